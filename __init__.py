@@ -1,0 +1,27 @@
+"""GRAM: a generative recommender via semantic-aware multi-granular late fusion, native to HuggingFace transformers.
+
+Everything is imported on first use: the root of the repository is this package, and tools that walk it must not load torch.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "GramConfig": ".configuration_gram",
+    "GramForConditionalGeneration": ".modeling_gram",
+    "GramTokenizer": ".tokenization_gram",
+    "ItemTrie": ".generation_gram",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,0 +1,82 @@
+"""Configuration of GRAM."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import T5Config
+
+
+@strict
+class GramConfig(T5Config):
+    r"""Configuration of [`GramForConditionalGeneration`]: every field of [`~transformers.T5Config`] and these.
+
+    Args:
+        max_history (`int`, *optional*, defaults to 20):
+            Most items of a history that the model reads; the passage position embedding has `max_history + 1` rows.
+        trie_num_items, trie_num_nodes, trie_depth (`int`, *optional*, default to 0):
+            Shape of the item trie saved with the checkpoint: items of the catalogue, nodes, tokens of the longest
+            lexical ID with its end token. 0 where the model has no trie; set by `set_item_trie`.
+        tie_word_embeddings (`bool`, *optional*, defaults to `True`):
+            Whether the output head shares the input embeddings' weights (T5), or has its own (T5 v1.1, mT5).
+        scale_decoder_outputs (`bool`, *optional*):
+            Whether decoder states are scaled by `d_model**-0.5` before the head; defaults to `tie_word_embeddings`.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: a field has the wrong type or an impossible value; the message
+            names the field.
+
+    Example:
+        >>> from gram import GramConfig
+        >>> GramConfig(d_model=64, max_history=10).max_history
+        10
+    """
+
+    model_type = "gram"
+
+    max_history: int = 20
+    trie_num_items: int = 0
+    trie_num_nodes: int = 0
+    trie_depth: int = 0
+    tie_word_embeddings: bool = True
+    scale_decoder_outputs: bool | None = None
+    decoder_start_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs):
+        tied, scaled = self.tie_word_embeddings, self.scale_decoder_outputs
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "configuration_gram.GramConfig",
+                "AutoModel": "modeling_gram.GramForConditionalGeneration",
+                "AutoModelForSeq2SeqLM": "modeling_gram.GramForConditionalGeneration",
+            },
+        )
+        super().__post_init__(**kwargs)
+        # T5Config overwrites both: it always ties, and scales unless it is told not to tie.
+        self.tie_word_embeddings = tied
+        self.scale_decoder_outputs = tied if scaled is None else scaled
+
+    def validate_gram(self):
+        """Check the values of all fields that the model depends on; run by `strict` after every construction."""
+        at_least_one = (
+            *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
+            *("relative_attention_num_buckets", "relative_attention_max_distance", "max_history"),
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for name in ("trie_num_items", "trie_num_nodes", "trie_depth"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"`dropout_rate` must be at least 0 and below 1, got {self.dropout_rate}")
+        for name in ("layer_norm_epsilon", "initializer_factor"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
+        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+            token = getattr(self, name)
+            if not isinstance(token, int) or not 0 <= token < self.vocab_size:
+                raise ValueError(f"`{name}` must be a token id below `vocab_size` ({self.vocab_size}), got {token}")
+
+
+GramConfig.register_for_auto_class()
+
+__all__ = ["GramConfig"]

@@ -1,0 +1,417 @@
+"""GRAM: passages encoded one by one, fused in the decoder's cross-attention, on T5's own blocks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModelForSeq2SeqLM, GenerationMixin, initialization
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationConfig
+from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_gram import GramConfig
+from .generation_gram import ItemTrie, beam_search
+
+
+@dataclass
+class GramGenerateOutput(GenerateBeamEncoderDecoderOutput):
+    """Beam search's output, and the items themselves.
+
+    Args:
+        item_indices (`torch.LongTensor` of shape `(batch_size, num_return_sequences)`):
+            Catalogue rows of the recommended items, best first; -1 where there are fewer items than asked for.
+    """
+
+    item_indices: torch.LongTensor | None = None
+
+
+class GramPositionEmbedding(nn.Embedding):
+    """Learned embedding of a passage's place: 0 the user prompt, 1 the newest item, 2 the one before it ..."""
+
+
+class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
+    r"""Generative recommender with multi-granular late fusion (arXiv 2506.01673, section 3.2).
+
+    The coarse user prompt and one fine item prompt per item of the history, the *passages*, are encoded on their own by
+    T5's encoder. A learned position is added to each, and the decoder attends to all of them at once while it spells
+    out the next item's lexical ID, held to the trie of the catalogue's IDs.
+
+    Example:
+        >>> from gram import GramConfig, GramForConditionalGeneration
+        >>> model = GramForConditionalGeneration(GramConfig(vocab_size=100, d_model=32, d_ff=64, num_layers=1))
+        >>> model.position_embedding.weight.shape
+        torch.Size([21, 32])
+    """
+
+    config_class = GramConfig
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: GramConfig):
+        super().__init__(config)
+        self.position_embedding = GramPositionEmbedding(config.max_history + 1, config.d_model)
+        has_trie = config.trie_num_nodes > 0
+        self.item_trie = (
+            ItemTrie(config.trie_num_items, config.trie_num_nodes, config.trie_depth) if has_trie else None
+        )
+        self.post_init()
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # transformers skips modules without direct parameters when it initialises code from outside, and with them
+        # all of T5's initialisation, which is written per attention and per feed-forward layer.
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, GramPositionEmbedding):
+            initialization.normal_(module.weight, mean=0.0, std=0.02 * self.config.initializer_factor)
+        else:
+            super()._init_weights(module)
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        # T5's embeddings are always one; only the head may have weights of its own.
+        tied = dict(self._tied_weights_keys)
+        if not self.config.tie_word_embeddings:
+            del tied["lm_head.weight"]
+        return tied
+
+    @classmethod
+    def from_backbone(cls, backbone: str, **config_fields) -> "GramForConditionalGeneration":
+        """Start from the weights of a T5 checkpoint: T5, T5 v1.1, FLAN-T5, mT5 and their kin.
+
+        Args:
+            backbone: name on the Hub, or a folder.
+            config_fields: GRAM's own fields of [`GramConfig`], or overrides of T5's.
+
+        Raises:
+            ValueError: the checkpoint is no T5.
+        """
+        t5 = AutoModelForSeq2SeqLM.from_pretrained(backbone)
+        if t5.config.model_type not in ("t5", "mt5"):
+            raise ValueError(f"{backbone}: model type {t5.config.model_type!r} is no backbone; give a T5 or mT5 checkpoint")
+        fields = {name: getattr(t5.config, name) for name in GramConfig.__dataclass_fields__ if hasattr(t5.config, name)}
+        for name in ("auto_map", "architectures", "transformers_version", "model_type", "dtype"):
+            fields.pop(name, None)
+        fields["tie_word_embeddings"] = t5.lm_head.weight is t5.shared.weight
+        model = cls(GramConfig(**{**fields, **config_fields}))
+        missing, unexpected = model.load_state_dict(t5.state_dict(), strict=False)
+        if unexpected or missing != ["position_embedding.weight"]:
+            raise ValueError(f"{backbone}: weights do not fit T5's names; missing {missing}, unexpected {unexpected}")
+        return model
+
+    def set_item_trie(self, trie: ItemTrie) -> None:
+        """Make `trie` the model's own: it is saved with the checkpoint and used by [`generate`]."""
+        self.item_trie = trie.to(self.device)
+        self.config.trie_num_items = trie.num_items
+        self.config.trie_num_nodes = trie.num_nodes
+        self.config.trie_depth = trie.depth
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Two users of two passages each, for tools that need something to run the model on."""
+        input_ids = torch.tensor([[[7, 6, 1], [5, 1, 0]], [[3, 4, 1], [0, 0, 0]]], device=self.device)
+        return {"input_ids": input_ids, "attention_mask": input_ids.ne(0).long(), "labels": input_ids[:, 0]}
+
+    def encode(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> BaseModelOutput:
+        """Encode passages, each on its own, and lay them end to end.
+
+        Args:
+            input_ids (B, P, L): passage 0 is the user prompt, passage 1 the newest item's prompt, and so on.
+            attention_mask (B, P, L): 0 at padding. Passages that are all padding are not computed.
+
+        Returns:
+            `last_hidden_state` (B, P * L, d_model); zero in passages that are all padding.
+
+        Raises:
+            ValueError: not three dimensions, or more passages than `max_history + 1`.
+        """
+        if input_ids.dim() != 3:
+            raise ValueError(f"`input_ids` must be (users, passages, tokens), got shape {tuple(input_ids.shape)}")
+        batch_size, num_passages, length = input_ids.shape
+        if num_passages > self.config.max_history + 1:
+            raise ValueError(
+                f"`input_ids` holds {num_passages} passages a user; the model reads at most {self.config.max_history + 1}"
+            )
+        attention_mask = self._mask(input_ids, attention_mask)
+        real = attention_mask.any(dim=-1)  # (B, P)
+        states = self.encoder(input_ids=input_ids[real], attention_mask=attention_mask[real]).last_hidden_state
+        positions = torch.arange(num_passages, device=real.device).expand(batch_size, -1)[real]
+        states = states + self.position_embedding(positions)[:, None]  # (N, L, d)
+        fused = states.new_zeros(batch_size, num_passages, length, states.shape[-1])
+        fused = fused.masked_scatter(real[..., None, None], states)
+        return BaseModelOutput(last_hidden_state=fused.flatten(1, 2))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        history: dict[str, torch.Tensor] | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        r"""Score lexical IDs.
+
+        Two forms give the same loss and gradients. The *plain* form takes all passages of every sample. The *grouped*
+        form, for training, takes the user prompts alone, and once what samples share: see `history`.
+
+        Args:
+            input_ids (B, P, L): the passages; grouped: (N, L), the user prompts of N = G * R samples.
+            attention_mask: of the same shape, 0 at padding; by default everything but padding tokens.
+            decoder_input_ids (B, T): by default `labels` shifted right.
+            labels (B, T): lexical IDs with their end token; -100 is left out of the loss.
+            encoder_outputs: what [`encode`] returned for these passages, instead of `input_ids`.
+            history: the grouped form's items. G groups of R samples each, all prefixes of one user's sequence:
+                input_ids, attention_mask (U, L): the unique item prompts;
+                items (G, S): the item prompt in each of a group's S slots;
+                positions (G, R, S): place of each slot in each sample's history, 1 the newest; 0 where not in it.
+            num_items_in_batch: divisor of the summed loss in place of this batch's number of target tokens.
+            kwargs: `output_attentions`, `output_hidden_states`, `return_dict` and other arguments of T5's decoder.
+
+        Returns:
+            `loss` (mean cross-entropy of the target tokens) where there are labels, `logits` (B, T, vocab_size).
+        """
+        if decoder_input_ids is None and labels is None:
+            raise ValueError("give `labels`, or `decoder_input_ids`; to recommend items, call `generate`")
+        if decoder_input_ids is None:
+            decoder_input_ids = self._shift_right(labels)
+        if history is not None:
+            decoded = BaseModelOutput(self._decode_grouped(input_ids, attention_mask, decoder_input_ids, history))
+            encoder_outputs = BaseModelOutput()
+        else:
+            attention_mask = self._mask(input_ids, attention_mask)
+            if encoder_outputs is None:
+                encoder_outputs = self.encode(input_ids, attention_mask)
+            decoded = self.decoder(
+                input_ids=decoder_input_ids,
+                encoder_hidden_states=encoder_outputs[0],
+                encoder_attention_mask=attention_mask.flatten(1),
+                **kwargs,
+            )
+        logits = self._logits(decoded.last_hidden_state)
+        loss = None
+        if labels is not None:
+            reduction = "mean" if num_items_in_batch is None else "sum"
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction=reduction)
+            loss = loss if num_items_in_batch is None else loss / num_items_in_batch
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=decoded.get("past_key_values"),
+            decoder_hidden_states=decoded.get("hidden_states"),
+            decoder_attentions=decoded.get("attentions"),
+            cross_attentions=decoded.get("cross_attentions"),
+            encoder_last_hidden_state=encoder_outputs.get("last_hidden_state"),
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        item_trie: ItemTrie | None = None,
+        excluded_items: torch.LongTensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        **kwargs,
+    ) -> GramGenerateOutput | torch.LongTensor:
+        r"""Recommend items: beam search over the trie of lexical IDs.
+
+        An item is returned at most once per user, and nothing is returned that is not an item. Beams share their
+        user's cross-attention keys and values. No state of the model changes, so threads may share it.
+
+        Args:
+            input_ids, attention_mask (B, P, L): the users' passages.
+            generation_config: `num_beams`, `num_return_sequences`, `length_penalty` and `return_dict_in_generate` are
+                heeded, also as keyword arguments; the trie bounds the length.
+            item_trie: the items to choose from, in place of the model's own trie.
+            excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
+            encoder_outputs: what [`encode`] returned for these passages, in place of `input_ids`.
+
+        Returns:
+            Sequences (B * K, 1 + T), K = `num_return_sequences`, each the start token, a lexical ID, its end token and
+            padding; or a [`GramGenerateOutput`] with these, `sequences_scores` (B * K,) and `item_indices` (B, K).
+            A sequence's score is the sum of its tokens' log-probabilities over the whole vocabulary, divided by its
+            length, end token included, to the power of `length_penalty`. Where a user has fewer than K items to
+            choose from, the rest is padding with score -inf.
+
+        Raises:
+            ValueError: sampling is asked for; more items than beams; no trie; an unknown argument.
+        """
+        options, unknown = self._prepare_generation_config(generation_config, **kwargs)
+        num_beams, num_items = options.num_beams or 1, options.num_return_sequences or 1
+        trie = self.item_trie if item_trie is None else item_trie.to(self.device)
+        unknown = sorted(set(unknown) - {"output_attentions", "output_hidden_states"})
+        if unknown:
+            raise ValueError(f"generate() got an unknown argument {unknown[0]!r}")
+        if options.do_sample:
+            raise ValueError("generate() ranks items by beam search; `do_sample=True` has no meaning here")
+        if num_items > num_beams:
+            raise ValueError(f"`num_return_sequences` ({num_items}) must not exceed `num_beams` ({num_beams})")
+        if trie is None:
+            raise ValueError("the model has no item trie: give `item_trie`, or call `set_item_trie` once")
+
+        attention_mask = self._mask(input_ids, attention_mask)
+        if encoder_outputs is None:
+            encoder_outputs = self.encode(input_ids, attention_mask)
+        step = _DecoderStep(self, encoder_outputs[0], attention_mask.flatten(1))
+        penalty = 1.0 if options.length_penalty is None else options.length_penalty
+        start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
+        leaves, scores = beam_search(
+            step, trie, len(attention_mask), num_beams, num_items, penalty, start, excluded_items
+        )
+        sequences = F.pad(trie.sequences(leaves, pad).flatten(0, 1), (1, 0), value=start)
+        if not options.return_dict_in_generate:
+            return sequences
+        items = trie.items[leaves.clamp(min=0)].long().masked_fill(leaves < 0, -1)
+        return GramGenerateOutput(sequences=sequences, sequences_scores=scores.flatten(), item_indices=items)
+
+    def _mask(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        if attention_mask is not None:
+            return attention_mask
+        if input_ids is None:
+            raise ValueError("give `input_ids`, or `encoder_outputs` with their `attention_mask`")
+        return input_ids.ne(self.config.pad_token_id).long()
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        return self.lm_head(states * self.model_dim**-0.5 if self.config.scale_decoder_outputs else states)
+
+    def _decode_grouped(self, input_ids, attention_mask, decoder_input_ids, history) -> torch.Tensor:
+        """Decoder states (N, T, d) of the grouped form; see [`forward`]."""
+        attention_mask = self._mask(input_ids, attention_mask)
+        users = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        users = users + self.position_embedding.weight[0]  # (N, Lu, d)
+        items = self.encoder(input_ids=history["input_ids"], attention_mask=history["attention_mask"]).last_hidden_state
+
+        slot_mask = F.embedding(history["items"], history["attention_mask"]).bool()  # (G, S, L)
+        in_history = history["positions"] > 0  # (G, R, S)
+        num_groups, num_samples = in_history.shape[:2]
+        item_mask = (in_history[..., None] & slot_mask[:, None]).view(num_groups, 1, num_samples, 1, -1)
+        user_mask = attention_mask.bool().view(num_groups, 1, num_samples, 1, -1)
+        mask = torch.cat([item_mask, user_mask], dim=-1)  # (G, 1, R, 1, S * L + Lu)
+
+        length = decoder_input_ids.shape[1]
+        bias = self.decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
+        future = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)
+        bias = bias.masked_fill(future, torch.finfo(bias.dtype).min)
+
+        def layer(block, states):
+            states = block.layer[0](states, position_bias=bias)[0]
+            states = _grouped_cross_attention(
+                block.layer[1], states, users, items, mask, history, self.position_embedding.weight
+            )
+            return block.layer[-1](states)
+
+        states = self.decoder.dropout(self.decoder.embed_tokens(decoder_input_ids))
+        for block in self.decoder.block:
+            if block.gradient_checkpointing and self.training:
+                states = block._gradient_checkpointing_func(layer, block, states)
+            else:
+                states = layer(block, states)
+        return self.decoder.dropout(self.decoder.final_layer_norm(states))
+
+
+def _grouped_cross_attention(sublayer, states, users, items, mask, history, passage_positions) -> torch.Tensor:
+    """T5's cross-attention sub-layer for prefixes of one sequence folded into the query length.
+
+    A group's item keys exist once, without passage position, because that differs between prefixes. Keys and values
+    are linear in the encoder's output, `W(h + p) = W h + W p`: so `q . W_k p` is added to the score, and the weights,
+    summed by position, multiply `W_v p`.
+
+    Args:
+        sublayer: a decoder block's `T5LayerCrossAttention`.
+        states (N, T, d): decoder states, N = G * R.
+        users (N, Lu, d): encoded user prompts, position added.
+        items (U, L, d): encoded item prompts, no position added.
+        mask (G, 1, R, 1, S * L + Lu): what a sample may attend to, its items' slots first, then its user prompt.
+        history: see [`GramForConditionalGeneration.forward`].
+        passage_positions (P, d): weights of the passage position embedding.
+    """
+    attention, slots, positions = sublayer.EncDecAttention, history["items"], history["positions"]
+    (num_groups, num_samples, num_slots), (_, length, _) = positions.shape, states.shape
+    heads, width = attention.n_heads, attention.key_value_proj_dim
+
+    def project(linear, values):  # (..., M, d) -> (..., H, M, dk)
+        return linear(values).unflatten(-1, (heads, width)).transpose(-3, -2)
+
+    def spread(projected):  # (U, H, L, dk) -> (G, H, S * L, dk)
+        rows = F.embedding(slots, projected.flatten(1)).unflatten(-1, projected.shape[1:])
+        return rows.transpose(1, 2).flatten(2, 3)
+
+    query = project(attention.q, sublayer.layer_norm(states))  # (N, H, T, dk)
+    folded = query.unflatten(0, (num_groups, num_samples)).transpose(1, 2)  # (G, H, R, T, dk)
+    place = positions[:, None, :, None].expand(-1, heads, -1, length, -1)  # (G, H, R, T, S)
+
+    item_scores = folded.flatten(2, 3) @ spread(project(attention.k, items)).transpose(2, 3)  # (G, H, R * T, S * L)
+    item_scores = item_scores.unflatten(2, (num_samples, length)).unflatten(-1, (num_slots, -1))
+    place_scores = folded @ project(attention.k, passage_positions)[:, None].transpose(2, 3)  # (G, H, R, T, P)
+    item_scores = item_scores + place_scores.gather(-1, place)[..., None]  # (G, H, R, T, S, L)
+    user_scores = query @ project(attention.k, users).transpose(2, 3)  # (N, H, T, Lu)
+    user_scores = user_scores.unflatten(0, (num_groups, num_samples)).transpose(1, 2)
+
+    scores = torch.cat([item_scores.flatten(-2), user_scores], dim=-1)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = F.dropout(scores.softmax(dim=-1), p=attention.dropout, training=attention.training)
+    item_weights, user_weights = weights.split([item_scores.shape[-1] * num_slots, users.shape[1]], dim=-1)
+
+    mixed = item_weights.flatten(2, 3) @ spread(project(attention.v, items))  # (G, H, R * T, dk)
+    by_slot = item_weights.unflatten(-1, (num_slots, -1)).sum(-1)  # (G, H, R, T, S)
+    by_place = torch.zeros_like(place_scores, dtype=by_slot.dtype).scatter_add(-1, place, by_slot)  # (G, H, R, T, P)
+    mixed = mixed.unflatten(2, (num_samples, length)) + by_place @ project(attention.v, passage_positions)[:, None]
+    user_weights = user_weights.transpose(1, 2).flatten(0, 1)  # (N, H, T, Lu)
+    mixed = mixed.transpose(1, 2).flatten(0, 1) + user_weights @ project(attention.v, users)  # (N, H, T, dk)
+    return states + sublayer.dropout(attention.o(mixed.transpose(1, 2).flatten(2)))
+
+
+class _DecoderStep:
+    """One step of T5's decoder for all beams of all users, each user's cross-attention keys and values held once.
+
+    Beams are folded into the query length of the cross-attention, so its cache is neither copied nor reordered.
+    """
+
+    def __init__(self, model: GramForConditionalGeneration, memory: torch.Tensor, mask: torch.Tensor):
+        self.model = model
+        mask, order = mask.bool().sort(dim=1, descending=True, stable=True)
+        length = int(mask.sum(dim=1).max())
+        self.memory = memory.take_along_dim(order[:, :length, None], dim=1)  # (B, M, d), padding left out
+        padding = mask.new_zeros(mask[:, :length].shape, dtype=memory.dtype)
+        padding = padding.masked_fill(~mask[:, :length], torch.finfo(memory.dtype).min)
+        self.padding = padding[:, None, None]  # (B, 1, 1, M), added to the scores
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        for index, block in enumerate(model.decoder.block):
+            attention = block.layer[1].EncDecAttention
+            shape = (*self.memory.shape[:2], attention.n_heads, attention.key_value_proj_dim)
+            keys, values = (linear(self.memory).view(shape).transpose(1, 2) for linear in (attention.k, attention.v))
+            self.cache.cross_attention_cache.update(keys, values, index)
+            self.cache.is_updated[index] = True
+
+    def __call__(self, tokens: torch.Tensor, beams: torch.Tensor) -> torch.Tensor:
+        decoder, batch_size = self.model.decoder, len(tokens)
+        past = self.cache.self_attention_cache
+        if past.get_seq_length() > 0:
+            users = torch.arange(batch_size, device=beams.device)[:, None]
+            past.reorder_cache((users * self.num_beams + beams).flatten())
+        self.num_beams = tokens.shape[1]
+        states = decoder.embed_tokens(tokens.flatten()[:, None])  # (B * W, 1, d)
+        bias = None
+        for block in decoder.block:
+            states, bias, _ = block.layer[0](states, position_bias=bias, past_key_values=self.cache)
+            states = block.layer[1](
+                states.view(batch_size, self.num_beams, -1),
+                key_value_states=self.memory,
+                position_bias=self.padding,
+                past_key_values=self.cache,
+            )[0]
+            states = block.layer[-1](states.view(batch_size * self.num_beams, 1, -1))
+        states = decoder.final_layer_norm(states).view(batch_size, self.num_beams, -1)
+        return self.model._logits(states).float().log_softmax(dim=-1)
+
+
+__all__ = ["GramForConditionalGeneration", "GramGenerateOutput", "ItemTrie"]

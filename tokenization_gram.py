@@ -1,0 +1,267 @@
+"""Tokenizer of GRAM: a text tokenizer, the catalogue's lexical IDs, and the prompts made of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+CATALOGUE_FILE = "catalogue.parquet"
+CATALOGUE_SCHEMA = pa.schema(
+    {
+        "item_id": pa.string(),
+        "title": pa.string(),
+        "text": pa.string(),
+        "lexical_id": pa.list_(pa.string()),
+        "similar_items": pa.list_(pa.string()),
+    }
+)
+# Every fixed wording of the prompts; a vocabulary trained for GRAM must be able to write it.
+PROMPT_WORDING = ("What would user purchase after", ";", "?", "item:", "; similar items:", ",")
+
+
+class GramTokenizer(TokenizersBackend):
+    r"""Text tokenizer that also knows a catalogue: each item's lexical ID, similar items, text and title.
+
+    `tokenizer(text)` is an ordinary text tokenizer. `tokenizer(histories=...)` makes the multi-granular inputs of
+    [`GramForConditionalGeneration`]: the user prompt and one item prompt per item of the history (arXiv 2506.01673,
+    section 3.2). Lexical IDs enter the prompts as the tokens that they are, never as text.
+
+    Args:
+        catalogue_file (`str`): Parquet file with the columns of `CATALOGUE_SCHEMA`; its row order is the catalogue's.
+        catalogue (`pyarrow.Table`): the same in memory, instead of the file.
+        max_history (`int`, *optional*, defaults to 20): most items of a history that are read, the newest.
+        max_passage_length (`int`, *optional*, defaults to 128): tokens of the longest prompt, end token included.
+        kwargs: of [`~transformers.TokenizersBackend`].
+
+    Raises:
+        ValueError: the catalogue is missing, lacks a column, holds an item twice or a lexical ID twice, or spells a
+            lexical ID with a token that the vocabulary does not have.
+    """
+
+    vocab_files_names = {"tokenizer_file": "tokenizer.json", "catalogue_file": CATALOGUE_FILE}  # noqa: RUF012
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+    _auto_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        *args,
+        catalogue_file: str | None = None,
+        catalogue: pa.Table | None = None,
+        max_history: int = 20,
+        max_passage_length: int = 128,
+        **kwargs,
+    ):
+        super().__init__(*args, max_history=max_history, max_passage_length=max_passage_length, **kwargs)
+        if catalogue is None:
+            catalogue = _read_catalogue(catalogue_file, kwargs.get("name_or_path") or "the tokenizer's folder")
+        self.catalogue = _checked(catalogue)
+        self.max_history = max_history
+        self.max_passage_length = max_passage_length
+        self.item_ids: list[str] = self.catalogue["item_id"].to_pylist()
+        self.titles: list[str] = self.catalogue["title"].to_pylist()
+        self.item_rows: dict[str, int] = {item: row for row, item in enumerate(self.item_ids)}
+        if len(self.item_rows) < len(self.item_ids):
+            twice = next(item for row, item in enumerate(self.item_ids) if self.item_rows[item] != row)
+            raise ValueError(f"the catalogue holds item {twice!r} twice; keep one of its rows")
+        self.lexical_ids: list[list[int]] = self._lexical_token_ids()
+
+    @classmethod
+    def convert_to_native_format(cls, **kwargs):
+        # Without this the backend is rebuilt from the bare vocabulary, and its normalizer is lost.
+        return super().convert_to_native_format(**{**kwargs, "trust_remote_code": True})
+
+    @classmethod
+    def from_catalogue(cls, text_tokenizer: PreTrainedTokenizerBase, catalogue: pa.Table, **kwargs) -> GramTokenizer:
+        """Join a text tokenizer with a translated catalogue; `kwargs` are `max_history` and `max_passage_length`."""
+        special = {name: str(token) for name, token in text_tokenizer.special_tokens_map.items() if isinstance(token, str)}
+        special = {name: special[name] for name in ("eos_token", "unk_token", "pad_token")}
+        return cls(tokenizer_object=text_tokenizer.backend_tokenizer, catalogue=catalogue, **special, **kwargs)
+
+    @cached_property
+    def sequences(self) -> list[list[int]]:
+        """Every item's lexical ID with its end token, in row order: what an `ItemTrie` is built from."""
+        return [[*lexical_id, self.eos_token_id] for lexical_id in self.lexical_ids]
+
+    @cached_property
+    def item_prompts(self) -> list[list[int]]:
+        """Every item's prompt, in row order: its ID, its similar items' IDs, its text, the end token."""
+        item, similar_items = self._wording("item:"), self._wording("; similar items:")
+        comma, semicolon = self._wording(","), self._wording(";")
+        texts = self._tokenizer.encode_batch(self.catalogue["text"].to_pylist(), add_special_tokens=False)
+        prompts = []
+        for lexical_id, neighbours, text in zip(
+            self.lexical_ids, self.catalogue["similar_items"].to_pylist(), texts, strict=True
+        ):
+            prompt = [*item, *lexical_id]
+            for place, neighbour in enumerate(neighbours):
+                prompt += comma if place else similar_items
+                prompt += self.lexical_ids[self.item_rows[neighbour]]
+            prompts.append(self._end([*prompt, *semicolon, *text.ids]))
+        return prompts
+
+    def user_prompt(self, history: Sequence[int]) -> list[int]:
+        """Token ids of the user prompt for a history of catalogue rows, newest first."""
+        semicolon = self._wording(";")
+        prompt = list(self._wording("What would user purchase after"))
+        for place, row in enumerate(history):
+            prompt += semicolon if place else []
+            prompt += self.lexical_ids[row]
+        return self._end([*prompt, *self._wording("?")])
+
+    def __call__(
+        self, text=None, *args, histories: Sequence[Sequence[str]] | None = None, return_tensors=None, **kwargs
+    ) -> BatchEncoding:
+        """Tokenize text, as every tokenizer does, or histories.
+
+        Args:
+            text: see [`~transformers.PreTrainedTokenizerBase.__call__`]; also for all other arguments.
+            histories: item ids of each user, oldest first; the newest `max_history` of them are read.
+            return_tensors: `"pt"` or `"np"`; lists by default.
+
+        Returns:
+            For histories `input_ids` and `attention_mask` (B, P, L), padded: passage 0 is the user prompt, passage 1 the
+            newest item's prompt, and so on.
+
+        Raises:
+            ValueError: a history is empty or names an item that is not in the catalogue.
+        """
+        if histories is None:
+            return super().__call__(text, *args, return_tensors=return_tensors, **kwargs)
+        if text is not None or args or kwargs:
+            raise ValueError("give text or `histories`, not both; with histories only `return_tensors` has a meaning")
+        passages = [self.passages(self.history_rows(history)) for history in histories]
+        if not passages:
+            raise ValueError("`histories` is empty; give at least one user's history")
+        shape = (len(passages), max(map(len, passages)), max(len(tokens) for user in passages for tokens in user))
+        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)  # (B, P, L)
+        attention_mask = np.zeros(shape, dtype=np.int64)
+        for user, rows in enumerate(passages):
+            for place, tokens in enumerate(rows):
+                input_ids[user, place, : len(tokens)] = tokens
+                attention_mask[user, place, : len(tokens)] = 1
+        data = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if return_tensors is None:
+            data = {name: values.tolist() for name, values in data.items()}
+        return BatchEncoding(data, tensor_type=return_tensors)
+
+    def history_rows(self, history: Sequence[str]) -> list[int]:
+        """Catalogue rows of the items that the model reads of a history (ids, oldest first), newest first."""
+        if isinstance(history, str):
+            raise ValueError(f"a history is a list of item ids, got the string {history!r}")
+        for item in history:
+            if item not in self.item_rows:
+                raise ValueError(f"item {item!r} is not in the catalogue of {len(self.item_ids)} items; see `tokenizer.item_ids`")
+        if not history:
+            raise ValueError("a history is empty; give at least one item id")
+        return [self.item_rows[item] for item in history[: -self.max_history - 1 : -1]]
+
+    def passages(self, history: Sequence[int]) -> list[list[int]]:
+        """Token ids of the user prompt and of the item prompts, for a history of catalogue rows, newest first."""
+        return [self.user_prompt(history), *(self.item_prompts[row] for row in history)]
+
+    def decode_items(self, sequences, num_return_sequences: int | None = None) -> list[list[str]]:
+        """Item ids of generated sequences.
+
+        Args:
+            sequences (B * K, T): what `generate` returned; or (B, K, T).
+            num_return_sequences: K; by default all sequences are one user's.
+
+        Returns:
+            Each user's item ids, best first; shorter than K where `generate` found fewer items.
+
+        Raises:
+            ValueError: a sequence is no item's lexical ID; the number of sequences is no multiple of K; one user has
+                an item twice, as happens where K is not given for several users.
+        """
+        sequences = np.asarray(sequences)
+        if sequences.ndim == 2:
+            group = num_return_sequences or len(sequences)
+            if len(sequences) % group:
+                raise ValueError(f"{len(sequences)} sequences are no multiple of num_return_sequences={group}")
+            sequences = sequences.reshape(-1, group, sequences.shape[-1])
+        users = [[item for row in user.tolist() if (item := self._item(row)) is not None] for user in sequences]
+        if any(len(set(items)) < len(items) for items in users):
+            raise ValueError("sequences of several users: give `num_return_sequences`, as in `generate`")
+        return users
+
+    def _item(self, sequence: list[int]) -> str | None:
+        tokens = [token for token in sequence if token not in (self.pad_token_id, self.eos_token_id)]
+        if not tokens:
+            return None
+        row = self._row_of_lexical_id.get(tuple(tokens))
+        if row is None:
+            raise ValueError(f"no item has the lexical ID {self.convert_ids_to_tokens(tokens)}")
+        return self.item_ids[row]
+
+    @cached_property
+    def _row_of_lexical_id(self) -> dict[tuple[int, ...], int]:
+        return {tuple(lexical_id): row for row, lexical_id in enumerate(self.lexical_ids)}
+
+    def _lexical_token_ids(self) -> list[list[int]]:
+        vocabulary, seen, lexical_ids = self._tokenizer.get_vocab(), {}, []
+        for item, tokens in zip(self.item_ids, self.catalogue["lexical_id"].to_pylist(), strict=True):
+            unknown = [token for token in tokens if token not in vocabulary]
+            if unknown or not tokens:
+                what = f"token {unknown[0]!r} is not in the vocabulary" if unknown else "it is empty"
+                raise ValueError(f"lexical ID of item {item!r}: {what}; translate with this tokenizer")
+            if (other := seen.setdefault(tuple(tokens), item)) != item:
+                raise ValueError(f"items {other!r} and {item!r} have the same lexical ID {tokens}")
+            lexical_ids.append([vocabulary[token] for token in tokens])
+        return lexical_ids
+
+    def _wording(self, text: str) -> list[int]:
+        if text not in self._wordings:
+            encoded = self._tokenizer.encode(text, add_special_tokens=False)
+            pieces = zip(encoded.ids, encoded.tokens, strict=True)
+            self._wordings[text] = [token for token, piece in pieces if piece != "▁"]  # noqa: RUF001
+        return self._wordings[text]
+
+    @cached_property
+    def _wordings(self) -> dict[str, list[int]]:
+        return {}
+
+    def _end(self, prompt: list[int]) -> list[int]:
+        return [*prompt[: self.max_passage_length - 1], self.eos_token_id]
+
+    def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
+        file_names = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
+        path = Path(save_directory) / (f"{filename_prefix}-{CATALOGUE_FILE}" if filename_prefix else CATALOGUE_FILE)
+        temporary = path.with_name(path.name + ".tmp")
+        pq.write_table(self.catalogue, temporary)
+        os.replace(temporary, path)
+        return (*file_names, str(path))
+
+
+def _read_catalogue(path: str | None, folder: str) -> pa.Table:
+    if path is None or not Path(path).is_file():
+        raise ValueError(f"{folder}: {CATALOGUE_FILE} is missing; a GRAM tokenizer is saved with its catalogue")
+    try:
+        return pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a readable Parquet file ({error}); save the tokenizer again") from error
+
+
+def _checked(catalogue: pa.Table) -> pa.Table:
+    missing = [name for name in CATALOGUE_SCHEMA.names if name not in catalogue.column_names]
+    if missing:
+        raise ValueError(f"the catalogue has no column {missing[0]!r}; it needs {', '.join(CATALOGUE_SCHEMA.names)}")
+    if catalogue.num_rows == 0:
+        raise ValueError("the catalogue has no items")
+    catalogue = catalogue.select(CATALOGUE_SCHEMA.names).cast(CATALOGUE_SCHEMA)
+    known = set(catalogue["item_id"].to_pylist())
+    for item, neighbours in zip(catalogue["item_id"].to_pylist(), catalogue["similar_items"].to_pylist(), strict=True):
+        if not known.issuperset(neighbours):
+            stranger = next(neighbour for neighbour in neighbours if neighbour not in known)
+            raise ValueError(f"item {item!r} is similar to {stranger!r}, which is not in the catalogue")
+    return catalogue
+
+
+__all__ = ["GramTokenizer"]
