@@ -1,0 +1,80 @@
+"""The one schema that every reader fills and every other room reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Users' item sequences in compressed sparse rows.
+
+    Attributes:
+        user_ids: (U,) names of the users.
+        items: (total,) int32 rows of the catalogue, user after user, each user's oldest item first.
+        offsets: (U + 1,) int64; user `u` owns `items[offsets[u]:offsets[u + 1]]`.
+    """
+
+    user_ids: list[str]
+    items: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_sequences(cls, user_ids: Sequence[str], sequences: Iterable[Sequence[int]]) -> Interactions:
+        """Pack one sequence of catalogue rows per user, oldest first."""
+        arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+        if len(arrays) != len(user_ids):
+            raise ValueError(f"{len(user_ids)} users but {len(arrays)} sequences; give one sequence per user")
+        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+        np.cumsum([len(array) for array in arrays], out=offsets[1:])
+        items = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32)
+        return cls(list(user_ids), items, offsets)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(U,) int64 number of items of each user."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def __getitem__(self, user: int) -> np.ndarray:
+        """The whole sequence of the user in row `user`, oldest item first."""
+        if not -len(self) <= user < len(self):
+            raise IndexError(f"user row {user} of {len(self)}")
+        user %= len(self)
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[user] for user in range(len(self)))
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """One row per item; this row order is the catalogue order everywhere.
+
+    Attributes:
+        item_ids: (N,) unique names of the items.
+        titles: (N,) what people are shown.
+        texts: (N,) what models read: `title: ...; brand: ...; categories: ...`, empty fields left out.
+    """
+
+    item_ids: list[str]
+    titles: list[str]
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class RecommendationData:
+    """A data set: its items, its users' sequences, and the folder that they were read from (None: made in memory)."""
+
+    items: ItemTable
+    interactions: Interactions
+    folder: Path | None = None

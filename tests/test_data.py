@@ -1,0 +1,202 @@
+"""Readers and the split: what a data folder may hold, and what is said of one that it may not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gram.data import (
+    Interactions,
+    evaluation_histories,
+    read_folder,
+    read_lexical_ids,
+    read_similar_items,
+    training_part,
+)
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+HEADER = "asin\ttitle\tbrand\n"
+TABLE = HEADER + "A\tRed  lipstick\tKiss\nB\t\tGlow\nC\tBlush\t\nD\tComb\t\n"
+SEQUENCES = "ann A B C D\nbob C A B\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "item_text.tsv").write_text(TABLE, encoding="utf-8")
+    (tmp_path / "user_sequence.txt").write_text(SEQUENCES, encoding="utf-8")
+    return tmp_path
+
+
+def test_items_and_sequences_come_in_the_order_of_their_files(folder):
+    data = read_folder(folder)
+    assert data.items.item_ids == ["A", "B", "C", "D"]
+    assert data.interactions.user_ids == ["ann", "bob"]
+    assert [sequence.tolist() for sequence in data.interactions] == [[0, 1, 2, 3], [2, 0, 1]]
+    assert data.folder == folder
+
+
+def test_texts_leave_out_empty_fields_and_collapse_white_space(folder):
+    items = read_folder(folder).items
+    assert items.texts == ["title: Red lipstick; brand: Kiss", "brand: Glow", "title: Blush", "title: Comb"]
+    assert items.titles == ["Red lipstick", "brand: Glow", "Blush", "Comb"]
+
+
+def test_the_authors_plain_text_is_read_where_there_is_no_table(folder):
+    (folder / "item_text.tsv").unlink()
+    lines = "A title: Red lipstick; brand: Kiss\nB brand: Glow;\nC title: Blush; pink; brand: X\nD title: Comb\n"
+    (folder / "item_plain_text.txt").write_text(lines, encoding="utf-8")
+    items = read_folder(folder).items
+    assert items.titles == ["Red lipstick", "brand: Glow;", "Blush; pink", "Comb"]
+    assert items.texts[0] == "title: Red lipstick; brand: Kiss"
+
+
+def test_windows_line_ends_byte_order_mark_and_blank_lines_do_no_harm(folder):
+    expected = read_folder(folder)
+    (folder / "item_text.tsv").write_bytes(b"\xef\xbb\xbf" + TABLE.replace("\n", "\r\n").encode() + b"\r\n")
+    (folder / "user_sequence.txt").write_bytes(b"\n" + SEQUENCES.replace("\n", "\r\n\r\n").encode())
+    data = read_folder(folder)
+    assert data.items == expected.items
+    assert data.interactions.items.tolist() == expected.interactions.items.tolist()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("user_sequence.txt", "ann A B C\nbob A\xff B C\n", "user_sequence.txt:2: not UTF-8 (byte 0xff at place 6)"),
+        ("user_sequence.txt", "ann A B C\nbob\n", "user_sequence.txt:2: user bob has no items"),
+        ("user_sequence.txt", "ann A B C\nbob A B\n", "user_sequence.txt:2: user bob has 2 of the 3 items"),
+        ("user_sequence.txt", "ann A B C\n\nann A B D\n", "user_sequence.txt:3: user ann has a line already"),
+        ("user_sequence.txt", "ann A B C\nbob A Z C\n", "user_sequence.txt:2: user bob: item Z has no text"),
+        ("user_sequence.txt", "\n", "user_sequence.txt: no users"),
+        ("item_text.tsv", HEADER + "A\tLipstick\tKiss\nB\tComb\n", "item_text.tsv:3: 2 columns, the header has 3"),
+        ("item_text.tsv", HEADER + "A\ta\tb\nA\tc\td\n", "item_text.tsv:3: item A stands on line 2 already"),
+        ("item_text.tsv", HEADER + "A\ta\tb\nB\t \t\n", "item_text.tsv:3: item B has an empty text"),
+        ("item_text.tsv", HEADER + "\ta\tb\n", "item_text.tsv:2: item id '' is empty"),
+        ("item_text.tsv", HEADER + "A A\ta\tb\n", "item_text.tsv:2: item id 'A A' is empty or holds a space"),
+        ("item_text.tsv", "A\tLipstick\tKiss\n", "item_text.tsv:1: column asin or item_id is missing"),
+        ("item_text.tsv", "asin\nA\n", "item_text.tsv:1: the header has no text columns, or two of one name"),
+        (
+            "item_text.tsv",
+            "asin\ttitle\ttitle\nA\ta\tb\n",
+            "item_text.tsv:1: the header has no text columns, or two of one name",
+        ),
+        ("item_text.tsv", HEADER, "item_text.tsv: no items"),
+        ("item_text.tsv", "", "item_text.tsv:1: column asin or item_id is missing"),
+    ],
+)
+def test_a_wrong_line_is_named_with_file_line_and_remedy(folder, file, content, message):
+    (folder / file).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError) as error:
+        read_folder(folder)
+    said = str(error.value)
+    assert message in said
+    assert "\n" not in said
+    assert ";" in said  # the remedy
+
+
+def test_an_empty_plain_text_is_refused(folder):
+    (folder / "item_text.tsv").unlink()
+    for line in ("A\n", "A title: ; brand: \n"):
+        (folder / "item_plain_text.txt").write_text(line, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"item_plain_text\.txt:1: item A has an empty text"):
+            read_folder(folder)
+
+
+@pytest.mark.parametrize("file", ["user_sequence.txt", "item_text.tsv"])
+def test_a_missing_file_is_named(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(FileNotFoundError, match=file):
+        read_folder(folder)
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        read_folder(folder / "nowhere")
+
+
+def test_lexical_ids_come_in_catalogue_order(tmp_path):
+    path = tmp_path / "lexical_ids.txt"
+    path.write_text("B |▁red|ren\nA |▁red|▁lip|1\n", encoding="utf-8")
+    assert read_lexical_ids(path, ["A", "B"]) == [["▁red", "▁lip", "1"], ["▁red", "ren"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("A |▁red\nB ▁blue\n", ":2: not of the form"),
+        ("A |▁red\nB |▁blue||x\n", ":2: not of the form"),
+        ("A |▁red\nB |▁blue x\n", ":2: not of the form"),
+        ("A |▁red\nB |▁red\n", ":2: items A and B have the same lexical ID"),
+        ("A |▁red\nA |▁blue\n", ":2: item A has a lexical ID already"),
+        ("A |▁red\nZ |▁blue\n", ":2: item Z is not in the catalogue"),
+        ("A |▁red\n", ": item B has no lexical ID"),
+    ],
+)
+def test_wrong_lexical_ids_are_named(tmp_path, content, message):
+    path = tmp_path / "lexical_ids.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError) as error:
+        read_lexical_ids(path, ["A", "B"])
+    assert f"{path}{message}" in str(error.value)
+
+
+def test_similar_items_are_padded(tmp_path):
+    path = tmp_path / "similar_items.txt"
+    path.write_text("anchor top1 top2\nC A B\nA C\n", encoding="utf-8")
+    assert read_similar_items(path, ["A", "B", "C"]).tolist() == [[2, -1], [-1, -1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("A B\nB A\n", ":1: no header"),
+        ("anchor top1\nA Z\n", ":2: item Z is not in the catalogue"),
+        ("anchor top1\nA B\nA C\n", ":3: item A has a line already"),
+        ("anchor top1 top2\nA A B\n", ":2: an item stands twice"),
+        ("anchor top1 top2\nA B B\n", ":2: an item stands twice"),
+    ],
+)
+def test_wrong_similar_items_are_named(tmp_path, content, message):
+    path = tmp_path / "similar_items.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError) as error:
+        read_similar_items(path, ["A", "B", "C"])
+    assert f"{path}{message}" in str(error.value)
+
+
+def test_leave_one_out_holds_the_last_two_items_out(folder):
+    interactions = read_folder(folder).interactions
+    assert [sequence.tolist() for sequence in training_part(interactions)] == [[0, 1], [2]]
+    histories, targets = evaluation_histories(interactions, "validation")
+    assert [sequence.tolist() for sequence in histories] == [[0, 1], [2]]
+    assert targets.tolist() == [2, 0]
+    histories, targets = evaluation_histories(interactions, "test")
+    assert [sequence.tolist() for sequence in histories] == [[0, 1, 2], [2, 0]]
+    assert targets.tolist() == [3, 1]
+    assert targets.dtype == np.int32
+
+
+def test_the_split_refuses_what_it_cannot_split():
+    with pytest.raises(ValueError, match="user bob has 2 items"):
+        training_part(Interactions.from_sequences(["ann", "bob"], [[0, 1, 2], [0, 1]]))
+    with pytest.raises(ValueError, match="split is 'train'"):
+        evaluation_histories(Interactions.from_sequences(["ann"], [[0, 1, 2]]), "train")
+
+
+def test_interactions_behave_like_a_sequence_of_arrays():
+    interactions = Interactions.from_sequences(["a", "b"], [[1, 2, 3], [4]])
+    assert len(interactions) == 2
+    assert interactions[-1].tolist() == [4]
+    assert interactions.lengths.tolist() == [3, 1]
+    with pytest.raises(IndexError):
+        interactions[2]
+    with pytest.raises(ValueError, match="1 users but 2 sequences"):
+        Interactions.from_sequences(["a"], [[1], [2]])
+    assert len(Interactions.from_sequences([], [])) == 0
+
+
+@pytest.mark.skipif(
+    not (SHARED / "data" / "beauty").is_dir(), reason="no ../shared/data: the Amazon data are not there"
+)
+@pytest.mark.parametrize(("name", "users", "items"), [("beauty", 22_363, 12_101), ("sports", 35_598, 18_357)])
+def test_the_authors_folders_are_read_whole(name, users, items):
+    data = read_folder(SHARED / "data" / name)
+    assert (len(data.interactions), len(data.items)) == (users, items)
+    lexical_ids = read_lexical_ids(SHARED / "data" / name / "lexical_ids.txt", data.items.item_ids)
+    assert {len(tokens) for tokens in lexical_ids} == {7, 8}

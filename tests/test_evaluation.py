@@ -1,0 +1,254 @@
+"""Metrics, ranks and protocols; every user counted once, by one process and by two."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from accelerate import Accelerator
+from gram import evaluation
+from gram.data import ItemTable, RecommendationData, evaluation_histories, training_part
+from gram.evaluation import PROTOCOLS, dense_ranks, evaluate, format_table, gram_ranks, ranking_metrics, result_files
+from gram.translation import SASRec
+from hypothesis import given
+from hypothesis import strategies as st
+
+NAMES = ["GRAM", "SASRec", "item-kNN", "popularity"]
+
+
+def test_metrics_by_hand():
+    metrics = ranking_metrics(np.array([1, 3, 0, 11]), cutoffs=(1, 5, 20))
+    means = {name: round(values["mean"], 6) for name, values in metrics.items()}
+    assert means == {
+        "recall@1": 0.25,
+        "ndcg@1": 0.25,
+        "recall@5": 0.5,
+        "ndcg@5": 0.375,  # (1 + 1 / log2(4)) / 4
+        "recall@20": 0.75,
+        "ndcg@20": round((1.5 + 1 / np.log2(12)) / 4, 6),
+    }
+
+
+def test_interval_is_the_normal_approximation():
+    hits = np.repeat([1, 0], [30, 70])  # found first, or not at all
+    recall = ranking_metrics(hits)["recall@1"]
+    error = np.sqrt(0.3 * 0.7 / 99)
+    assert recall["mean"] == pytest.approx(0.3)
+    assert (recall["low"], recall["high"]) == pytest.approx((0.3 - 1.96 * error, 0.3 + 1.96 * error), abs=1e-4)
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=30))
+def test_metrics_are_ordered(ranks):
+    metrics = ranking_metrics(np.array(ranks))
+    for values in metrics.values():
+        assert 0 <= values["low"] <= values["mean"] <= values["high"] <= 1
+    for narrow, wide in ((1, 5), (5, 10), (10, 20), (20, 50)):
+        assert metrics[f"recall@{narrow}"]["mean"] <= metrics[f"recall@{wide}"]["mean"]
+        assert metrics[f"ndcg@{wide}"]["mean"] <= metrics[f"recall@{wide}"]["mean"] + 1e-12
+
+
+def test_one_user_says_nothing_of_others_and_none_is_an_error():
+    assert ranking_metrics(np.array([2]))["ndcg@5"] == {"mean": pytest.approx(1 / np.log2(3)), "low": 0.0, "high": 1.0}
+    with pytest.raises(ValueError, match="no users"):
+        ranking_metrics(np.array([]))
+
+
+def test_ties_go_to_the_lower_row():
+    scores = torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]] * 3)
+    histories = [np.array([4])] * 3
+    assert dense_ranks(scores, histories, np.array([1, 3, 0]), exclude_seen=False).tolist() == [1, 3, 4]
+
+
+@given(st.data())
+def test_dense_ranks_are_places_in_the_sorted_list(data):
+    num_items = data.draw(st.integers(2, 12))
+    scores = np.array(data.draw(st.lists(st.integers(-3, 3), min_size=num_items, max_size=num_items)), dtype=float)
+    seen = data.draw(st.lists(st.integers(0, num_items - 1), max_size=num_items))
+    target = data.draw(st.integers(0, num_items - 1))
+    for exclude_seen in (False, True):
+        listed = sorted(range(num_items), key=lambda item: (-scores[item], item))
+        listed = [item for item in listed if not (exclude_seen and item in seen)]
+        expected = listed.index(target) + 1 if target in listed else 0
+        history = [np.array(seen, dtype=np.int32)]
+        assert dense_ranks(scores[None], history, np.array([target]), exclude_seen).tolist() == [expected]
+
+
+@torch.no_grad()
+def exhaustive_scores(model, tokenizer, history) -> np.ndarray:
+    """The score of every item, each spelt out and scored by the plain forward pass."""
+    inputs = tokenizer(histories=[[tokenizer.item_ids[row] for row in history]], return_tensors="pt")
+    scores = []
+    for sequence in tokenizer.sequences:
+        labels = torch.tensor([sequence])
+        log_probs = model(**inputs, labels=labels).logits.log_softmax(-1)
+        scores.append(log_probs.gather(-1, labels[..., None]).mean().item())
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_ranks_are_those_of_scoring_every_item(model, tokenizer, data, exclude_seen):
+    histories, targets = evaluation_histories(data.interactions, "test")
+    users = range(0, 40, 8)
+    histories, targets = [histories[user] for user in users], targets[list(users)]
+    scores = np.stack([exhaustive_scores(model, tokenizer, history) for history in histories])
+    ranks = gram_ranks(model, tokenizer, histories, targets, exclude_seen=exclude_seen, progress=False)
+    assert ranks.tolist() == dense_ranks(scores, histories, targets, exclude_seen).tolist()
+
+
+def test_ranks_do_not_depend_on_the_batch(model, tokenizer, data):
+    histories, targets = evaluation_histories(data.interactions, "validation")
+    alone = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=1, progress=False)
+    together = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=7, progress=False)
+    assert alone.tolist() == together.tolist()
+    assert 0 < (alone > 0).mean() < 1  # ten beams find some targets, not all
+    assert alone.max() <= 10
+
+
+def test_seen_target_is_a_miss_where_seen_items_are_masked(model, tokenizer):
+    history = np.array([3, 4, 5], dtype=np.int32)
+    find = {"histories": [history, history], "targets": np.array([4, 9]), "num_beams": 30, "progress": False}
+    assert gram_ranks(model, tokenizer, **find, exclude_seen=False).all()
+    assert (gram_ranks(model, tokenizer, **find, exclude_seen=True) > 0).tolist() == [False, True]
+
+
+def test_model_is_left_in_its_mode_and_no_users_are_no_work(model, tokenizer):
+    try:
+        model.train()
+        assert len(gram_ranks(model, tokenizer, [], np.array([], dtype=np.int32), progress=False)) == 0
+        assert model.training
+    finally:
+        model.eval()
+
+
+@pytest.fixture(scope="module")
+def measured(model, tokenizer, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    return evaluate(model, tokenizer, data, sasrec_file=folder / "sasrec.safetensors", progress=False), folder
+
+
+def test_every_user_is_counted_once_by_every_model_and_protocol(measured, data):
+    evaluation, _ = measured
+    assert list(evaluation.results["models"]) == NAMES
+    assert evaluation.results["users"] == len(data.interactions)
+    counts = evaluation.per_user.group_by(["user_id", "model", "protocol"]).aggregate([("item_id", "count")])
+    assert counts.num_rows == len(data.interactions) * len(NAMES) * len(PROTOCOLS)
+    assert pc.unique(counts["item_id_count"]).to_pylist() == [1]
+    _, targets = evaluation_histories(data.interactions, "test")
+    rows = evaluation.per_user.slice(0, len(targets)).to_pylist()
+    assert [row["item_id"] for row in rows] == [data.items.item_ids[target] for target in targets]
+
+
+def test_saved_ranks_give_the_saved_metrics(measured, tmp_path):
+    evaluation, _ = measured
+    evaluation.save(tmp_path / "new" / "results.json")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["results.json", "results.parquet"]
+    results = json.loads((tmp_path / "new" / "results.json").read_text())
+    ranks = pq.read_table(tmp_path / "new" / "results.parquet")
+    for name in NAMES:
+        for protocol in PROTOCOLS:
+            rows = ranks.filter((pc.field("model") == name) & (pc.field("protocol") == protocol))
+            assert ranking_metrics(rows["rank"].fill_null(0).to_numpy()) == results["models"][name][protocol]
+
+
+def test_baselines_learn_from_the_training_part_only(model, tokenizer, data, measured, monkeypatch):
+    _, folder = measured
+    given = []
+    for name in ("ItemKNN", "Popularity"):
+        kind = getattr(evaluation, name)
+        monkeypatch.setattr(
+            evaluation, name, lambda training, size, kind=kind: given.append(training) or kind(training, size)
+        )
+    fit = evaluation.fit_or_load
+    monkeypatch.setattr(
+        evaluation, "fit_or_load", lambda *args, **kwargs: given.append(args[1]) or fit(*args, **kwargs)
+    )
+    evaluate(model, tokenizer, data, folder / "sasrec.safetensors", split="validation", max_users=3, progress=False)
+    expected = training_part(data.interactions)
+    assert len(given) == 3
+    for training in given:
+        assert np.array_equal(training.items, expected.items)
+        assert np.array_equal(training.offsets, expected.offsets)
+
+
+def test_the_models_own_sasrec_is_taken_where_it_fits_and_never_changed(model, tokenizer, data, measured, tmp_path):
+    measured, folder = measured
+    own, other = folder / "sasrec.safetensors", tmp_path / "other.safetensors"
+    assert own.is_file()
+    options = {"sasrec_file": tmp_path / "new.safetensors", "max_users": 5, "progress": False}
+    evaluate(model, tokenizer, data, model_sasrec=own, **options)
+    assert not list(tmp_path.iterdir())
+    SASRec(len(data.items)).save(other, "of other data")
+    before = other.read_bytes()
+    evaluate(model, tokenizer, data, model_sasrec=other, **options)
+    assert (tmp_path / "new.safetensors").is_file()
+    assert other.read_bytes() == before
+
+
+def test_catalogue_order_of_the_data_does_not_matter(model, tokenizer, data, measured):
+    measured, folder = measured
+    items, order = data.items, np.random.default_rng(0).permutation(len(data.items))
+    shuffled = ItemTable(*([column[row] for row in order] for column in (items.item_ids, items.titles, items.texts)))
+    place = np.argsort(order).astype(np.int32)
+    moved = dataclasses.replace(data.interactions, items=place[data.interactions.items])
+    again = evaluate(
+        model, tokenizer, RecommendationData(shuffled, moved), folder / "sasrec.safetensors", progress=False
+    )
+    assert again.results["models"] == measured.results["models"]
+
+
+def test_item_that_the_model_does_not_know_is_named(model, tokenizer, data, tmp_path):
+    item_ids = [*data.items.item_ids[:-2], "NEW", data.items.item_ids[-1]]
+    other = RecommendationData(dataclasses.replace(data.items, item_ids=item_ids), data.interactions)
+    with pytest.raises(ValueError, match="item NEW is not in the model's catalogue"):
+        evaluate(model, tokenizer, other, tmp_path / "sasrec.safetensors", progress=False)
+
+
+@pytest.mark.parametrize("wrong", [{"num_beams": 0}, {"max_users": 0}, {"batch_size": 0}])
+def test_numbers_below_one_are_named(model, tokenizer, data, tmp_path, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        evaluate(model, tokenizer, data, tmp_path / "sasrec.safetensors", accelerator=Accelerator(), **wrong)
+
+
+def test_table_shows_every_model_under_both_protocols(measured):
+    measured, _ = measured
+    table = format_table(measured.results)
+    for name in NAMES:
+        rows = [line for line in table.splitlines() if line.startswith(name)]
+        means = [measured.results["models"][name][protocol]["recall@10"]["mean"] for protocol in PROTOCOLS]
+        assert [float(row.split()[4]) for row in rows] == [pytest.approx(mean, abs=5e-5) for mean in means]
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_failed_writing_leaves_nothing(measured, tmp_path, monkeypatch):
+    def full_disk(*args):
+        (tmp_path / ".results.parquet.part").write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(evaluation.pq, "write_table", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        measured[0].save(tmp_path / "results.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_need_a_json_file(tmp_path):
+    for name in ("results", "results.parquet", "."):
+        with pytest.raises(ValueError, match=r"ends in \.json"):
+            result_files(tmp_path / name)
+
+
+def test_two_processes_measure_what_one_does(measured, model_folder, data_folder, tmp_path):
+    measured, folder = measured
+    output = tmp_path / "results.json"
+    (tmp_path / "results.sasrec.safetensors").write_bytes((folder / "sasrec.safetensors").read_bytes())
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gram.cli"]
+    command = ["evaluate", str(model_folder), "--data", str(data_folder), "--output", str(output)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launch, *command], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    assert json.loads(output.read_text())["models"] == measured.results["models"]
+    assert pq.read_table(output.with_suffix(".parquet")).equals(measured.per_user)

@@ -1,0 +1,206 @@
+"""Recommending to a few users, and to a file of them with interruptions."""
+
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from gram.recommendation import RECOMMENDATIONS_SCHEMA, Recommender, load_model, recommend_users
+
+
+@pytest.fixture(scope="module")
+def recommender(model, tokenizer):
+    return Recommender(model, tokenizer, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def histories(data):
+    item_ids = data.items.item_ids
+    return [[item_ids[row] for row in data.interactions[user]] for user in range(10)]
+
+
+def write_users(path, histories):
+    lines = [" ".join([f"user{number}", *history]) for number, history in enumerate(histories)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def items_of(found):
+    return [[item.item_id for item in items] for items in found]
+
+
+def test_recommends_what_generate_returns(recommender, model, tokenizer, histories):
+    inputs = tokenizer(histories=histories[:1], return_tensors="pt")
+    output = model.generate(**inputs, num_beams=50, num_return_sequences=5, return_dict_in_generate=True)
+    (found,) = recommender.recommend(histories[:1], top_k=5, exclude_seen=False)
+    assert items_of([found]) == tokenizer.decode_items(output.sequences)
+    assert [item.score for item in found] == pytest.approx(output.sequences_scores.tolist())
+    assert [item.title for item in found] == [tokenizer.titles[tokenizer.item_rows[item.item_id]] for item in found]
+
+
+def test_batch_gives_what_each_user_gets_alone(recommender, histories):
+    together = recommender.recommend(histories, top_k=7)
+    for history, found in zip(histories, together, strict=True):
+        (alone,) = recommender.recommend([history], top_k=7)
+        assert items_of([alone]) == items_of([found])
+        assert [item.score for item in found] == pytest.approx([item.score for item in alone], abs=1e-5)
+        assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
+
+
+def test_nothing_seen_is_recommended_however_long_ago(recommender, tokenizer):
+    history = tokenizer.item_ids[:25]  # the model reads the newest 8
+    (found,) = recommender.recommend([history], top_k=20)
+    assert sorted(item.item_id for item in found) == tokenizer.item_ids[25:]
+    (found,) = recommender.recommend([history], top_k=30, exclude_seen=False)
+    assert sorted(item.item_id for item in found) == tokenizer.item_ids
+
+
+def test_more_items_than_beams_and_than_the_catalogue(recommender, tokenizer, histories):
+    (found,) = recommender.recommend(histories[:1], top_k=100, num_beams=1)
+    assert len(found) == len(tokenizer.item_ids) - len(set(histories[0]))
+    assert len(set(item.item_id for item in found)) == len(found)
+
+
+def test_wrong_histories_are_named(recommender):
+    with pytest.raises(ValueError, match="item 'XXX' is not in the catalogue"):
+        recommender.recommend([["B0001", "XXX"]])
+    with pytest.raises(ValueError, match="empty"):
+        recommender.recommend([[]])
+    with pytest.raises(ValueError, match=r"histories\[1\]: item 'XXX'"):
+        recommender.recommend([["B0001"], ["XXX"]])
+    with pytest.raises(ValueError, match=r"histories\[0\]: a history is a list of item ids, got the string 'B0001'"):
+        recommender.recommend(["B0001", "B0002"])
+    assert recommender.recommend([]) == []
+
+
+@pytest.mark.parametrize("wrong", [{"top_k": 0}, {"num_beams": 0}])
+def test_numbers_below_one_are_named(recommender, histories, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        recommender.recommend(histories, **wrong)
+
+
+def test_loaded_folder_recommends_the_same(recommender, model_folder, histories):
+    loaded = Recommender.from_pretrained(model_folder, batch_size=4)
+    assert loaded.recommend(histories) == recommender.recommend(histories)
+    assert not loaded.model.training
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "catalogue.parquet"]
+)
+def test_missing_file_of_a_model_folder_is_named(model_folder, tmp_path, name):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"model/{name}: no such file"):
+        load_model(folder)
+
+
+def test_damaged_weights_and_missing_trie_are_named(model_folder, model, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="model: the weights cannot be read"):
+        load_model(folder)
+    trie, model.item_trie = model.item_trie, None
+    shape = {name: getattr(model.config, name) for name in ("trie_num_items", "trie_num_nodes", "trie_depth")}
+    try:
+        model.config.update(dict.fromkeys(shape, 0))
+        model.save_pretrained(folder)
+    finally:
+        model.item_trie = trie
+        model.config.update(shape)
+    with pytest.raises(ValueError, match="item trie has 0 items"):
+        load_model(folder)
+
+
+def test_users_of_a_file_get_what_they_get_alone(recommender, histories, tmp_path):
+    users = write_users(tmp_path / "users.txt", histories)
+    output = tmp_path / "new" / "recs.parquet"
+    assert recommend_users(recommender, users, output, top_k=3, users_per_part=4, progress=False) == len(histories)
+    table = pq.read_table(output)
+    assert table.schema == RECOMMENDATIONS_SCHEMA
+    assert table["user_id"].to_pylist() == [f"user{number}" for number in range(len(histories)) for _ in range(3)]
+    assert table["rank"].to_pylist() == [1, 2, 3] * len(histories)
+    expected = [item for found in recommender.recommend(histories, top_k=3) for item in found]
+    assert table["item_id"].to_pylist() == [item.item_id for item in expected]
+    assert table["title"].to_pylist() == [item.title for item in expected]
+    np.testing.assert_allclose(table["score"].to_numpy(), [item.score for item in expected], atol=1e-5)
+    assert [path.name for path in output.parent.iterdir()] == ["recs.parquet"]
+
+
+class Interrupting(Recommender):
+    """Is interrupted at the user that it is told."""
+
+    def __init__(self, model, tokenizer, at=None):
+        super().__init__(model, tokenizer, batch_size=2)
+        self.left, self.asked = at, 0
+
+    def recommend(self, histories, *settings):
+        self.asked += len(histories)
+        if self.left is not None and self.asked > self.left:
+            raise KeyboardInterrupt
+        return super().recommend(histories, *settings)
+
+
+def test_interrupted_run_goes_on_where_it_was(model, tokenizer, histories, tmp_path):
+    users, output = write_users(tmp_path / "users.txt", histories), tmp_path / "recs.parquet"
+    settings = {"top_k": 3, "users_per_part": 4, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        recommend_users(Interrupting(model, tokenizer, at=8), users, output, **settings)
+    assert not output.exists()
+    resumed = Interrupting(model, tokenizer)
+    recommend_users(resumed, users, output, **settings)
+    assert resumed.asked == len(histories) - 8
+    whole = tmp_path / "whole.parquet"
+    recommend_users(Interrupting(model, tokenizer), users, whole, **settings)
+    assert pq.read_table(output).equals(pq.read_table(whole))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recs.parquet", "users.txt", "whole.parquet"]
+
+
+@pytest.mark.parametrize("change", ["settings", "users", "weights"])
+def test_parts_of_another_run_are_not_used(model, tokenizer, histories, tmp_path, change):
+    users, output = write_users(tmp_path / "users.txt", histories), tmp_path / "recs.parquet"
+    settings = {"top_k": 3, "users_per_part": 4, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        recommend_users(Interrupting(model, tokenizer, at=8), users, output, **settings)
+    resumed = Interrupting(model, tokenizer)
+    weight = model.position_embedding.weight
+    before = weight.detach().clone()
+    if change == "settings":
+        settings["top_k"] = 4
+    elif change == "users":
+        write_users(users, [["B0001"], *histories[1:]])
+    else:
+        weight.data += 0.01
+    try:
+        recommend_users(resumed, users, output, **settings)
+    finally:
+        weight.data = before
+    assert resumed.asked == len(histories)
+    assert torch.equal(model.position_embedding.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"u1 B0001\nu2\n", r"users\.txt:2: user u2: a history is empty"),
+        (b"u1 B0001\nu2 B0002 XXX\n", r"users\.txt:2: user u2: item 'XXX' is not in the catalogue"),
+        (b"u1 B0001\n\nu1 B0002\n", r"users\.txt:3: user u1 stands on line 1 already"),
+        (b"u1 B0001\nu\xff B0002\n", r"users\.txt:2: not UTF-8"),
+        (b"\n", r"users\.txt: no users"),
+        (None, r"users\.txt: no such file"),
+    ],
+)
+def test_wrong_users_file_is_named_and_nothing_written(recommender, tmp_path, content, message):
+    users = tmp_path / "users.txt"
+    if content is not None:
+        users.write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        recommend_users(recommender, users, tmp_path / "out" / "recs.parquet", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_users_who_have_seen_everything_get_nothing(recommender, tokenizer, tmp_path):
+    users = write_users(tmp_path / "users.txt", [tokenizer.item_ids])
+    assert recommend_users(recommender, users, tmp_path / "recs.parquet", progress=False) == 1
+    assert pq.read_table(tmp_path / "recs.parquet").num_rows == 0

@@ -1,0 +1,301 @@
+"""The translation of a catalogue: unique IDs in valid tokens, whatever the texts, and the same ones every time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gram.data import Interactions, ItemTable, RecommendationData, read_folder
+from gram.translation import (
+    CATALOGUE_SCHEMA,
+    SASRecSettings,
+    TranslationSettings,
+    TreeStatistics,
+    train_vocabulary,
+    translate,
+)
+from gram.translation.embedding import embed_texts
+from gram.translation.hierarchy import cluster_hierarchy
+from gram.translation.lexical_ids import name_items
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, T5Tokenizer
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+PROMPTS = ["What would user purchase after ; ?", "item: similar items: ,"]
+KINDS = [
+    "red lipstick",
+    "blue nail polish",
+    "dry hair shampoo",
+    "wooden comb",
+    "rose body lotion",
+    "eye shadow palette",
+]
+TEXTS = [f"title: {kind} number {i}; brand: {'Glow Kiss Acme'.split()[i % 3]}" for i in range(8) for kind in KINDS]
+SASREC = SASRecSettings(dim=8, num_layers=1, num_heads=1, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return train_vocabulary(TEXTS + PROMPTS, 400)
+
+
+def catalogue_of(texts, sequences=((0, 1, 2, 3, 4), (2, 3, 4, 5, 6), (5, 1, 7, 9, 8))):
+    items = ItemTable([f"i{row}" for row in range(len(texts))], list(texts), list(texts))
+    users = [f"u{user}" for user in range(len(sequences))]
+    return RecommendationData(items, Interactions.from_sequences(users, sequences))
+
+
+def lexical_ids_of(texts, tokenizer, num_clusters=4, depth=3, seed=0):
+    paths = cluster_hierarchy(embed_texts(texts, seed=seed), num_clusters, depth, seed)
+    return name_items(paths, texts, tokenizer)
+
+
+def check(lexical_ids, tokenizer, count):
+    assert len(lexical_ids) == count
+    assert len(set(map(tuple, lexical_ids))) == count
+    usable = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    for tokens in lexical_ids:
+        assert tokens
+        assert set(tokens) <= usable
+        path = [token for token in tokens if len(token.replace("▁", "")) > 1]
+        suffix = tokens[len(path) :]
+        assert tokens == path + suffix
+        assert len(set(path)) == len(path)
+        assert all(token.replace("▁", "").isdigit() for token in suffix)
+
+
+def test_a_translation_is_one_row_per_item_in_catalogue_order(vocabulary):
+    result = translate(
+        catalogue_of(TEXTS),
+        vocabulary,
+        TranslationSettings(num_clusters=4, depth=3, num_similar=5),
+        sasrec_settings=SASREC,
+        progress=False,
+    )
+    assert result.catalogue.schema == CATALOGUE_SCHEMA
+    rows = result.catalogue.to_pylist()
+    assert [row["item_id"] for row in rows] == [f"i{i}" for i in range(len(TEXTS))]
+    check([row["lexical_id"] for row in rows], vocabulary, len(TEXTS))
+    for row in rows:
+        assert len(set(row["similar_items"])) == 5
+        assert row["item_id"] not in row["similar_items"]
+    assert result.sasrec.num_items == len(TEXTS)
+
+
+def test_the_validation_and_test_items_of_users_change_nothing(vocabulary):
+    sequences = [(0, 1, 2, 3, 4), (2, 3, 4, 5, 6), (5, 1, 7, 9, 8)]
+    others = [(*sequence[:-2], 20 + user, 30 + user) for user, sequence in enumerate(sequences)]
+    chosen = TranslationSettings(num_clusters=4, depth=3)
+    one, two = (
+        translate(catalogue_of(TEXTS, s), vocabulary, chosen, sasrec_settings=SASREC, progress=False)
+        for s in (sequences, others)
+    )
+    assert one.catalogue.equals(two.catalogue)
+    for name, weight in one.sasrec.state_dict().items():
+        assert weight.equal(two.sasrec.state_dict()[name]), name
+
+
+def test_the_training_items_of_users_do_count(vocabulary):
+    chosen = TranslationSettings(num_clusters=4, depth=3)
+    one, two = (
+        translate(catalogue_of(TEXTS, s), vocabulary, chosen, sasrec_settings=SASREC, progress=False)
+        for s in ([(0, 1, 2, 3, 4)], [(9, 8, 7, 3, 4)])
+    )
+    assert one.catalogue["lexical_id"].equals(two.catalogue["lexical_id"])
+    assert not one.sasrec.item_embeddings().equal(two.sasrec.item_embeddings())
+
+
+def test_the_same_seed_gives_the_same_ids(vocabulary):
+    assert lexical_ids_of(TEXTS, vocabulary) == lexical_ids_of(TEXTS, vocabulary)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(
+        st.one_of(
+            st.sampled_from(TEXTS),
+            st.sampled_from(["a", "!!!", "💄💅", "أحمر شفاه", "שפתון אדום", "red", "e\u0301 ﬁ", "1 2 3"]),
+            st.text(min_size=1, max_size=30),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    num_clusters=st.integers(2, 6),
+    depth=st.integers(1, 4),
+)
+def test_ids_are_unique_and_valid_for_any_texts(vocabulary, texts, num_clusters, depth):
+    lexical_ids = lexical_ids_of(texts, vocabulary, num_clusters, depth)
+    check(lexical_ids, vocabulary, len(texts))
+    statistics = TreeStatistics.of(lexical_ids)
+    assert (statistics.items, statistics.duplicates) == (len(texts), 0)
+
+
+@pytest.mark.parametrize("texts", [["red lipstick"], ["red lipstick"] * 2, ["red lipstick"] * 300, ["💄"] * 12])
+def test_items_that_cannot_be_told_apart_get_numbers(vocabulary, texts):
+    lexical_ids = lexical_ids_of(texts, vocabulary)
+    check(lexical_ids, vocabulary, len(texts))
+    if len(texts) == 12:  # no token that may name anything: numbers in catalogue order
+        assert ["".join(tokens).replace("▁", "") for tokens in lexical_ids] == [str(i) for i in range(12)]
+
+
+def test_a_vocabulary_without_digits_is_refused_where_a_number_is_needed():
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0), ("▁red", -1.0)]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    assert lexical_ids_of(["red"], tokenizer) == [["▁red"]]
+    with pytest.raises(ValueError, match="no token for the digit 0"):
+        lexical_ids_of(["red", "red"], tokenizer)
+
+
+def test_clusters_of_one_parent_have_names_of_their_own(vocabulary):
+    paths = cluster_hierarchy(embed_texts(TEXTS), 4, 3)
+    lexical_ids = name_items(paths, TEXTS, vocabulary)
+    names = {}
+    for cluster, tokens in zip(paths[:, 0], lexical_ids, strict=True):
+        names.setdefault(int(cluster), set()).add(tokens[0])
+    assert all(len(tokens) == 1 for tokens in names.values())
+    assert len(set.union(*names.values())) == len(names)
+
+
+def test_a_cluster_is_split_until_it_is_small_enough():
+    vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    paths = cluster_hierarchy(vectors, 5, 8)
+    children = {}
+    for path in paths.tolist():
+        for level, child in enumerate(path):
+            if child >= 0:
+                children.setdefault(tuple(path[:level]), []).append(child)
+    assert len(set(map(tuple, paths.tolist()))) == 300
+    for node, below in children.items():  # one entry per item
+        if len(below) > 5:
+            assert 2 <= len(set(below)) <= 5, node
+        elif len(below) > 1:
+            assert len(set(below)) == len(below), node
+    assert max(map(len, children.values())) == 300
+    assert all((np.diff((path >= 0).astype(int)) <= 0).all() for path in paths)  # -1 only at the end
+
+
+def test_splitting_ends_at_the_depth():
+    vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    paths = cluster_hierarchy(vectors, 2, 3)
+    assert paths.shape == (100, 3)
+    assert len({tuple(path) for path in paths}) <= 8
+
+
+def test_items_with_the_same_vector_become_leaves_of_one_node():
+    assert cluster_hierarchy(np.ones((9, 4), np.float32), 2, 3)[:, 0].tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("texts", [["red"], ["red", "red"], ["💄", "💅 💄"], ["!", "?"], TEXTS, TEXTS * 10])
+def test_the_built_in_vectors_have_length_one(texts):
+    vectors = embed_texts(texts)
+    assert vectors.shape[0] == len(texts)
+    assert vectors.dtype == np.float32
+    lengths = np.linalg.norm(vectors, axis=1)
+    assert np.all(np.isclose(lengths, 1, atol=1e-5) | (lengths == 0))
+    if texts[0] != "!":
+        assert (lengths > 0).all()
+
+
+def test_similar_texts_have_similar_vectors():
+    red, also_red, comb = embed_texts(["red lipstick matte", "red lipstick gloss", "wooden comb"])
+    assert red @ also_red > red @ comb
+
+
+def test_a_missing_encoder_package_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
+    with pytest.raises(ValueError, match=r"sentence-transformers\]"):
+        embed_texts(["red"], encoder="some/model")
+
+
+def test_an_own_vocabulary_writes_its_texts_without_unknowns(vocabulary):
+    assert (vocabulary.pad_token_id, vocabulary.eos_token_id, vocabulary.unk_token_id) == (0, 1, 2)
+    for text in (TEXTS[0], TEXTS[0].lower(), PROMPTS[0], "0 12 345"):
+        ids = vocabulary(text)["input_ids"]
+        assert ids[-1] == 1
+        assert 2 not in ids
+    assert set("0123456789") <= vocabulary.get_vocab().keys()
+
+
+def test_a_vocabulary_is_the_same_every_time():
+    one, two = (train_vocabulary(TEXTS, 300).backend_tokenizer.to_str() for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize("texts", [["red", "blue", "red blue"], ["💄", "💅", "שפתון"], ["a"]])
+def test_a_vocabulary_can_be_trained_on_next_to_nothing(texts):
+    tokenizer = train_vocabulary(texts)
+    assert all(2 not in tokenizer(text)["input_ids"] for text in texts)
+
+
+def test_an_impossible_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="there is no text"):
+        train_vocabulary(["", " "])
+    with pytest.raises(ValueError, match="vocab_size 5 does not fit"):
+        train_vocabulary(TEXTS, 5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_clusters", 1), ("depth", 0), ("num_similar", -1), ("vocab_size", 3), ("seed", 0.5), ("encoder", "")],
+)
+def test_a_setting_that_cannot_be_is_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        TranslationSettings(**{field: value})
+
+
+@pytest.fixture(scope="module")
+def few_words():
+    pieces = ["<pad>", "</s>", "<unk>", "▁", "▁red", "▁blue", *"0123456789"]
+    return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "item_text.tsv").write_text("asin\ttitle\n" + "".join(f"{i}\tred {i}\n" for i in "ABC"), "utf-8")
+    (tmp_path / "user_sequence.txt").write_text("ann A B C\n", "utf-8")
+    (tmp_path / "lexical_ids.txt").write_text("A |▁red\nB |▁blue\nC |▁red|0\n", "utf-8")
+    (tmp_path / "similar_items.txt").write_text("anchor top1 top2\nA B C\nB C\nC A B\n", "utf-8")
+    return tmp_path
+
+
+def test_given_files_are_taken_only_where_asked_for(folder, few_words):
+    given_ = TranslationSettings(use_lexical_ids=True, use_similar_items=True, num_similar=1)
+    result = translate(read_folder(folder), few_words, given_, progress=False)
+    assert result.catalogue["lexical_id"].to_pylist() == [["▁red"], ["▁blue"], ["▁red", "0"]]
+    assert result.catalogue["similar_items"].to_pylist() == [["B"], ["C"], ["A"]]
+    assert result.sasrec is None
+    assert result.statistics.suffixed == 1
+    own = translate(read_folder(folder), few_words, TranslationSettings(), sasrec_settings=SASREC, progress=False)
+    assert own.catalogue["lexical_id"].to_pylist() != result.catalogue["lexical_id"].to_pylist()
+
+
+def test_a_given_token_that_is_none_is_named(folder, few_words):
+    for token in ("▁zebra", "</s>"):
+        (folder / "lexical_ids.txt").write_text(f"A |▁red\nB |{token}\nC |▁red|0\n", "utf-8")
+        with pytest.raises(ValueError, match=rf"lexical_ids\.txt: item B: token '{token}' is not in the vocabulary"):
+            translate(read_folder(folder), few_words, TranslationSettings(use_lexical_ids=True), progress=False)
+
+
+def test_given_files_that_are_not_there_are_named(folder, vocabulary):
+    (folder / "similar_items.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"similar_items\.txt"):
+        translate(read_folder(folder), vocabulary, TranslationSettings(use_similar_items=True), progress=False)
+    with pytest.raises(ValueError, match="use_lexical_ids is set"):
+        translate(catalogue_of(TEXTS), vocabulary, TranslationSettings(use_lexical_ids=True), progress=False)
+
+
+def test_statistics_count_the_tree():
+    statistics = TreeStatistics.of([["▁a1", "▁b1"], ["▁a1", "▁b2", "0"], ["▁a1", "▁b2", "1"], ["▁a2"], ["▁a2"]])
+    assert (statistics.items, statistics.duplicates, statistics.suffixed) == (5, 1, 2)
+    assert statistics.rows() == [(1, 2, 2, 2.0), (2, 2, 2, 2.0), (3, 2, 2, 2.0)]
+    assert len(str(statistics).splitlines()) == 5
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "beauty").is_dir(), reason="no ../shared: the Amazon data are not there")
+def test_beauty_needs_no_suffixes():
+    tokenizer = AutoTokenizer.from_pretrained(SHARED / "t5_tokenizer")
+    result = translate(read_folder(SHARED / "data" / "beauty"), tokenizer, TranslationSettings(num_similar=0))
+    lexical_ids = result.catalogue["lexical_id"].to_pylist()
+    check(lexical_ids, tokenizer, 12_101)
+    assert result.statistics.suffixed == 0
+    assert result.statistics.levels[0].nodes == 128

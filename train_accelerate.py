@@ -1,0 +1,482 @@
+"""Train GRAM: `accelerate launch train_accelerate.py --data DIR --output-dir DIR [--config FILE]`.
+
+One process on a CPU, several, or GPUs: the same code, and the same samples in every optimizer step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import get_linear_schedule_with_warmup
+
+from gram.cli import exit_code_of
+from gram.configuration_gram import GramConfig
+from gram.data import RecommendationData, evaluation_histories, read_folder, training_part
+from gram.data.training_steps import TrainingSteps
+from gram.evaluation import gram_ranks, ranking_metrics
+from gram.generation_gram import ItemTrie
+from gram.modeling_gram import GramForConditionalGeneration
+from gram.settings import parse
+from gram.tokenization_gram import GramTokenizer
+from gram.tokenizer_folder import SASREC_FILE, make_tokenizer_folder
+from gram.translation import TranslationSettings
+
+logger = logging.getLogger(__name__)
+
+FINISHED_FILE = "training.json"
+
+
+@dataclass
+class TrainingSettings:
+    """Settings of one training run; the defaults are the paper's.
+
+    Attributes:
+        data: folder with `user_sequence.txt` and `item_text.tsv` or `item_plain_text.txt`.
+        output_dir: folder of the trained model; holds the checkpoints until it is done.
+        translation: folder made by `gram translate`; without it the data are translated first.
+        tokenizer: text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it the
+            backbone's, or a vocabulary trained on the items' text.
+        backbone: T5 checkpoint to start from, a folder or a name on the Hub; without it a T5 of the following shape
+            starts from random weights.
+        d_model: width of the model.
+        d_kv: width of an attention head.
+        d_ff: width of the feed-forward layers.
+        num_layers: layers of the encoder, and of the decoder.
+        num_heads: attention heads.
+        dropout_rate: dropout, as in T5.
+        max_history: most items of a history that the model reads.
+        max_passage_length: tokens of the longest prompt.
+        epochs: passes over the training part.
+        batch_size: samples of an optimizer step, over all processes.
+        micro_batch_size: samples that a process runs through the model at once; bounds the memory.
+        prefixes_per_group: prefixes of one user's sequence that share their encoded history.
+        learning_rate: highest learning rate of AdamW.
+        adam_epsilon: epsilon of AdamW.
+        weight_decay: weight decay of AdamW; the layer norms have none.
+        warmup_ratio: share of the steps in which the learning rate rises from 0; it then falls to 0, both linearly.
+        max_grad_norm: gradients are clipped to this norm.
+        gradient_checkpointing: compute activations anew in the backward pass, for less memory.
+        mixed_precision: `auto` (bf16 autocast on GPUs that have it), `bf16` or `no`.
+        validate_every: validate after this many epochs by NDCG@10, and keep the best weights.
+        validation_users: users to validate on, the same every time; 0 takes all.
+        validation_beams: beams of the validation.
+        patience: stop after this many validations without a better one; 0 never stops early.
+        save_every: optimizer steps between checkpoints to resume from.
+        workers: processes that prepare batches ahead; 0 prepares them in the training process.
+        report_to: tracker of Accelerate, such as tensorboard, trackio or wandb.
+        seed: of the initial weights, the order of the samples and the dropout.
+
+    Raises:
+        ValueError: a value that cannot be, with the name of its field.
+    """
+
+    data: str
+    output_dir: str
+    translation: str | None = None
+    tokenizer: str | None = None
+    backbone: str | None = None
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_heads: int = 8
+    dropout_rate: float = 0.1
+    max_history: int = 20
+    max_passage_length: int = 128
+    epochs: int = 30
+    batch_size: int = 128
+    micro_batch_size: int = 128
+    prefixes_per_group: int = 16
+    learning_rate: float = 1e-3
+    adam_epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.05
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    mixed_precision: str = "auto"
+    validate_every: int = 1
+    validation_users: int = 0
+    validation_beams: int = 50
+    patience: int = 5
+    save_every: int = 500
+    workers: int = 0
+    report_to: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        at_least_one = (
+            *("max_passage_length", "epochs", "batch_size", "micro_batch_size", "prefixes_per_group"),
+            *("validate_every", "validation_beams", "save_every"),
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("validation_users", "patience", "workers", "seed", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
+        if self.mixed_precision not in ("auto", "bf16", "no"):
+            raise ValueError(f"mixed_precision must be auto, bf16 or no, got {self.mixed_precision!r}")
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved with every checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    best_ndcg: float = -1.0
+    validations_since_best: int = 0
+    stopped_early: bool = False
+    validations: list[dict[str, float]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take all fields from `state_dict()`'s."""
+        vars(self).update(state)
+
+
+def train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer) -> None:
+    """Train a GRAM and leave its folder at `settings.output_dir`: model, tokenizer, Hub code and `training.json`.
+
+    An interrupted run goes on from its last checkpoint when it is called again with the same settings. A finished one
+    is left as it is.
+
+    Raises:
+        ValueError: the folder holds a run with other settings, or no user has two training items.
+    """
+    output_dir = Path(settings.output_dir)
+    if _is_finished(settings, output_dir):
+        logger.info("%s is already trained with these settings", output_dir)
+        return
+    run = _Run(settings, data, tokenizer)
+    run.resume()
+    run.fit()
+    run.publish()
+
+
+class _Run:
+    """A training run's objects: accelerator, model, optimizer, schedule, progress."""
+
+    def __init__(self, settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer):
+        self.settings, self.data, self.tokenizer = settings, data, tokenizer
+        self.output_dir = Path(settings.output_dir)
+        self.checkpoints = self.output_dir / "checkpoints"
+        self.training = training_part(data.interactions)
+        self.accelerator = Accelerator(
+            mixed_precision=_precision(settings.mixed_precision),
+            log_with=settings.report_to,
+            project_dir=self.output_dir,
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        set_seed(settings.seed)
+        model = build_model(settings, tokenizer)
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, eps=settings.adam_epsilon
+        )
+        self.epoch_lengths = [len(self.steps(epoch)) for epoch in range(settings.epochs)]
+        total = sum(self.epoch_lengths)
+        if total == 0:
+            raise ValueError(f"{settings.data}: no user has two items to train on; longer sequences are needed")
+        # One schedule step per update, whatever the number of processes: so it is not given to `prepare`.
+        self.schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_ratio * total), total)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.progress = Progress()
+        self.accelerator.register_for_checkpointing(self.schedule, self.progress)
+        set_seed(settings.seed, device_specific=True)  # every process drops out units of its own
+        if settings.report_to:
+            self.accelerator.init_trackers("gram", config=asdict(settings))
+
+    def steps(self, epoch: int) -> TrainingSteps:
+        settings, accelerator = self.settings, self.accelerator
+        return TrainingSteps(
+            self.training,
+            self.tokenizer,
+            settings.batch_size,
+            settings.micro_batch_size,
+            settings.prefixes_per_group,
+            settings.seed,
+            epoch,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+
+    def fit(self) -> None:
+        """All epochs that are still to do."""
+        settings, progress = self.settings, self.progress
+        total = sum(self.epoch_lengths)
+        with tqdm(
+            total=total, initial=progress.updates, desc="training", unit="step", disable=not self._is_main
+        ) as bar:
+            while progress.epoch < settings.epochs and not progress.stopped_early:
+                self._epoch(bar)
+                progress.epoch, progress.step = progress.epoch + 1, 0
+                if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
+                    self._validate(bar)
+                self._save()
+        if settings.report_to:
+            self.accelerator.end_training()
+
+    def _epoch(self, bar: tqdm) -> None:
+        progress, steps = self.progress, self.steps(self.progress.epoch)
+        loader = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=range(progress.step, len(steps)),
+            num_workers=self.settings.workers,
+            generator=torch.Generator(),  # the loader would draw from the generator that dropout uses
+        )
+        self.model.train()
+        started = time.monotonic()
+        for micro_batches, num_tokens in loader:
+            loss = self._update(micro_batches, num_tokens)
+            progress.samples += sum(map(len, steps.steps[progress.step]))
+            progress.step += 1
+            progress.updates += 1
+            now = time.monotonic()
+            progress.seconds, started = progress.seconds + now - started, now
+            bar.update()
+            if progress.updates % 10 == 0:
+                self._log(bar, {"loss": self.accelerator.reduce(loss, "sum").item(), "lr": self.schedule.get_last_lr()[0]})
+            if progress.updates % self.settings.save_every == 0 and progress.step < len(steps):
+                self._save()
+                started = time.monotonic()
+
+    def _update(self, micro_batches: list[dict], num_tokens: int) -> torch.Tensor:
+        """One optimizer step; returns this process's share of the mean loss of the step's target tokens."""
+        accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
+        for place, micro_batch in enumerate(micro_batches, start=1):
+            is_last = place == len(micro_batches)  # only then do processes exchange gradients
+            with nullcontext() if is_last else accelerator.no_sync(self.model):
+                inputs = _to_device(micro_batch, accelerator.device)
+                loss = self.model(**inputs, num_items_in_batch=num_tokens).loss
+                # Gradients are averaged over processes; their sum belongs to the step's mean loss.
+                accelerator.backward(loss * accelerator.num_processes)
+            total += loss.detach()
+        accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return total
+
+    def _validate(self, bar: tqdm) -> None:
+        settings, progress, accelerator = self.settings, self.progress, self.accelerator
+        histories, targets = evaluation_histories(self.data.interactions, "validation")
+        users = np.arange(len(targets))
+        if 0 < settings.validation_users < len(users):
+            users = np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.validation_users])
+        share = users[accelerator.process_index :: accelerator.num_processes]
+        model = accelerator.unwrap_model(self.model).eval()
+        ranks = gram_ranks(
+            model, self.tokenizer, [histories[user] for user in share], targets[share], settings.validation_beams
+        )
+        gain = ranking_metrics(ranks, [10])["ndcg@10"]["mean"] * len(ranks) if len(ranks) else 0.0
+        ndcg = accelerator.reduce(torch.tensor(gain, device=accelerator.device), "sum").item() / len(users)
+        progress.validations.append({"epoch": progress.epoch, "updates": progress.updates, "ndcg@10": ndcg})
+        self._log(bar, {"ndcg@10": ndcg})
+        progress.validations_since_best += 1
+        if ndcg > progress.best_ndcg:
+            progress.best_ndcg, progress.validations_since_best = ndcg, 0
+            if self._is_main:
+                save_folder(model, self.tokenizer, self.checkpoints / "best")
+        progress.stopped_early = 0 < settings.patience <= progress.validations_since_best
+
+    def _log(self, bar: tqdm, values: dict[str, float]) -> None:
+        shown = {"epoch": self.progress.epoch + 1, "ndcg@10": max(self.progress.best_ndcg, 0.0), **values}
+        shown["epoch"] = min(shown["epoch"], self.settings.epochs)
+        bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items() if name != "lr"})
+        if self.settings.report_to:
+            self.accelerator.log(values, step=self.progress.updates)
+
+    @property
+    def _is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def _save(self) -> None:
+        """A checkpoint to resume from: written under another name, then renamed; the one before it goes."""
+        partial, final = self.checkpoints / "partial", self.checkpoints / f"step-{self.progress.updates:08d}"
+        if final.exists():
+            return
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self._is_main:
+            (partial / "settings.json").write_text(json.dumps(asdict(self.settings)), encoding="utf-8")
+            os.replace(partial, final)
+            for old in _checkpoints(self.checkpoints)[:-1]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one; otherwise make room for the first."""
+        found = _checkpoints(self.checkpoints)
+        if found:
+            _same_settings(self.settings, found[-1] / "settings.json")
+            self.accelerator.load_state(str(found[-1]))
+            logger.info("resuming from step %d", self.progress.updates)
+        elif self._is_main:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self.checkpoints.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+
+    def publish(self) -> None:
+        """Move the best weights' folder to the run's own, add what is known of the run, drop the checkpoints."""
+        self.accelerator.wait_for_everyone()
+        if not self._is_main:
+            return
+        for path in sorted((self.checkpoints / "best").iterdir()):
+            os.replace(path, self.output_dir / path.name)
+        facts = {"settings": asdict(self.settings), "progress": asdict(self.progress)}
+        _write_json(self.output_dir / FINISHED_FILE, facts)
+        shutil.rmtree(self.checkpoints)
+
+
+def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForConditionalGeneration:
+    """A GRAM for the tokenizer's catalogue, from a backbone or from random weights."""
+    if settings.backbone is not None:
+        model = GramForConditionalGeneration.from_backbone(
+            settings.backbone, max_history=settings.max_history, dropout_rate=settings.dropout_rate
+        )
+        if len(tokenizer) > model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} tokens, {settings.backbone} only {model.config.vocab_size}; "
+                "translate with the backbone's tokenizer"
+            )
+    else:
+        shape = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate", "max_history")
+        # Whole blocks of 64 rows, as in T5's own 32,128, are faster than the odd vocabulary.
+        vocab_size = -(-len(tokenizer) // 64) * 64
+        model = GramForConditionalGeneration(
+            GramConfig(vocab_size=vocab_size, **{name: getattr(settings, name) for name in shape})
+        )
+    model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
+    model.generation_config.num_beams = 50
+    return model
+
+
+def save_folder(model: GramForConditionalGeneration, tokenizer: GramTokenizer, folder: Path) -> None:
+    """Write a model folder, complete or not at all."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for name, p in named if "layer_norm" not in name], "weight_decay": weight_decay},
+        {"params": [p for name, p in named if "layer_norm" in name], "weight_decay": 0.0},
+    ]
+
+
+def _precision(choice: str) -> str:
+    if choice != "auto":
+        return choice
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _is_finished(settings: TrainingSettings, output_dir: Path) -> bool:
+    path = output_dir / FINISHED_FILE
+    if path.exists():
+        _same_settings(settings, path, "settings")
+    return path.exists()
+
+
+def _same_settings(settings: TrainingSettings, path: Path, key: str | None = None) -> None:
+    written = json.loads(path.read_text(encoding="utf-8"))
+    written = written if key is None else written[key]
+    places = {"data", "output_dir", "translation", "workers", "save_every", "report_to"}
+    for name, value in asdict(settings).items():
+        if name not in places and written.get(name, value) != value:
+            raise ValueError(
+                f"{path.parent}: trained with {name}={written[name]}, now {value}; "
+                "take the same settings to go on, or another --output-dir"
+            )
+
+
+def _to_device(inputs: dict, device: torch.device) -> dict:
+    return {
+        name: _to_device(value, device) if isinstance(value, dict) else value.to(device, non_blocking=True)
+        for name, value in inputs.items()
+    }
+
+
+def _write_json(path: Path, content: dict) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the settings, translate the data unless that is done, train."""
+    parser = argparse.ArgumentParser(
+        prog="train_accelerate.py",
+        description="Train GRAM on a data folder: translation, training, validation, the best model's folder.",
+        epilog="example: accelerate launch train_accelerate.py --config recipes/beauty.yaml --data DIR --output-dir DIR",
+    )
+    settings, translation_settings = parse(parser, TrainingSettings, TranslationSettings, argv=argv)
+    logging.basicConfig(level=logging.INFO if PartialState().is_main_process else logging.ERROR, format="%(message)s")
+    data = read_folder(settings.data)
+    train(settings, data, tokenizer_of(settings, translation_settings, data))
+
+
+def tokenizer_of(
+    settings: TrainingSettings, translation_settings: TranslationSettings, data: RecommendationData
+) -> GramTokenizer:
+    """The tokenizer that the settings name, or else the one in the run's folder, translated first where it is missing.
+
+    Raises:
+        ValueError: it was made for another catalogue, or for longer or shorter prompts.
+    """
+    limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
+    folder = Path(settings.translation or Path(settings.output_dir) / "translation")
+    state = PartialState()
+    with state.main_process_first():
+        if settings.translation is None and not folder.exists():
+            words = settings.tokenizer or settings.backbone
+            logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))
+    tokenizer = GramTokenizer.from_pretrained(folder)
+    if tokenizer.item_ids != data.items.item_ids:
+        raise ValueError(f"{folder}: was translated from other items than those of {settings.data}; translate again")
+    for name, value in limits.items():
+        if getattr(tokenizer, name) != value:
+            raise ValueError(f"{folder}: was made with {name}={getattr(tokenizer, name)}, not {value}; translate again")
+    return tokenizer
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code_of(main, "train_accelerate.py"))

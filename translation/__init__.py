@@ -1,0 +1,22 @@
+"""Semantic-to-lexical translation: what each item is called in words of the vocabulary, and what is similar to it."""
+
+from .catalogue import CATALOGUE_SCHEMA, Translation, translate
+from .collaborative import fit_or_load, fit_sasrec, nearest_items
+from .sasrec import SASRec, SASRecSettings
+from .settings import TranslationSettings
+from .statistics import TreeStatistics
+from .vocabulary import train_vocabulary
+
+__all__ = [
+    "CATALOGUE_SCHEMA",
+    "SASRec",
+    "SASRecSettings",
+    "Translation",
+    "TranslationSettings",
+    "TreeStatistics",
+    "fit_or_load",
+    "fit_sasrec",
+    "nearest_items",
+    "train_vocabulary",
+    "translate",
+]

@@ -1,0 +1,245 @@
+"""Collaborative semantics: training the SASRec with the full softmax, and the items it finds similar."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..data.interactions import Interactions
+from .sasrec import SASRec, SASRecSettings
+
+logger = logging.getLogger(__name__)
+
+WARM_UP = 0.05  # part of the training
+ADAM_BETAS = (0.9, 0.98)  # of the SASRec authors
+MAX_SCORES = 1 << 24  # entries of a block of item-item cosines
+
+
+def fit_sasrec(
+    interactions: Interactions,
+    num_items: int,
+    settings: SASRecSettings | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> SASRec:
+    """Train a SASRec by cross-entropy over the whole catalogue.
+
+    Every item but a user's first is a target. The learning rate falls to zero over a fixed number of epochs: stopping
+    early would cost targets that are held out, and validation items may not be looked at, because what is learned
+    here goes into the prompts of a model that is validated on them.
+
+    Args:
+        interactions: the training part only; whoever calls has taken the validation and test items off.
+        num_items: size of the catalogue, N.
+        settings: shape and training.
+        seed: of weights, order and dropout. The global random state is left as it was.
+        progress: show a bar with the loss.
+
+    Returns:
+        The model, in evaluation mode. The same input gives the same weights on the same machine with as many threads.
+    """
+    settings = settings or SASRecSettings()
+    targets_per_epoch = int(np.maximum(interactions.lengths - 1, 0).sum())
+    if not targets_per_epoch:
+        logger.warning("no user has two training items: SASRec learns nothing, and similar items are arbitrary")
+    total = settings.epochs * targets_per_epoch
+    shuffler = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]), tqdm(total=total, desc="SASRec", unit="item", disable=not progress) as bar:
+        torch.manual_seed(seed)
+        model = SASRec(num_items, settings).train()
+        optimizer = torch.optim.Adam(model.parameters(), betas=ADAM_BETAS)
+        done, mean_loss = 0, 0.0
+        for _ in range(settings.epochs):
+            for batch in _batches(interactions, settings, shuffler):
+                real = batch.targets >= 0
+                hidden = model(batch.items, batch.positions, batch.mask())[real]  # (n, dim)
+                loss = _FullSoftmaxLoss.apply(hidden, model.items.weight, batch.targets[real])
+                optimizer.zero_grad()
+                loss.backward()
+                part = (
+                    done + len(hidden) / 2
+                ) / total  # of the training; the middle of the batch, so that no rate is 0
+                rate = min(part / WARM_UP, (1 - part) / (1 - WARM_UP))
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * rate
+                optimizer.step()
+                mean_loss = 0.99 * mean_loss + 0.01 * loss.item() if mean_loss else loss.item()
+                bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
+                bar.update(len(hidden))
+                done += len(hidden)
+    return model.eval()
+
+
+class _Batch:
+    """Windows of users' sequences, several to a row; each array is (rows, max_length) long."""
+
+    def __init__(self, rows: int, length: int):
+        self.items = torch.zeros(rows, length, dtype=torch.long)
+        self.positions = torch.zeros(rows, length, dtype=torch.long)
+        self.targets = torch.full((rows, length), -1)  # -1: none
+        self.segments = torch.zeros(rows, length, dtype=torch.long)  # number of the window in its row, 0: padding
+
+    def mask(self) -> Tensor:
+        """(rows, 1, L, L) bool: a place sees itself and what is before it in the same window."""
+        place = torch.arange(self.segments.shape[1])
+        return ((self.segments[:, :, None] == self.segments[:, None]) & (place[:, None] >= place))[:, None]
+
+
+def _batches(interactions: Interactions, settings: SASRecSettings, shuffler: np.random.Generator) -> Iterator[_Batch]:
+    """All windows once, in random order, packed so that hardly any place is padding."""
+    length, rows = settings.max_length, max(settings.batch_items // settings.max_length, 1)
+    packed: list[list[np.ndarray]] = []
+    room = 0
+    for window in _windows(interactions, length, shuffler):
+        if len(window) - 1 > room:
+            if len(packed) == rows:
+                yield _fill(packed, length)
+                packed = []
+            packed.append([])
+            room = length
+        packed[-1].append(window)
+        room -= len(window) - 1
+    if packed:
+        yield _fill(packed, length)
+
+
+def _windows(interactions: Interactions, length: int, shuffler: np.random.Generator) -> Iterator[np.ndarray]:
+    """Every user's sequence in pieces of at most `length + 1` items that share an end, so that no target is lost."""
+    for user in shuffler.permutation(len(interactions)):
+        items = interactions[user]
+        for start in range(0, len(items) - 1, length):
+            yield items[start : start + length + 1]
+
+
+def _fill(packed: list[list[np.ndarray]], length: int) -> _Batch:
+    batch = _Batch(len(packed), length)
+    for row, windows in enumerate(packed):
+        start = 0
+        for number, window in enumerate(windows, start=1):
+            items = torch.from_numpy(window.astype(np.int64))
+            place = slice(start, start + len(items) - 1)
+            batch.items[row, place] = items[:-1]
+            batch.targets[row, place] = items[1:]
+            batch.positions[row, place] = torch.arange(len(items) - 1)
+            batch.segments[row, place] = number
+            start = place.stop
+    return batch
+
+
+class _FullSoftmaxLoss(torch.autograd.Function):
+    """Mean of `cross_entropy(hidden @ items.T, targets)`, some rows at a time.
+
+    The gradient is taken along with the loss, so that the (rows, N) matrices are small enough for the processor's
+    cache and are written over by the next rows.
+    """
+
+    ROWS = 128
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+        """Loss of hidden (n, d) against targets (n,), rows of items (N, d)."""
+        grad_hidden, grad_items = torch.empty_like(hidden), torch.zeros_like(items)
+        logits, softmax = hidden.new_empty(2, _FullSoftmaxLoss.ROWS, len(items))
+        loss = hidden.new_zeros(())
+        for start in range(0, len(hidden), _FullSoftmaxLoss.ROWS):
+            some = slice(start, start + _FullSoftmaxLoss.ROWS)
+            target = targets[some, None]
+            torch.mm(hidden[some], items.T, out=logits[: len(target)])
+            probability = torch.softmax(logits[: len(target)], dim=1, out=softmax[: len(target)])  # (rows, N)
+            of_target = probability.gather(1, target)
+            loss -= of_target.clamp_min(1e-30).log().sum()
+            probability.scatter_(1, target, of_target - 1)  # now the gradient of the logits
+            torch.mm(probability, items, out=grad_hidden[some])
+            grad_items.addmm_(probability.T, hidden[some])
+        ctx.save_for_backward(grad_hidden / len(hidden), grad_items / len(hidden))
+        return loss / len(hidden)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The stored gradients, scaled."""
+        grad_hidden, grad_items = ctx.saved_tensors
+        return grad * grad_hidden, grad * grad_items, None
+
+
+def fingerprint(interactions: Interactions, num_items: int, settings: SASRecSettings, seed: int) -> str:
+    """SHA-256 of everything that decides what `fit_sasrec` learns."""
+    digest = hashlib.sha256(json.dumps([num_items, asdict(settings), seed], sort_keys=True).encode())
+    digest.update(interactions.offsets.astype("<i8").tobytes())
+    digest.update(interactions.items.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def fit_or_load(
+    path: str | Path,
+    interactions: Interactions,
+    num_items: int,
+    settings: SASRecSettings | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> SASRec:
+    """The SASRec in the file if it was trained on exactly this; otherwise one that is trained now and saved there."""
+    settings = settings or SASRecSettings()
+    wanted = fingerprint(interactions, num_items, settings, seed)
+    if _stored_fingerprint(path) == wanted:
+        return SASRec.load(path)
+    model = fit_sasrec(interactions, num_items, settings, seed, progress)
+    model.save(path, wanted)
+    return model
+
+
+def _stored_fingerprint(path: str | Path) -> str | None:
+    if not Path(path).is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("fingerprint")
+    except SafetensorError:
+        logger.warning("%s is no safetensors file; it will be replaced", path)
+        return None
+
+
+def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
+    """The most similar items of every item, by cosine; never more than a block of rows of the (N, N) matrix at once.
+
+    Args:
+        embeddings: (N, d) float.
+        k: how many.
+
+    Returns:
+        (N, k) int32, nearest first, never the item itself, equally near ones by row; -1 where the catalogue has too
+        few.
+    """
+    vectors = F.normalize(torch.as_tensor(embeddings, dtype=torch.float32), dim=1)
+    found = np.full((len(vectors), k), -1, dtype=np.int32)
+    kept = min(k, len(vectors) - 1)
+    if kept <= 0:
+        return found
+    rows = max(MAX_SCORES // len(vectors), 1)
+    for start in range(0, len(vectors), rows):
+        cosines = vectors[start : start + rows] @ vectors.T  # (rows, N)
+        own = torch.arange(len(cosines))
+        cosines[own, start + own] = -torch.inf
+        found[start : start + rows, :kept] = _largest(cosines, kept)
+    return found
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """(rows, k) columns of the largest values, equal ones by column; `topk` alone breaks ties at will."""
+    top, columns = values.topk(k, dim=1)
+    columns, by_column = columns.sort(dim=1)
+    by_value = top.gather(1, by_column).sort(dim=1, descending=True, stable=True).indices
+    columns = columns.gather(1, by_value)
+    for row in ((values >= top[:, -1:]).sum(dim=1) > k).nonzero()[:, 0]:  # a tie with one that was left out
+        columns[row] = values[row].sort(descending=True, stable=True).indices[:k]
+    return columns
