@@ -200,7 +200,7 @@ class Evaluation:
 
     Attributes:
         results: `{"model", "split", "users", "num_beams", "data", "models": {name: {protocol: {metric: {"mean", "low",
-            "high"}}}}, "seconds": {name: seconds}}`.
+            "high"}}}}, "seconds": {name: seconds}}`; a baseline's seconds include its training.
         per_user: one row per user, model and protocol: `user_id`, `item_id` (the target), `model`, `protocol`, `rank`
             (null beyond 50).
     """
