@@ -352,12 +352,12 @@ def _grouped_cross_attention(sublayer, states, users, items, mask, history, pass
     item_scores = folded.flatten(2, 3) @ spread(project(attention.k, items)).transpose(2, 3)  # (G, H, R * T, S * L)
     item_scores = item_scores.unflatten(2, (num_samples, length)).unflatten(-1, (num_slots, -1))
     place_scores = folded @ project(attention.k, passage_positions)[:, None].transpose(2, 3)  # (G, H, R, T, P)
-    item_scores = item_scores + place_scores.gather(-1, place)[..., None]  # (G, H, R, T, S, L)
+    item_scores += place_scores.gather(-1, place)[..., None]  # (G, H, R, T, S, L), the largest tensor: in place
     user_scores = query @ project(attention.k, users).transpose(2, 3)  # (N, H, T, Lu)
     user_scores = user_scores.unflatten(0, (num_groups, num_samples)).transpose(1, 2)
 
     scores = torch.cat([item_scores.flatten(-2), user_scores], dim=-1)
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
     weights = F.dropout(scores.softmax(dim=-1), p=attention.dropout, training=attention.training)
     item_weights, user_weights = weights.split([item_scores.shape[-1] * num_slots, users.shape[1]], dim=-1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -22,13 +22,14 @@ def add_flags(parser: argparse.ArgumentParser, settings_class: type) -> None:
         if flag in parser._option_string_actions:
             continue
         required = field.default is MISSING
-        kind = next(kind for kind in (get_args(types[field.name]) or (types[field.name],)) if kind is not type(None))
+        kinds = get_args(types[field.name]) or (types[field.name],)
+        kind = next(kind for kind in kinds if kind is not type(None))
         text = documented.get(field.name, "").replace("%", "%%")
-        text += "" if required or field.default is None else f" (default: {field.default})"
+        text += "" if required else f" (default: {'none' if field.default is None else field.default})"
         group.add_argument(
             flag,
             dest=field.name,
-            type=_truth if kind is bool else kind,
+            type=_truth if kind is bool else _or_none(kind) if type(None) in kinds else kind,
             metavar="true|false" if kind is bool else kind.__name__.upper(),
             default=argparse.SUPPRESS,
             help=text,
@@ -68,7 +69,8 @@ def settings_from(values: argparse.Namespace | dict[str, Any], settings_class: t
     for field in fields(settings_class):
         if field.default is MISSING and field.name not in values:
             raise ValueError(f"--{field.name.replace('_', '-')} is required")
-    return settings_class(**{field.name: values[field.name] for field in fields(settings_class) if field.name in values})
+    given = {field.name: values[field.name] for field in fields(settings_class) if field.name in values}
+    return settings_class(**given)
 
 
 def parse(parser: argparse.ArgumentParser, *settings_classes: type, argv: Sequence[str] | None = None) -> list[Any]:
@@ -106,6 +108,16 @@ def _truth(text: str) -> bool:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    """`kind`, or None for the word none, so that a flag can take back what a file gives."""
+
+    def convert(text: str) -> Any:
+        return None if text.lower() == "none" else kind(text)
+
+    convert.__name__ = kind.__name__  # argparse names it in errors
+    return convert
 
 
 def _documented(settings_class: type) -> dict[str, str]:

@@ -52,8 +52,7 @@ def make_tokenizer_folder(
 
 def _text_tokenizer(name: str | None, texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerBase:
     if name is None:
-        # Lexical IDs are spelt in lower case, prompts as the texts are: the vocabulary must be able to write both.
-        return train_vocabulary([*texts, *(text.lower() for text in texts), *PROMPT_WORDING], vocab_size)
+        return train_vocabulary([*texts, *PROMPT_WORDING * len(texts)], vocab_size)  # every text in a prompt's wording
     tokenizer = AutoTokenizer.from_pretrained(name)
     if not tokenizer.is_fast:
         raise ValueError(f"{name}: not a fast tokenizer; give one that has a tokenizer.json")

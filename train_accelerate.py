@@ -33,7 +33,7 @@ from gram.generation_gram import ItemTrie
 from gram.modeling_gram import GramForConditionalGeneration
 from gram.settings import parse
 from gram.tokenization_gram import GramTokenizer
-from gram.tokenizer_folder import SASREC_FILE, make_tokenizer_folder
+from gram.tokenizer_folder import make_tokenizer_folder
 from gram.translation import TranslationSettings
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class TrainingSettings:
         d_model: width of the model.
         d_kv: width of an attention head.
         d_ff: width of the feed-forward layers.
-        num_layers: layers of the encoder, and of the decoder.
+        num_layers: layers of the encoder.
+        num_decoder_layers: layers of the decoder; without it as many.
         num_heads: attention heads.
         dropout_rate: dropout, as in T5.
         max_history: most items of a history that the model reads.
@@ -94,6 +95,7 @@ class TrainingSettings:
     d_kv: int = 64
     d_ff: int = 2048
     num_layers: int = 6
+    num_decoder_layers: int | None = None
     num_heads: int = 8
     dropout_rate: float = 0.1
     max_history: int = 20
@@ -370,7 +372,10 @@ def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramFor
                 "translate with the backbone's tokenizer"
             )
     else:
-        shape = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate", "max_history")
+        shape = (
+            *("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
+            *("dropout_rate", "max_history"),
+        )
         # Whole blocks of 64 rows, as in T5's own 32,128, are faster than the odd vocabulary.
         vocab_size = -(-len(tokenizer) // 64) * 64
         model = GramForConditionalGeneration(

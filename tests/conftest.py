@@ -51,7 +51,7 @@ def tokenizer(data):
     from gram.tokenization_gram import PROMPT_WORDING
     from gram.translation import SASRecSettings, TranslationSettings, train_vocabulary, translate
 
-    words = train_vocabulary([*data.items.texts, *(text.lower() for text in data.items.texts), *PROMPT_WORDING], 400)
+    words = train_vocabulary([*data.items.texts, *PROMPT_WORDING], 400)
     settings = TranslationSettings(num_clusters=4, depth=3, num_similar=3)
     sasrec = SASRecSettings(dim=16, num_layers=1, num_heads=1, epochs=2)
     translation = translate(data, words, settings, sasrec_settings=sasrec, progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable
 
 import sentencepiece
@@ -14,8 +15,9 @@ PAD, EOS, UNK = 0, 1, 2  # ids, as in T5
 def train_vocabulary(texts: Iterable[str], vocab_size: int = 8000) -> T5Tokenizer:
     """Train a unigram vocabulary with sentencepiece, and wrap it as a fast T5 tokenizer.
 
-    The same texts in the same order give the same vocabulary. The ten digits are always in it. Each text is read a
-    second time in lower case, as lexical IDs are named in lower case and need its words whole.
+    The same texts in the same order give the same vocabulary. The ten digits are always in it. Each text is read
+    again in lower case, as lexical IDs are named in lower case and need its words whole; and without punctuation,
+    because a word that stands before a colon every time (`title:`) would otherwise be broken into letters.
 
     Args:
         texts: what the vocabulary must write well: the items' texts, and the wording of the prompts.
@@ -27,8 +29,10 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int = 8000) -> T5Tokenize
     Raises:
         ValueError: no text, or a size too small for the characters that occur.
     """
-    texts = [text for text in texts if text.strip()]
+    texts = list(texts)
     texts += [text.lower() for text in texts]
+    texts += [re.sub(r"[^\w\s]", " ", text) for text in texts]
+    texts = [text for text in texts if text.strip()]
     if not texts:
         raise ValueError("there is no text to train a vocabulary on; give the items' texts")
     characters = len(set().union(*texts))

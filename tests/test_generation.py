@@ -1,0 +1,168 @@
+"""The item trie and generation: always valid, never twice, scored by the contract, whatever the catalogue."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gram import GramConfig, GramForConditionalGeneration, ItemTrie
+
+END = 1
+CONFIG = {"vocab_size": 24, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "max_history": 4}
+
+# Small alphabets and short IDs, so that many IDs share prefixes and some are the prefix of another.
+catalogues = st.lists(
+    st.lists(st.integers(2, 7), min_size=1, max_size=4).map(tuple), min_size=1, max_size=25, unique=True
+).map(lambda ids: [[*tokens, END] for tokens in ids])
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    torch.manual_seed(0)
+    return GramForConditionalGeneration(GramConfig(**CONFIG)).eval()
+
+
+def passages(num_users: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(num_users)
+    ids = torch.randint(2, 24, (num_users, 4, 6), generator=draw)
+    for user in range(num_users):
+        ids[user, 1 + user % 4 :] = 0  # users of different history lengths
+        ids[user, 0, 3:] = 0
+    return ids
+
+
+def exhaustive(model, input_ids, sequences, length_penalty=1.0) -> torch.Tensor:
+    """Scores (B, I) of every item, by teacher forcing."""
+    length = max(map(len, sequences))
+    labels = torch.tensor([[*tokens, *[-100] * (length - len(tokens))] for tokens in sequences])
+    rows = []
+    with torch.no_grad():
+        for user in input_ids:
+            logits = model(input_ids=user.expand(len(labels), -1, -1), labels=labels).logits
+            picked = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+            total = picked.masked_fill(labels < 0, 0).sum(-1)
+            rows.append(total / torch.tensor([len(tokens) ** length_penalty for tokens in sequences]))
+    return torch.stack(rows)
+
+
+def search(model, input_ids, trie, num_beams, num_items=None, **options):
+    return model.generate(
+        input_ids,
+        item_trie=trie,
+        num_beams=num_beams,
+        num_return_sequences=num_items or num_beams,
+        return_dict_in_generate=True,
+        **options,
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(catalogues)
+def test_a_trie_gives_back_its_items(sequences):
+    trie = ItemTrie.from_sequences(sequences)
+    found = trie.sequences(trie.leaves.long(), pad_token_id=0).tolist()
+    assert [[token for token in row if token] for row in found] == sequences
+    prefixes = {tuple(tokens[:length]) for tokens in sequences for length in range(len(tokens) + 1)}
+    assert (trie.num_nodes, trie.num_items, trie.depth) == (len(prefixes), len(sequences), max(map(len, sequences)))
+    assert int(trie.sizes[0]) == len(sequences)
+
+
+@settings(deadline=None, max_examples=40)
+@given(catalogues, st.integers(1, 30), st.integers(1, 3))
+def test_any_beam_width_returns_distinct_items_with_their_true_scores(small_model, sequences, num_beams, num_users):
+    input_ids = passages(num_users)
+    output = search(small_model, input_ids, ItemTrie.from_sequences(sequences), num_beams)
+    truth = exhaustive(small_model, input_ids, sequences)
+    expected = min(num_beams, len(sequences))
+    for user, items in enumerate(output.item_indices.tolist()):
+        real = [item for item in items if item >= 0]
+        assert len(set(real)) == len(real) == expected
+        scores = output.sequences_scores.view(num_users, -1)[user]
+        np.testing.assert_allclose(scores[:expected], truth[user, real], atol=1e-5)
+        assert sorted(scores.tolist(), reverse=True) == scores.tolist()
+    if num_beams >= len(sequences):
+        best = truth.sort(descending=True).values
+        torch.testing.assert_close(output.sequences_scores.view(num_users, -1)[:, :expected], best, atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(catalogues, st.data())
+def test_excluded_items_never_come_and_take_no_beams(small_model, sequences, data):
+    excluded = data.draw(st.lists(st.integers(0, len(sequences) - 1), max_size=len(sequences) + 3))
+    input_ids, rows = passages(2), torch.tensor([excluded or [-1], [-1] * max(len(excluded), 1)])
+    num_beams = data.draw(st.integers(1, len(sequences) + 2))
+    output = search(small_model, input_ids, ItemTrie.from_sequences(sequences), num_beams, excluded_items=rows)
+    allowed = len(sequences) - len(set(excluded))
+    first, second = ([item for item in items if item >= 0] for items in output.item_indices.tolist())
+    assert not set(first) & set(excluded)
+    assert len(first) == min(num_beams, allowed)
+    assert len(second) == min(num_beams, len(sequences))
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.5, 2.0, -1.0])
+def test_the_length_penalty_divides_the_summed_log_probability(small_model, length_penalty):
+    sequences = [[2, END], [2, 3, END], [2, 3, 4, END], [5, 6, 7, 2, END]]
+    output = search(small_model, passages(3), ItemTrie.from_sequences(sequences), 4, length_penalty=length_penalty)
+    truth = exhaustive(small_model, passages(3), sequences, length_penalty)
+    torch.testing.assert_close(output.sequences_scores.view(3, 4), truth.sort(descending=True).values, atol=1e-5, rtol=0)
+
+
+def test_sequences_are_start_lexical_id_end_and_padding(small_model):
+    trie = ItemTrie.from_sequences([[2, END], [3, 4, 5, END]])
+    sequences = small_model.generate(passages(1), item_trie=trie, num_beams=3, num_return_sequences=3).tolist()
+    assert sorted(sequences) == [[0, 0, 0, 0, 0], [0, 2, 1, 0, 0], [0, 3, 4, 5, 1]]
+
+
+def test_a_subset_of_the_catalogue_keeps_its_rows(small_model):
+    trie = ItemTrie.from_sequences([[2, END], [3, 4, END]], rows=[7, 3])
+    assert set(search(small_model, passages(1), trie, 2).item_indices[0].tolist()) == {3, 7}
+    excluded = torch.tensor([[7, 5]])
+    assert search(small_model, passages(1), trie, 2, excluded_items=excluded).item_indices.tolist() == [[3, -1]]
+
+
+def test_threads_share_a_model(model, tokenizer):
+    histories = [[tokenizer.item_ids[(user + step) % 25] for step in range(1 + user % 6)] for user in range(12)]
+
+    def recommend(history):
+        inputs = tokenizer(histories=[history], return_tensors="pt")
+        return model.generate(**inputs, num_beams=8, num_return_sequences=8).tolist()
+
+    one_by_one = [recommend(history) for history in histories]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(recommend, histories)) == one_by_one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_beams": 2, "num_return_sequences": 3}, "must not exceed"),
+        ({"do_sample": True}, "do_sample"),
+        ({"warmth": 1}, "unknown argument 'warmth'"),
+    ],
+)
+def test_what_generate_cannot_do_is_refused(small_model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        small_model.generate(passages(1), item_trie=ItemTrie.from_sequences([[2, END]]), **arguments)
+
+
+def test_a_model_without_a_trie_says_so(small_model):
+    with pytest.raises(ValueError, match="set_item_trie"):
+        small_model.generate(passages(1))
+
+
+@pytest.mark.parametrize(
+    ("sequences", "message"),
+    [
+        ([], "at least one"),
+        ([[2, END], []], "sequence 1 is empty"),
+        ([[2, END], [3, 4]], "sequence 1 must end"),
+        ([[2, END], [3, END, 4, END]], "sequence 1 must end"),
+        ([[2, END], [3, END], [2, END]], "sequences 0 and 2 are equal"),
+    ],
+)
+def test_lexical_ids_that_make_no_trie_are_named(sequences, message):
+    with pytest.raises(ValueError, match=message):
+        ItemTrie.from_sequences(sequences)

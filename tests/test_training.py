@@ -1,0 +1,219 @@
+"""Training: what a step holds, resuming bit by bit, several processes, settings, bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gram import GramForConditionalGeneration
+from gram.data import Interactions, training_part
+from gram.data.training_steps import TrainingSteps, prefix_groups
+from gram.train_accelerate import Progress, TrainingSettings, train
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def small(data_folder, output_dir, **changes) -> TrainingSettings:
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 2, "max_history": 8}
+    length = {"max_passage_length": 48, "epochs": 2, "batch_size": 32, "micro_batch_size": 16, "prefixes_per_group": 4}
+    fields = {**shape, **length, "validation_beams": 5, "learning_rate": 0.01, "save_every": 3, **changes}
+    return TrainingSettings(data=str(data_folder), output_dir=str(output_dir), **fields)
+
+
+def launch(*arguments, processes: int = 1, **variables):
+    script = [str(ROOT / "train_accelerate.py"), *map(str, arguments)]
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(
+        [sys.executable, *several, *script], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def as_flags(settings: TrainingSettings) -> list[str]:
+    values = vars(settings).items()
+    return [f"--{name.replace('_', '-')}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values]
+
+
+@pytest.mark.parametrize("prefixes_per_group", [1, 3, 100])
+def test_every_prefix_of_every_user_is_a_sample_once_per_epoch(data, tokenizer, prefixes_per_group):
+    training = training_part(data.interactions)
+    expected = {(user, place) for user, length in enumerate(training.lengths) for place in range(1, length)}
+    for epoch in (0, 1):
+        steps = TrainingSteps(training, tokenizer, 16, 16, prefixes_per_group, seed=0, epoch=epoch).steps
+        samples = [(group.user, place) for step in steps for group in step for place in range(group.first, group.last)]
+        assert len(samples) == len(expected)
+        assert set(samples) == expected
+
+
+def test_a_user_of_one_item_is_no_sample():
+    assert prefix_groups(Interactions.from_sequences(["a", "b"], [[3], [3, 4]]), 8)[0].user == 1
+
+
+def test_order_depends_on_seed_and_epoch_alone(data, tokenizer):
+    def order(seed, epoch):
+        return TrainingSteps(training_part(data.interactions), tokenizer, 16, 16, 4, seed, epoch).steps
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def test_processes_share_every_step(data, tokenizer):
+    training = training_part(data.interactions)
+
+    def targets(process, num_processes):
+        steps = TrainingSteps(training, tokenizer, 16, 16, 4, 0, 0, process, num_processes)
+        micro_batches = [steps[index] for index in range(len(steps))]
+        counted = [sum(int((batch["labels"] >= 0).sum()) for batch in batches) for batches, _ in micro_batches]
+        return np.array(counted), np.array([num_tokens for _, num_tokens in micro_batches])
+
+    alone, total = targets(0, 1)
+    assert np.array_equal(alone, total)
+    assert np.array_equal(sum(targets(process, 7)[0] for process in range(7)), total)
+
+
+@pytest.fixture(scope="module")
+def trained(data, data_folder, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    train(small(data_folder, folder), data, tokenizer)
+    return folder
+
+
+def test_training_leaves_a_model_folder_and_what_is_known_of_the_run(trained, tokenizer):
+    facts = json.loads((trained / "training.json").read_text())
+    assert [entry["epoch"] for entry in facts["progress"]["validations"]] == [1, 2]
+    assert facts["progress"]["best_ndcg"] == max(entry["ndcg@10"] for entry in facts["progress"]["validations"])
+    assert not (trained / "checkpoints").exists()
+    model = GramForConditionalGeneration.from_pretrained(trained)
+    assert model.item_trie.num_items == len(tokenizer.item_ids)
+    assert model.generation_config.num_beams == 50
+
+
+def test_every_weight_learns(trained, data_folder, tokenizer):
+    from gram.train_accelerate import build_model, set_seed
+
+    settings = small(data_folder, trained)
+    set_seed(settings.seed)
+    before, after = build_model(settings, tokenizer).state_dict(), load_file(trained / "model.safetensors")
+    learnt = [name for name in after if not name.startswith("item_trie.")]
+    assert learnt
+    assert not [name for name in learnt if torch.equal(before[name], after[name])]
+
+
+def test_the_same_seed_gives_the_same_weights(trained, data, data_folder, tokenizer, tmp_path):
+    train(small(data_folder, tmp_path / "again"), data, tokenizer)
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_resuming_in_mid_epoch_gives_bit_identical_weights(trained, data, data_folder, tokenizer, tmp_path, monkeypatch):
+    settings = small(data_folder, tmp_path / "resumed")
+    ended = Progress.state_dict
+
+    def stop_at_a_checkpoint_in_mid_epoch(progress):
+        if progress.updates == 9:
+            raise KeyboardInterrupt
+        return ended(progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "state_dict", stop_at_a_checkpoint_in_mid_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, data, tokenizer)
+    checkpoints = sorted((tmp_path / "resumed" / "checkpoints").glob("step-*"))
+    assert [path.name for path in checkpoints] == ["step-00000006"]
+    train(settings, data, tokenizer)
+    assert (tmp_path / "resumed" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_left_alone_and_another_setting_is_refused(trained, data, data_folder, tokenizer):
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    train(small(data_folder, trained), data, tokenizer)
+    assert (trained / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="learning_rate=0.01, now 0.5"):
+        train(small(data_folder, trained, learning_rate=0.5), data, tokenizer)
+
+
+def test_two_processes_learn_what_one_learns(data, data_folder, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "translation")
+    losses = {}
+    for processes in (1, 2):
+        folder = tmp_path / f"model-{processes}"
+        settings = small(data_folder, folder, translation=tmp_path / "translation", dropout_rate=0.0)
+        done = launch(*as_flags(settings), processes=processes)
+        assert done.returncode == 0, done.stderr
+        losses[processes] = load_file(folder / "model.safetensors")
+    for name, weights in losses[1].items():
+        torch.testing.assert_close(losses[2][name], weights, rtol=0, atol=2e-3, msg=name)
+
+
+def test_loss_falls(data, data_folder, tokenizer, tmp_path):
+    settings = small(data_folder, tmp_path / "model", epochs=30, patience=0, validate_every=30)
+    before = GramForConditionalGeneration.from_pretrained
+    train(settings, data, tokenizer)
+    model = before(tmp_path / "model").eval()
+    steps = TrainingSteps(training_part(data.interactions), tokenizer, 32, 32, 4, 0, 0)
+    micro_batches, num_tokens = steps[0]
+    with torch.no_grad():
+        loss = sum(model(**batch, num_items_in_batch=num_tokens).loss.item() for batch in micro_batches)
+    assert loss < 0.5 * np.log(len(tokenizer))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_valid(recipe):
+    from argparse import ArgumentParser
+
+    from gram.settings import parse
+    from gram.translation import TranslationSettings
+
+    argv = ["--config", str(recipe), "--data", "d", "--output-dir", "o", "--backbone", "none", "--learning-rate", "0.5"]
+    settings, translation = parse(ArgumentParser(), TrainingSettings, TranslationSettings, argv=argv)
+    assert (settings.backbone, settings.learning_rate) == (None, 0.5)
+    assert f"num_clusters: {translation.num_clusters}\n" in recipe.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learning_rte: 1\n", "settings.yaml: unknown key 'learning_rte'"),
+        ("epochs: many\n", "settings.yaml: epochs: invalid int value: 'many'"),
+        ("epochs: 0\n", "epochs must be at least 1"),
+        ("epochs: [1, 2]\n", "settings.yaml: epochs must be a single value"),
+        ("just text\n", "settings.yaml: must hold"),
+        ("a: b: c\n", "settings.yaml: not a YAML file"),
+        (None, "settings.yaml: No such file"),
+    ],
+)
+def test_a_config_file_that_is_wrong_is_one_line(tmp_path, data_folder, content, message):
+    path = tmp_path / "settings.yaml"
+    if content is not None:
+        path.write_text(content)
+    done = launch("--config", path, "--data", data_folder, "--output-dir", tmp_path / "model")
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_translation_of_other_items_is_refused(data_folder, tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "translation")
+    items = (data_folder / "item_text.tsv").read_text() + "B9999\tNew balm\t\t\n"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "item_text.tsv").write_text(items)
+    (tmp_path / "data" / "user_sequence.txt").write_text((data_folder / "user_sequence.txt").read_text())
+    done = launch("--data", tmp_path / "data", "--output-dir", tmp_path / "m", "--translation", tmp_path / "translation")
+    assert done.returncode == 2
+    assert "other items" in done.stderr.splitlines()[-1]
+
+
+def test_groups_are_of_even_size():
+    interactions = Interactions.from_sequences(["a"], [list(range(36))])
+    groups = prefix_groups(interactions, 16)
+    assert [len(group) for group in groups] == [11, 12, 12]
+    assert all(first.last == second.first for first, second in pairwise(groups))
