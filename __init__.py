@@ -1,6 +1,7 @@
 """GRAM: a generative recommender via semantic-aware multi-granular late fusion, native to HuggingFace transformers.
 
-Everything is imported on first use: the root of the repository is this package, and tools that walk it must not load torch.
+Everything is imported on first use: the root of the repository is this package, and tools that walk it must not load
+torch.
 """
 
 from importlib import import_module

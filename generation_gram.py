@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class ItemTrie(nn.Module):
         trie.leaves.fill_(-1)
         ends = np.flatnonzero(items >= 0)
         trie.leaves[torch.from_numpy(items[ends])] = _int32(ends)
-        trie.fan_out = _int32([num_children[a:b].max() for a, b in zip(levels, levels[1:-1], strict=False)])
+        trie.fan_out = _int32([num_children[a:b].max() for a, b in pairwise(levels[:-1])])
         return trie
 
     def expand(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,7 +120,7 @@ class ItemTrie(nn.Module):
         return torch.stack(path, dim=-1)
 
     def sequences(self, leaves: torch.Tensor, pad_token_id: int) -> torch.Tensor:
-        """Lexical IDs (..., D) of the items that end at `leaves` (...), padded behind the end token; all padding for -1."""
+        """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1."""
         path = self.paths(leaves.clamp(min=0))
         position = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(self.depth, device=path.device)
         tokens = self.tokens[path.gather(-1, position.clamp(min=0))].long()
@@ -162,7 +162,7 @@ def beam_search(
 
     Args:
         step: takes the tokens (B, W) to append and, for each, the beam (B, W) of the previous step that it extends;
-            returns log-probabilities (B, W, V) of the next token over the whole vocabulary. W varies, up to `num_beams`.
+            returns log-probabilities (B, W, V) of the next token over the whole vocabulary. W is `num_beams` or less.
         trie: the lexical IDs to choose from.
         batch_size: B, the number of users.
         num_beams: prefixes kept at each step.

@@ -54,13 +54,12 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         super().__init__(config)
         self.position_embedding = GramPositionEmbedding(config.max_history + 1, config.d_model)
         has_trie = config.trie_num_nodes > 0
-        self.item_trie = (
-            ItemTrie(config.trie_num_items, config.trie_num_nodes, config.trie_depth) if has_trie else None
-        )
+        self.item_trie = ItemTrie(config.trie_num_items, config.trie_num_nodes, config.trie_depth) if has_trie else None
         self.post_init()
 
     @classmethod
     def is_custom_code(cls) -> bool:
+        """Whether transformers takes this class for code from outside; it must not."""
         # transformers skips modules without direct parameters when it initialises code from outside, and with them
         # all of T5's initialisation, which is written per attention and per feed-forward layer.
         return False
@@ -73,6 +72,7 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             super()._init_weights(module)
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Weights that are one, each with the one it is tied to."""
         # T5's embeddings are always one; only the head may have weights of its own.
         tied = dict(self._tied_weights_keys)
         if not self.config.tie_word_embeddings:
@@ -92,10 +92,14 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         """
         t5 = AutoModelForSeq2SeqLM.from_pretrained(backbone)
         if t5.config.model_type not in ("t5", "mt5"):
-            raise ValueError(f"{backbone}: model type {t5.config.model_type!r} is no backbone; give a T5 or mT5 checkpoint")
-        fields = {name: getattr(t5.config, name) for name in GramConfig.__dataclass_fields__ if hasattr(t5.config, name)}
-        for name in ("auto_map", "architectures", "transformers_version", "model_type", "dtype"):
-            fields.pop(name, None)
+            raise ValueError(f"{backbone}: a {t5.config.model_type!r} is no backbone; give a T5 or mT5 checkpoint")
+        names = GramConfig.__dataclass_fields__.keys() - {
+            "architectures",
+            "transformers_version",
+            "model_type",
+            "dtype",
+        }
+        fields = {name: getattr(t5.config, name) for name in names if hasattr(t5.config, name)}
         fields["tie_word_embeddings"] = t5.lm_head.weight is t5.shared.weight
         model = cls(GramConfig(**{**fields, **config_fields}))
         missing, unexpected = model.load_state_dict(t5.state_dict(), strict=False)
@@ -133,9 +137,8 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             raise ValueError(f"`input_ids` must be (users, passages, tokens), got shape {tuple(input_ids.shape)}")
         batch_size, num_passages, length = input_ids.shape
         if num_passages > self.config.max_history + 1:
-            raise ValueError(
-                f"`input_ids` holds {num_passages} passages a user; the model reads at most {self.config.max_history + 1}"
-            )
+            most = self.config.max_history + 1
+            raise ValueError(f"`input_ids` holds {num_passages} passages a user; the model reads at most {most}")
         attention_mask = self._mask(input_ids, attention_mask)
         real = attention_mask.any(dim=-1)  # (B, P)
         states = self.encoder(input_ids=input_ids[real], attention_mask=attention_mask[real]).last_hidden_state
@@ -198,9 +201,11 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         logits = self._logits(decoded.last_hidden_state)
         loss = None
         if labels is not None:
-            reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction=reduction)
-            loss = loss if num_items_in_batch is None else loss / num_items_in_batch
+            flat = logits.flatten(0, 1).float(), labels.flatten()  # -100 is what cross_entropy leaves out
+            if num_items_in_batch is None:
+                loss = F.cross_entropy(*flat)
+            else:
+                loss = F.cross_entropy(*flat, reduction="sum") / num_items_in_batch
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

@@ -22,6 +22,7 @@ import numpy as np
 
 from .data import RecommendationData, read_folder
 from .evaluation import evaluate, format_table, result_files
+from .hub import write_model_card
 from .recommendation import load_model
 from .settings import parse
 from .tokenization_gram import GramTokenizer
@@ -102,6 +103,7 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
 
     say("4/5  evaluation on the last film of every user")
     say(format_table(_evaluate(output_dir, data)))
+    write_model_card(output_dir, "MovieLens-100k")
 
     say("5/5  recommendations of the saved model, loaded in a fresh process")
     for line in _recommend(output_dir, data):

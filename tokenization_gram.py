@@ -75,14 +75,14 @@ class GramTokenizer(TokenizersBackend):
 
     @classmethod
     def convert_to_native_format(cls, **kwargs):
+        """What `__init__` gets of a saved folder: the whole `tokenizer.json`."""
         # Without this the backend is rebuilt from the bare vocabulary, and its normalizer is lost.
         return super().convert_to_native_format(**{**kwargs, "trust_remote_code": True})
 
     @classmethod
     def from_catalogue(cls, text_tokenizer: PreTrainedTokenizerBase, catalogue: pa.Table, **kwargs) -> GramTokenizer:
         """Join a text tokenizer with a translated catalogue; `kwargs` are `max_history` and `max_passage_length`."""
-        special = {name: str(token) for name, token in text_tokenizer.special_tokens_map.items() if isinstance(token, str)}
-        special = {name: special[name] for name in ("eos_token", "unk_token", "pad_token")}
+        special = {name: str(getattr(text_tokenizer, name)) for name in ("eos_token", "unk_token", "pad_token")}
         return cls(tokenizer_object=text_tokenizer.backend_tokenizer, catalogue=catalogue, **special, **kwargs)
 
     @cached_property
@@ -127,8 +127,8 @@ class GramTokenizer(TokenizersBackend):
             return_tensors: `"pt"` or `"np"`; lists by default.
 
         Returns:
-            For histories `input_ids` and `attention_mask` (B, P, L), padded: passage 0 is the user prompt, passage 1 the
-            newest item's prompt, and so on.
+            For histories `input_ids` and `attention_mask` (B, P, L), padded: passage 0 is the user prompt, passage 1
+            the newest item's prompt, and so on.
 
         Raises:
             ValueError: a history is empty or names an item that is not in the catalogue.
@@ -158,7 +158,7 @@ class GramTokenizer(TokenizersBackend):
             raise ValueError(f"a history is a list of item ids, got the string {history!r}")
         for item in history:
             if item not in self.item_rows:
-                raise ValueError(f"item {item!r} is not in the catalogue of {len(self.item_ids)} items; see `tokenizer.item_ids`")
+                raise ValueError(f"item {item!r} is not in the catalogue; `tokenizer.item_ids` lists what is")
         if not history:
             raise ValueError("a history is empty; give at least one item id")
         return [self.item_rows[item] for item in history[: -self.max_history - 1 : -1]]
@@ -221,7 +221,7 @@ class GramTokenizer(TokenizersBackend):
         if text not in self._wordings:
             encoded = self._tokenizer.encode(text, add_special_tokens=False)
             pieces = zip(encoded.ids, encoded.tokens, strict=True)
-            self._wordings[text] = [token for token, piece in pieces if piece != "▁"]  # noqa: RUF001
+            self._wordings[text] = [token for token, piece in pieces if piece != "▁"]
         return self._wordings[text]
 
     @cached_property

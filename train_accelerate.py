@@ -266,7 +266,8 @@ class _Run:
             progress.seconds, started = progress.seconds + now - started, now
             bar.update()
             if progress.updates % 10 == 0:
-                self._log(bar, {"loss": self.accelerator.reduce(loss, "sum").item(), "lr": self.schedule.get_last_lr()[0]})
+                mean = self.accelerator.reduce(loss, "sum").item()
+                self._log(bar, {"loss": mean, "lr": self.schedule.get_last_lr()[0]})
             if progress.updates % self.settings.save_every == 0 and progress.step < len(steps):
                 self._save()
                 started = time.monotonic()
@@ -451,7 +452,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="train_accelerate.py",
         description="Train GRAM on a data folder: translation, training, validation, the best model's folder.",
-        epilog="example: accelerate launch train_accelerate.py --config recipes/beauty.yaml --data DIR --output-dir DIR",
+        epilog="accelerate launch train_accelerate.py --config recipes/beauty.yaml --data DIR --output-dir DIR",
     )
     settings, translation_settings = parse(parser, TrainingSettings, TranslationSettings, argv=argv)
     logging.basicConfig(level=logging.INFO if PartialState().is_main_process else logging.ERROR, format="%(message)s")

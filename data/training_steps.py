@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,12 +36,12 @@ class PrefixGroup:
 
 
 def prefix_groups(interactions: Interactions, prefixes_per_group: int) -> list[PrefixGroup]:
-    """All prefixes of all users, in groups of at most `prefixes_per_group`; a sequence's first item is never a target."""
+    """All prefixes of all users, in groups of at most `prefixes_per_group`; the first item is never a target."""
     groups = []
     for user, length in enumerate(interactions.lengths.tolist()):
         count = max(-(-(length - 1) // prefixes_per_group), 1)
         bounds = np.linspace(1, length, count + 1).astype(int).tolist() if length > 1 else [1]
-        groups += [PrefixGroup(user, first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+        groups += [PrefixGroup(user, first, last) for first, last in pairwise(bounds)]
     return groups
 
 
@@ -82,7 +83,7 @@ class TrainingSteps(Dataset):
         return len(self.steps)
 
     def __getitem__(self, index: int) -> tuple[list[dict], int]:
-        """Micro-batches, keyword arguments of the model's `forward`, and the target tokens of all processes' together."""
+        """Micro-batches, keyword arguments of the model's `forward`, and the target tokens of all processes' shares."""
         step = self.steps[index]
         num_tokens = sum(len(self._target(group, place)) for group in step for place in range(group.first, group.last))
         # A process without a share still takes part in the exchange of gradients, with a sample that counts nothing.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from gram.baselines import ItemKNN, Popularity
 from gram.data import Interactions
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from gram.data import Interactions
 from gram.translation import SASRec, SASRecSettings, fit_or_load, fit_sasrec, nearest_items
 from gram.translation.collaborative import _batches, _FullSoftmaxLoss, fingerprint
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SMALL = SASRecSettings(dim=16, num_layers=1, num_heads=2, max_length=8, dropout=0.1, epochs=2, batch_items=64)
 

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gram import evaluation
 from gram.data import ItemTable, RecommendationData, evaluation_histories, training_part
 from gram.evaluation import PROTOCOLS, dense_ranks, evaluate, format_table, gram_ranks, ranking_metrics, result_files
 from gram.translation import SASRec
-from hypothesis import given
-from hypothesis import strategies as st
 
 NAMES = ["GRAM", "SASRec", "item-kNN", "popularity"]
 

@@ -107,7 +107,8 @@ def test_the_length_penalty_divides_the_summed_log_probability(small_model, leng
     sequences = [[2, END], [2, 3, END], [2, 3, 4, END], [5, 6, 7, 2, END]]
     output = search(small_model, passages(3), ItemTrie.from_sequences(sequences), 4, length_penalty=length_penalty)
     truth = exhaustive(small_model, passages(3), sequences, length_penalty)
-    torch.testing.assert_close(output.sequences_scores.view(3, 4), truth.sort(descending=True).values, atol=1e-5, rtol=0)
+    best = truth.sort(descending=True).values
+    torch.testing.assert_close(output.sequences_scores.view(3, 4), best, atol=1e-5, rtol=0)
 
 
 def test_sequences_are_start_lexical_id_end_and_padding(small_model):

@@ -16,7 +16,7 @@ from gram.data.training_steps import TrainingSteps
 FIXTURES = Path(__file__).parents[1].parent / "shared" / "fixtures"
 SMALL = {"vocab_size": 300, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
 
-needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="no ../shared/fixtures: the parity fixtures are not there")
+needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="no ../shared/fixtures")
 
 
 def relative_error(found: torch.Tensor, true: torch.Tensor) -> float:
@@ -100,8 +100,10 @@ def test_the_grouped_form_gives_loss_and_gradients_of_the_plain_form(data, token
     model.gradient_checkpointing_disable()
     model.zero_grad()
 
-    samples = [(training[g.user][:place], training[g.user][place]) for g in steps.steps[0] for place in range(g.first, g.last)]
-    inputs = tokenizer(histories=[[tokenizer.item_ids[row] for row in past] for past, _ in samples], return_tensors="pt")
+    places = [(training[group.user], place) for group in steps.steps[0] for place in range(group.first, group.last)]
+    samples = [(sequence[:place], sequence[place]) for sequence, place in places]
+    histories = [[tokenizer.item_ids[row] for row in past] for past, _ in samples]
+    inputs = tokenizer(histories=histories, return_tensors="pt")
     targets = [torch.tensor(tokenizer.sequences[target]) for _, target in samples]
     labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
     plain = model(**inputs, labels=labels).loss
@@ -154,7 +156,7 @@ def test_no_other_model_is_a_backbone(tmp_path):
 
     tiny = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     BartForConditionalGeneration(BartConfig(vocab_size=50, **tiny)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'bart' is no backbone"):
+    with pytest.raises(ValueError, match="a 'bart' is no backbone"):
         GramForConditionalGeneration.from_backbone(str(tmp_path))
 
 

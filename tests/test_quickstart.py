@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+
 from gram import quickstart
 from gram.data import read_folder
 from gram.recommendation import Recommender

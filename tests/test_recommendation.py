@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from gram.recommendation import RECOMMENDATIONS_SCHEMA, Recommender, load_model, recommend_users
 
 

@@ -30,7 +30,8 @@ for auto_class in (AutoModel, AutoModelForSeq2SeqLM):
     model = auto_class.from_pretrained(folder, trust_remote_code=True).eval()
     output = model.generate(**inputs, num_beams=10, num_return_sequences=5, return_dict_in_generate=True)
     found.append([tokenizer.decode_items(output.sequences, 5), output.sequences_scores.tolist()])
-print(json.dumps([tokenizer(text)["input_ids"], tokenizer(histories=histories)["input_ids"], tokenizer.item_ids, *found]))
+prompts = tokenizer(histories=histories)["input_ids"]
+print(json.dumps([tokenizer(text)["input_ids"], prompts, tokenizer.item_ids, *found]))
 """
 
 

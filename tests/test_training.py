@@ -28,18 +28,17 @@ def small(data_folder, output_dir, **changes) -> TrainingSettings:
     return TrainingSettings(data=str(data_folder), output_dir=str(output_dir), **fields)
 
 
-def launch(*arguments, processes: int = 1, **variables):
+def launch(*arguments, processes: int = 1):
     script = [str(ROOT / "train_accelerate.py"), *map(str, arguments)]
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **variables}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *several, *script], env=environment, capture_output=True, text=True, check=False
     )
 
 
 def as_flags(settings: TrainingSettings) -> list[str]:
-    values = vars(settings).items()
-    return [f"--{name.replace('_', '-')}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values]
+    return [f"--{name.replace('_', '-')}={str(value).lower()}" for name, value in vars(settings).items()]
 
 
 @pytest.mark.parametrize("prefixes_per_group", [1, 3, 100])
@@ -48,7 +47,8 @@ def test_every_prefix_of_every_user_is_a_sample_once_per_epoch(data, tokenizer, 
     expected = {(user, place) for user, length in enumerate(training.lengths) for place in range(1, length)}
     for epoch in (0, 1):
         steps = TrainingSteps(training, tokenizer, 16, 16, prefixes_per_group, seed=0, epoch=epoch).steps
-        samples = [(group.user, place) for step in steps for group in step for place in range(group.first, group.last)]
+        groups = [group for step in steps for group in step]
+        samples = [(group.user, place) for group in groups for place in range(group.first, group.last)]
         assert len(samples) == len(expected)
         assert set(samples) == expected
 
@@ -113,7 +113,9 @@ def test_the_same_seed_gives_the_same_weights(trained, data, data_folder, tokeni
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
-def test_resuming_in_mid_epoch_gives_bit_identical_weights(trained, data, data_folder, tokenizer, tmp_path, monkeypatch):
+def test_resuming_in_mid_epoch_gives_bit_identical_weights(
+    trained, data, data_folder, tokenizer, tmp_path, monkeypatch
+):
     settings = small(data_folder, tmp_path / "resumed")
     ended = Progress.state_dict
 
@@ -136,7 +138,7 @@ def test_a_finished_run_is_left_alone_and_another_setting_is_refused(trained, da
     before = (trained / "model.safetensors").stat().st_mtime_ns
     train(small(data_folder, trained), data, tokenizer)
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="learning_rate=0.01, now 0.5"):
+    with pytest.raises(ValueError, match=r"learning_rate=0\.01, now 0\.5"):
         train(small(data_folder, trained, learning_rate=0.5), data, tokenizer)
 
 
@@ -207,7 +209,8 @@ def test_a_translation_of_other_items_is_refused(data_folder, tmp_path, tokenize
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "item_text.tsv").write_text(items)
     (tmp_path / "data" / "user_sequence.txt").write_text((data_folder / "user_sequence.txt").read_text())
-    done = launch("--data", tmp_path / "data", "--output-dir", tmp_path / "m", "--translation", tmp_path / "translation")
+    folders = {"data": tmp_path / "data", "output-dir": tmp_path / "m", "translation": tmp_path / "translation"}
+    done = launch(*(f"--{name}={folder}" for name, folder in folders.items()))
     assert done.returncode == 2
     assert "other items" in done.stderr.splitlines()[-1]
 

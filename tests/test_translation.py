@@ -4,6 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, T5Tokenizer
+
 from gram.data import Interactions, ItemTable, RecommendationData, read_folder
 from gram.translation import (
     CATALOGUE_SCHEMA,
@@ -16,9 +20,6 @@ from gram.translation import (
 from gram.translation.embedding import embed_texts
 from gram.translation.hierarchy import cluster_hierarchy
 from gram.translation.lexical_ids import name_items
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from transformers import AutoTokenizer, T5Tokenizer
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 PROMPTS = ["What would user purchase after ; ?", "item: similar items: ,"]
