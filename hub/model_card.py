@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
+PLACES = ("data", "output_dir", "translation")  # folders of one machine
 
 USAGE = """```python
 from transformers import AutoModel, AutoTokenizer
@@ -78,29 +79,24 @@ def _text(folder: Path, training: dict, evaluation: dict, data_name: str) -> str
     lines = [
         f"# GRAM on {data_name}",
         "",
-        "A generative recommender (arXiv 2506.01673): it reads a history of items as text and spells out the lexical ID of "
-        "the next item, held to the catalogue.",
+        "A generative recommender (arXiv 2506.01673): it reads a history of items as text and spells out the lexical ID",
+        "of the next item, held to the catalogue.",
         "",
         USAGE.format(name=folder.resolve().name, history=history),
         "",
         "## Data",
         "",
-        f"{size['users']:,} users, {size['items']:,} items, {size['interactions']:,} interactions. Leave-one-out: the last "
-        "item of every user is for testing, the one before for validation; neither was trained on.",
+        f"{size['users']:,} users, {size['items']:,} items, {size['interactions']:,} interactions. Leave-one-out: the",
+        "last item of every user is for testing, the one before for validation; neither was trained on.",
         "",
         "## Evaluation",
         "",
-        f"Full ranking of the catalogue for {evaluation['users']:,} {evaluation['split']} users, {evaluation['num_beams']} "
-        "beams; in brackets the 95 % interval over users.",
+        f"Full ranking of the catalogue for {evaluation['users']:,} {evaluation['split']} users,",
+        f"{evaluation['num_beams']} beams; in brackets the 95 % interval over users.",
     ]
     for protocol, meaning in PROTOCOLS.items():
-        lines += [
-            "",
-            f"{meaning[0].upper()}{meaning[1:]}:",
-            "",
-            f"| | {' | '.join(METRICS)} |",
-            "|---|" + "---|" * len(METRICS),
-        ]
+        head = f"| | {' | '.join(METRICS)} |"
+        lines += ["", f"{meaning[0].upper()}{meaning[1:]}:", "", head, "|---|" + "---|" * len(METRICS)]
         for model, by_protocol in evaluation["models"].items():
             cells = ("{mean:.4f} ({low:.4f}-{high:.4f})".format(**by_protocol[protocol][metric]) for metric in METRICS)
             lines.append(f"| {model} | {' | '.join(cells)} |")
@@ -108,14 +104,11 @@ def _text(folder: Path, training: dict, evaluation: dict, data_name: str) -> str
         "",
         "## Training",
         "",
-        f"{progress['updates']:,} optimizer steps, {progress['samples']:,} samples, {progress['seconds'] / 60:.1f} minutes.",
+        f"{progress['updates']:,} optimizer steps, {progress['samples']:,} samples,",
+        f"{progress['seconds'] / 60:.1f} minutes.",
         "",
         "| setting | value |",
         "|---|---|",
-        *(
-            f"| {name} | {value} |"
-            for name, value in training["settings"].items()
-            if name not in ("data", "output_dir")
-        ),
     ]
-    return "\n".join(lines)
+    settings = training["settings"].items()
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in settings if name not in PLACES)])
