@@ -79,8 +79,8 @@ def _text(folder: Path, training: dict, evaluation: dict, data_name: str) -> str
     lines = [
         f"# GRAM on {data_name}",
         "",
-        "A generative recommender (arXiv 2506.01673): it reads a history of items as text and spells out the lexical ID",
-        "of the next item, held to the catalogue.",
+        "A generative recommender (arXiv 2506.01673): it reads a history of items as text and spells out the lexical",
+        "ID of the next item, held to the catalogue.",
         "",
         USAGE.format(name=folder.resolve().name, history=history),
         "",
