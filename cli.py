@@ -187,6 +187,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     from .data import read_folder
     from .evaluation import evaluate, format_table, result_files
+    from .processes import on_cpu
     from .recommendation import load_model
     from .tokenizer_folder import SASREC_FILE
 
@@ -194,7 +195,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     data = read_folder(arguments.data)
     model, tokenizer = load_model(arguments.model)
     output.parent.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=on_cpu())
     evaluation = evaluate(
         model,
         tokenizer,

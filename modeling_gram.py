@@ -258,8 +258,6 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             raise ValueError(f"generate() got an unknown argument {unknown[0]!r}")
         if options.do_sample:
             raise ValueError("generate() ranks items by beam search; `do_sample=True` has no meaning here")
-        if num_items > num_beams:
-            raise ValueError(f"`num_return_sequences` ({num_items}) must not exceed `num_beams` ({num_beams})")
         if trie is None:
             raise ValueError("the model has no item trie: give `item_trie`, or call `set_item_trie` once")
 

@@ -103,7 +103,8 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
 
     say("4/5  evaluation on the last film of every user")
     say(format_table(_evaluate(output_dir, data)))
-    write_model_card(output_dir, "MovieLens-100k")
+    if not _is_newer(output_dir / "README.md", output_dir / "evaluation.json"):
+        write_model_card(output_dir, "MovieLens-100k")
 
     say("5/5  recommendations of the saved model, loaded in a fresh process")
     for line in _recommend(output_dir, data):

@@ -68,9 +68,6 @@ class GramTokenizer(TokenizersBackend):
         self.item_ids: list[str] = self.catalogue["item_id"].to_pylist()
         self.titles: list[str] = self.catalogue["title"].to_pylist()
         self.item_rows: dict[str, int] = {item: row for row, item in enumerate(self.item_ids)}
-        if len(self.item_rows) < len(self.item_ids):
-            twice = next(item for row, item in enumerate(self.item_ids) if self.item_rows[item] != row)
-            raise ValueError(f"the catalogue holds item {twice!r} twice; keep one of its rows")
         self.lexical_ids: list[list[int]] = self._lexical_token_ids()
 
     @classmethod
@@ -158,7 +155,8 @@ class GramTokenizer(TokenizersBackend):
             raise ValueError(f"a history is a list of item ids, got the string {history!r}")
         for item in history:
             if item not in self.item_rows:
-                raise ValueError(f"item {item!r} is not in the catalogue; `tokenizer.item_ids` lists what is")
+                size = len(self.item_ids)
+                raise ValueError(f"item {item!r} is not in the catalogue of {size} items; see `tokenizer.item_ids`")
         if not history:
             raise ValueError("a history is empty; give at least one item id")
         return [self.item_rows[item] for item in history[: -self.max_history - 1 : -1]]
@@ -256,7 +254,11 @@ def _checked(catalogue: pa.Table) -> pa.Table:
     if catalogue.num_rows == 0:
         raise ValueError("the catalogue has no items")
     catalogue = catalogue.select(CATALOGUE_SCHEMA.names).cast(CATALOGUE_SCHEMA)
-    known = set(catalogue["item_id"].to_pylist())
+    known = set()
+    for item in catalogue["item_id"].to_pylist():
+        if item in known:
+            raise ValueError(f"the catalogue holds item {item!r} twice; keep one of its rows")
+        known.add(item)
     for item, neighbours in zip(catalogue["item_id"].to_pylist(), catalogue["similar_items"].to_pylist(), strict=True):
         if not known.issuperset(neighbours):
             stranger = next(neighbour for neighbour in neighbours if neighbour not in known)

@@ -31,6 +31,7 @@ from gram.data.training_steps import TrainingSteps
 from gram.evaluation import gram_ranks, ranking_metrics
 from gram.generation_gram import ItemTrie
 from gram.modeling_gram import GramForConditionalGeneration
+from gram.processes import on_cpu
 from gram.settings import parse
 from gram.tokenization_gram import GramTokenizer
 from gram.tokenizer_folder import make_tokenizer_folder
@@ -191,6 +192,7 @@ class _Run:
         self.checkpoints = self.output_dir / "checkpoints"
         self.training = training_part(data.interactions)
         self.accelerator = Accelerator(
+            cpu=on_cpu(),
             mixed_precision=_precision(settings.mixed_precision),
             log_with=settings.report_to,
             project_dir=self.output_dir,
@@ -455,7 +457,10 @@ def main(argv: list[str] | None = None) -> None:
         epilog="accelerate launch train_accelerate.py --config recipes/beauty.yaml --data DIR --output-dir DIR",
     )
     settings, translation_settings = parse(parser, TrainingSettings, TranslationSettings, argv=argv)
-    logging.basicConfig(level=logging.INFO if PartialState().is_main_process else logging.ERROR, format="%(message)s")
+    level = logging.INFO if PartialState(cpu=on_cpu()).is_main_process else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s")
+    for library in ("accelerate", "transformers"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     data = read_folder(settings.data)
     train(settings, data, tokenizer_of(settings, translation_settings, data))
 
@@ -470,8 +475,7 @@ def tokenizer_of(
     """
     limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
     folder = Path(settings.translation or Path(settings.output_dir) / "translation")
-    state = PartialState()
-    with state.main_process_first():
+    with PartialState(cpu=on_cpu()).main_process_first():
         if settings.translation is None and not folder.exists():
             words = settings.tokenizer or settings.backbone
             logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))

@@ -35,22 +35,24 @@ print(json.dumps([tokenizer(text)["input_ids"], prompts, tokenizer.item_ids, *fo
 """
 
 
-def tokens(tokenizer, ids):
-    return " ".join(tokenizer.convert_ids_to_tokens(ids))
+def written(tokenizer, ids):
+    """Tokens as text, separators alike whether the vocabulary writes them with or without a space."""
+    text = " ".join(tokenizer.convert_ids_to_tokens(ids)) + " "
+    return text.replace("▁; ", "; ").replace("▁? ", "? ").replace("▁, ", ", ").replace("<pad> ", "")
 
 
 def test_prompts_are_the_papers(tokenizer):
     newest, older = 4, 2
     passages = tokenizer(histories=[[tokenizer.item_ids[older], tokenizer.item_ids[newest]]])["input_ids"][0]
     assert len(passages) == 3
-    lexical = [tokens(tokenizer, ids) for ids in tokenizer.lexical_ids]
-    user, first, second = (tokens(tokenizer, ids).replace(" <pad>", "") for ids in passages)
-    assert user.endswith(f"{lexical[newest]} ▁; {lexical[older]} ▁? </s>")
+    lexical = [written(tokenizer, ids) for ids in tokenizer.lexical_ids]
+    user, first, second = (written(tokenizer, ids) for ids in passages)
+    assert user.endswith(f"{lexical[newest]}; {lexical[older]}? </s> ")
     assert tokenizer.decode(passages[0], skip_special_tokens=True).startswith("What would user purchase after")
-    neighbours = tokenizer.catalogue["similar_items"][newest].as_py()
-    assert f"{lexical[newest]} ▁;" in first
-    assert all(lexical[tokenizer.item_rows[item]] in first for item in neighbours)
-    assert f"{lexical[older]} ▁;" in second
+    neighbours = [lexical[tokenizer.item_rows[item]] for item in tokenizer.catalogue["similar_items"][newest].as_py()]
+    assert f": {lexical[newest]}; " in first
+    assert f": {', '.join(neighbours)}; " in first
+    assert f": {lexical[older]}; " in second
 
 
 def test_every_prompt_is_cut_to_length_and_keeps_its_end(tokenizer):
