@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from .baselines import ItemKNN, Popularity
 from .data import Interactions, RecommendationData, evaluation_histories, training_part
+from .processes import on_cpu
 from .translation import SASRecSettings, fit_or_load
 from .translation.collaborative import fingerprint
 
@@ -276,7 +277,7 @@ def evaluate(
     for name, value in (("num_beams", num_beams), ("max_users", max_users), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or Accelerator(cpu=on_cpu())
     progress = progress and accelerator.is_main_process
     interactions = _in_catalogue_rows(data, tokenizer)
     histories, targets = evaluation_histories(interactions, split)

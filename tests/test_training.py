@@ -117,12 +117,12 @@ def test_resuming_in_mid_epoch_gives_bit_identical_weights(
     trained, data, data_folder, tokenizer, tmp_path, monkeypatch
 ):
     settings = small(data_folder, tmp_path / "resumed")
-    ended = Progress.state_dict
+    state_dict = Progress.state_dict
 
     def stop_at_a_checkpoint_in_mid_epoch(progress):
         if progress.updates == 12:
             raise KeyboardInterrupt
-        return ended(progress)
+        return state_dict(progress)
 
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "state_dict", stop_at_a_checkpoint_in_mid_epoch)
@@ -144,22 +144,21 @@ def test_a_finished_run_is_left_alone_and_another_setting_is_refused(trained, da
 
 def test_two_processes_learn_what_one_learns(data, data_folder, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "translation")
-    losses = {}
+    learnt = {}
     for processes in (1, 2):
         folder = tmp_path / f"model-{processes}"
         settings = small(data_folder, folder, translation=tmp_path / "translation", dropout_rate=0.0)
         done = launch(*as_flags(settings), processes=processes)
         assert done.returncode == 0, done.stderr
-        losses[processes] = load_file(folder / "model.safetensors")
-    for name, weights in losses[1].items():
-        torch.testing.assert_close(losses[2][name], weights, rtol=0, atol=2e-3, msg=name)
+        learnt[processes] = load_file(folder / "model.safetensors")
+    for name, weights in learnt[1].items():
+        torch.testing.assert_close(learnt[2][name], weights, rtol=0, atol=2e-3, msg=name)
 
 
 def test_loss_falls(data, data_folder, tokenizer, tmp_path):
     settings = small(data_folder, tmp_path / "model", epochs=30, patience=0, validate_every=30)
-    before = GramForConditionalGeneration.from_pretrained
     train(settings, data, tokenizer)
-    model = before(tmp_path / "model").eval()
+    model = GramForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
     steps = TrainingSteps(training_part(data.interactions), tokenizer, 32, 32, 4, 0, 0)
     micro_batches, num_tokens = steps[0]
     with torch.no_grad():
