@@ -47,7 +47,7 @@ def catalogue_of(texts, sequences=((0, 1, 2, 3, 4), (2, 3, 4, 5, 6), (5, 1, 7, 9
 
 
 def lexical_ids_of(texts, tokenizer, num_clusters=4, depth=3, seed=0):
-    paths = cluster_hierarchy(embed_texts(texts, seed=seed), num_clusters, depth, seed)
+    paths = cluster_hierarchy(embed_texts(texts, seed=seed), num_clusters, depth, seed).paths
     return name_items(paths, texts, tokenizer)
 
 
@@ -148,7 +148,7 @@ def test_a_vocabulary_without_digits_is_refused_where_a_number_is_needed():
 
 
 def test_clusters_of_one_parent_have_names_of_their_own(vocabulary):
-    paths = cluster_hierarchy(embed_texts(TEXTS), 4, 3)
+    paths = cluster_hierarchy(embed_texts(TEXTS), 4, 3).paths
     lexical_ids = name_items(paths, TEXTS, vocabulary)
     names = {}
     for cluster, tokens in zip(paths[:, 0], lexical_ids, strict=True):
@@ -159,7 +159,7 @@ def test_clusters_of_one_parent_have_names_of_their_own(vocabulary):
 
 def test_a_cluster_is_split_until_it_is_small_enough():
     vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
-    paths = cluster_hierarchy(vectors, 5, 8)
+    paths = cluster_hierarchy(vectors, 5, 8).paths
     children = {}
     for path in paths.tolist():
         for level, child in enumerate(path):
@@ -177,13 +177,34 @@ def test_a_cluster_is_split_until_it_is_small_enough():
 
 def test_splitting_ends_at_the_depth():
     vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
-    paths = cluster_hierarchy(vectors, 2, 3)
+    paths = cluster_hierarchy(vectors, 2, 3).paths
     assert paths.shape == (100, 3)
     assert len({tuple(path) for path in paths}) <= 8
 
 
-def test_items_with_the_same_vector_become_leaves_of_one_node():
-    assert cluster_hierarchy(np.ones((9, 4), np.float32), 2, 3)[:, 0].tolist() == list(range(9))
+def test_items_with_the_same_vector_are_split_evenly():
+    paths = cluster_hierarchy(np.ones((9, 4), np.float32), 3, 3).paths
+    assert paths[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert paths[:, 1].tolist() == [0, 1, 2] * 3
+    assert (paths[:, 2] == -1).all()
+
+
+def test_workers_change_nothing():
+    vectors = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
+    one, two = (cluster_hierarchy(vectors, 4, 5, num_workers=workers) for workers in (1, 2))
+    for name in ("paths", "nodes", "centroids"):
+        assert np.array_equal(getattr(one, name), getattr(two, name)), name
+
+
+@pytest.mark.parametrize("library", ["scikit-learn", "faiss"])
+def test_an_item_is_placed_where_its_like_are(library, monkeypatch):
+    monkeypatch.setattr("gram.translation.hierarchy.FAISS_ITEMS", 100 if library == "faiss" else 10**9)
+    vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    tree = cluster_hierarchy(vectors, 5, 4)
+    assert len(np.unique(tree.paths[:, 0])) == 5
+    placed = tree.place(vectors)
+    assert (placed >= 0).any(axis=0).sum() >= 3
+    assert np.array_equal(placed[placed >= 0], tree.paths[placed >= 0])
 
 
 @pytest.mark.parametrize("texts", [["red"], ["red", "red"], ["💄", "💅 💄"], ["!", "?"], TEXTS, TEXTS * 10])

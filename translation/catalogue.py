@@ -97,7 +97,7 @@ def _lexical_ids(
         check_tokens(lexical_ids, data.items.item_ids, tokenizer, source=str(path))
         return lexical_ids
     vectors = embed_texts(data.items.texts, settings.encoder, settings.seed, progress)
-    paths = cluster_hierarchy(vectors, settings.num_clusters, settings.depth, settings.seed)
+    paths = cluster_hierarchy(vectors, settings.num_clusters, settings.depth, settings.seed).paths
     return name_items(paths, data.items.texts, tokenizer)
 
 

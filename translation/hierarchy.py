@@ -3,55 +3,144 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
+from joblib import Parallel, delayed
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+
+FAISS_ITEMS = 100_000  # from here on scikit-learn's k-means takes minutes, and faiss's, on a sample, seconds
+FAISS_ITERATIONS = 25
 
 
-def cluster_hierarchy(vectors: np.ndarray, num_clusters: int, depth: int, seed: int = 0) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class ClusterTree:
+    """The tree that the items hang in.
+
+    Attributes:
+        paths: (N, depth) int32, the number of each item's node among its siblings, level by level from the root's
+            children down; -1 below an item's leaf.
+        nodes: (M, depth) int32, the paths of the clusters that k-means found, -1 below each; parents first.
+        centroids: (M, d) float32, their centres.
+    """
+
+    paths: np.ndarray
+    nodes: np.ndarray
+    centroids: np.ndarray
+
+    def place(self, vectors: np.ndarray) -> np.ndarray:
+        """Where new items belong.
+
+        Args:
+            vectors: (n, d) float, of the same encoder.
+
+        Returns:
+            (n, depth) int32: the path of the nearest cluster, of its nearest sub-cluster, and so on; -1 below.
+        """
+        vectors = np.asarray(vectors, dtype=np.float32)
+        found = np.full((len(vectors), self.paths.shape[1]), -1, dtype=np.int32)
+        children: dict[tuple[int, ...], list[int]] = {}
+        for row, path in enumerate(self.nodes.tolist()):
+            known = tuple(number for number in path if number >= 0)
+            children.setdefault(known[:-1], []).append(row)
+        waiting = [((), np.arange(len(vectors)))]
+        while waiting:
+            path, items = waiting.pop()
+            rows = children.get(path)
+            if rows is None or not len(items):
+                continue
+            centroids = self.centroids[rows]  # (k, d)
+            distance = (centroids**2).sum(axis=1) - 2 * vectors[items] @ centroids.T
+            numbers = self.nodes[rows, len(path)][distance.argmin(axis=1)]
+            found[items, len(path)] = numbers
+            waiting += [((*path, int(number)), items[numbers == number]) for number in np.unique(numbers)]
+        return found
+
+
+def cluster_hierarchy(
+    vectors: np.ndarray, num_clusters: int, depth: int, seed: int = 0, num_workers: int = 1, progress: bool = False
+) -> ClusterTree:
     """Split the items into clusters, and every cluster of more than `num_clusters` items again, down to `depth`.
 
-    In a cluster of at most `num_clusters` items, or of items that k-means cannot tell apart, each item gets a leaf of
-    its own. At `depth` splitting ends, and items may share their last node. Each node's k-means has a seed of its
-    own, made of `seed` and the node's path, so that a part of the tree does not depend on the rest of it.
+    In a cluster of at most `num_clusters` items each item gets a leaf of its own. Items that k-means cannot tell apart
+    are split evenly in catalogue order, so that no node ever has more than `num_clusters` children. At `depth`
+    splitting ends, and items may share their last node. Each node's k-means has a seed of its own, made of `seed` and
+    the node's path, so that a part of the tree depends neither on the rest of it nor on who works on it.
 
     Args:
         vectors: (N, d) float.
         num_clusters: `c`, at least 2.
         depth: `l`, at least 1.
         seed: not negative.
+        num_workers: processes that split the clusters of a level.
+        progress: show a bar per level.
 
     Returns:
-        (N, depth) int32: the number of each item's node among its siblings, level by level from the root's children
-        down; -1 below an item's leaf.
+        The tree; the same for any number of workers.
     """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     paths = np.full((len(vectors), depth), -1, dtype=np.int32)
-    unsplit = [(np.arange(len(vectors)), ())]  # items of a node, and its path
-    with threadpool_limits(limits=1):  # sums in an order that does not depend on the number of cores
-        while unsplit:
-            items, path = unsplit.pop()
-            level = len(path)
-            if level == depth:
-                continue
-            labels = np.zeros(len(items), dtype=np.int32)
+    nodes, centroids = [], []
+    level_nodes: list[tuple[tuple[int, ...], np.ndarray]] = [((), np.arange(len(vectors)))]
+    for level in range(depth):
+        to_split = []
+        for path, items in level_nodes:
             if len(items) > num_clusters:
-                labels = _k_means(vectors[items], num_clusters, [seed, *path])
-            if labels.max(initial=0) == 0:
+                to_split.append((path, items))
+            else:
                 paths[items, level] = np.arange(len(items))
-                continue
+        jobs = (
+            delayed(_split)(vectors[items], num_clusters, [seed, *path])
+            for path, items in tqdm(to_split, f"clusters, level {level + 1}", disable=not progress, leave=False)
+        )
+        # One cluster alone, as the root is, is not worth the way to another process.
+        workers = min(num_workers, len(to_split))
+        level_nodes = []
+        for (path, items), (labels, centres) in zip(to_split, Parallel(max(workers, 1))(jobs), strict=True):
             paths[items, level] = labels
             order = np.argsort(labels, kind="stable")
             parts = np.split(items[order], np.flatnonzero(np.diff(labels[order])) + 1)
-            unsplit.extend((part, (*path, label)) for label, part in enumerate(parts) if len(part) > 1)
-    return paths
+            for label, part in enumerate(parts):
+                nodes.append([*path, label, *[-1] * (depth - level - 1)])
+                if len(part) > 1:
+                    level_nodes.append(((*path, label), part))
+            centroids.append(centres)
+    return ClusterTree(
+        paths,
+        np.array(nodes, dtype=np.int32).reshape(-1, depth),
+        np.concatenate(centroids) if centroids else np.zeros((0, vectors.shape[1]), np.float32),
+    )
 
 
-def _k_means(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> np.ndarray:
-    """(n,) int32 labels 0 .. k-1, every one in use; k is smaller than `num_clusters` where vectors coincide."""
+def _split(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) int32 labels 0 .. k-1, each of them in use, and the (k, d) float32 centres."""
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    with threadpool_limits(limits=1):  # sums in an order that does not depend on the number of cores
+        k_means = _faiss if len(vectors) > FAISS_ITEMS else _scikit_learn
+        labels, centroids = k_means(vectors, num_clusters, seed)
+    used, labels = np.unique(labels, return_inverse=True)
+    if len(used) == 1:  # all alike
+        labels = np.arange(len(vectors)) * num_clusters // len(vectors)
+        return labels.astype(np.int32), centroids[used].repeat(num_clusters, axis=0)
+    return labels.astype(np.int32), centroids[used]
+
+
+def _scikit_learn(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) labels and (k, d) float32 centroids."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters
-        labels = KMeans(num_clusters, n_init=1, random_state=seed).fit_predict(vectors)
-    return np.unique(labels, return_inverse=True)[1].astype(np.int32)
+        k_means = KMeans(num_clusters, n_init=1, random_state=seed).fit(vectors)
+    return k_means.labels_, k_means.cluster_centers_
+
+
+def _faiss(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) labels and (k, d) float32 centroids of a k-means that is fitted to a sample, 256 items to each cluster."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    k_means = faiss.Kmeans(vectors.shape[1], num_clusters, niter=FAISS_ITERATIONS, seed=seed % (1 << 31), verbose=False)
+    k_means.train(vectors)
+    return k_means.index.search(vectors, 1)[1][:, 0], k_means.centroids

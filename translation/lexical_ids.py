@@ -5,22 +5,33 @@ Source: GRAM (arXiv 2506.01673), semantic-to-lexical translation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
+
+from .matching import greedy_matching
 
 TF_TOKENS = 128  # term frequency looks at the start of a text only, document frequency at all of it
 NUM_CANDIDATES = 50
+MAX_FAN_OUT = 1024
 SPACE = "▁"  # stands for the space before a word in sentencepiece's vocabularies
 DIGITS = "0123456789"
 
-Candidates = list[tuple[float, int]]  # (minus weight, token), heaviest first, equal ones by token
+_BLOCK = 1 << 14  # texts or nodes that are worked on at once
 
 
-def name_items(paths: np.ndarray, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[str]]:
+def name_items(
+    paths: np.ndarray,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_fan_out: int = MAX_FAN_OUT,
+    blocked: Collection[str] = (),
+    progress: bool = False,
+) -> list[list[str]]:
     """Lexical IDs for the items of a cluster tree.
 
     A token's weight in an item is its share of the first 128 tokens of the text, in lower case, times
@@ -36,14 +47,18 @@ def name_items(paths: np.ndarray, texts: Sequence[str], tokenizer: PreTrainedTok
     tokens would be left and 360 items would need one. If all siblings were kept apart, none would need one either,
     but the second level would have 10,696 nodes instead of 7,477.
 
-    A node without candidates takes no token. Items that end with the same path, or with an empty one, get a numeric
+    A path ends where a node has no candidate. Items that end with the same path, or with an empty one, get a numeric
     suffix in catalogue order, digit by digit. It can't be mistaken for a path: specials, bare `▁` and tokens of one
     character never stand in one.
 
     Args:
-        paths: (N, depth) int, from `cluster_hierarchy`.
+        paths: (N, depth) int, of a `ClusterTree`.
         texts: N texts.
         tokenizer: whose vocabulary the tokens are taken from.
+        max_fan_out: the most tokens that may follow one beginning of an ID, digits of suffixes aside. Nodes that come
+            too late share a token that is there already.
+        blocked: words that no ID may show: tokens, with or without the mark of a space, in upper or lower case.
+        progress: show a bar while the texts are read.
 
     Returns:
         N lists of tokens, no two alike, none empty, without an end token.
@@ -51,104 +66,231 @@ def name_items(paths: np.ndarray, texts: Sequence[str], tokenizer: PreTrainedTok
     Raises:
         ValueError: a suffix is needed and the vocabulary lacks a digit.
     """
-    token_paths = _name_tree(paths, _token_weights(texts, tokenizer))
-    return _tell_apart([tokenizer.convert_ids_to_tokens(path) for path in token_paths], tokenizer)
+    weights = _token_weights(texts, tokenizer, _may_name(tokenizer, blocked), progress)
+    token_paths, groups = _name_tree(paths, weights, max_fan_out)
+    return _spell(token_paths, groups, tokenizer)
 
 
-def _token_weights(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> sparse.csr_matrix:
+def read_block_list(path: str) -> list[str]:
+    """Words that lexical IDs may not show, one per line; blank lines and lines that start with `#` are left out.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            words = [line.strip() for line in file]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
+    return [word for word in words if word and not word.startswith("#")]
+
+
+def _token_weights(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, may_name: np.ndarray, progress: bool
+) -> sparse.csr_matrix:
     """(N, V) weights of the tokens that may name a node; never dense."""
-    encoded = tokenizer([text.lower() for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
-    starts = [ids[:TF_TOKENS] for ids in encoded]
-    lengths = np.array([max(len(ids), 1) for ids in starts])
-    counts = _count_tokens(starts, len(tokenizer))
-    frequency = np.bincount(_count_tokens(encoded, len(tokenizer)).indices, minlength=len(tokenizer))
+    vocabulary, blocks = len(tokenizer), []
+    frequency = np.zeros(vocabulary, dtype=np.int64)
+    with tqdm(total=len(texts), desc="item texts", unit="item", disable=not progress, leave=False) as bar:
+        for start in range(0, len(texts), _BLOCK):
+            some = [text.lower() for text in texts[start : start + _BLOCK]]
+            encoded = tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
+            frequency += np.bincount(_count_tokens(encoded, vocabulary).indices, minlength=vocabulary)
+            starts = [ids[:TF_TOKENS] for ids in encoded]
+            lengths = np.array([max(len(ids), 1) for ids in starts])
+            blocks.append(sparse.diags(1 / lengths) @ _count_tokens(starts, vocabulary))
+            bar.update(len(some))
+    weights = sparse.vstack(blocks, format="csr")
     idf = np.log1p((len(texts) - frequency + 0.5) / (frequency + 0.5))
-    weights = (sparse.diags(1 / lengths) @ counts @ sparse.diags(idf * _may_name(tokenizer))).tocsr()
+    weights.data *= (idf * may_name)[weights.indices]
     weights.eliminate_zeros()
     return weights
 
 
 def _count_tokens(encoded: Sequence[Sequence[int]], vocabulary: int) -> sparse.csr_matrix:
-    """(N, V) how often each text has each token."""
-    tokens = np.fromiter(chain.from_iterable(encoded), dtype=np.int32)
+    """(n, V) how often each text has each token."""
+    tokens = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded])
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])])
     counts = sparse.csr_matrix((np.ones(len(tokens)), tokens, offsets), shape=(len(encoded), vocabulary))
     counts.sum_duplicates()
     return counts
 
 
-def _may_name(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """(V,) bool: False for specials, bare `▁` and tokens of one character."""
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    allowed = np.array([token is not None and len(token.replace(SPACE, "")) > 1 for token in tokens])
+def _may_name(tokenizer: PreTrainedTokenizerBase, blocked: Collection[str]) -> np.ndarray:
+    """(V,) bool: False for specials, bare `▁`, tokens of one character and blocked words."""
+    words = {word.replace(SPACE, "").lower() for word in blocked}
+    tokens = [(token or "").replace(SPACE, "") for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    allowed = np.array([len(token) > 1 and token.lower() not in words for token in tokens])
     allowed[tokenizer.all_special_ids] = False
     return allowed
 
 
-def _name_tree(paths: np.ndarray, weights: sparse.csr_matrix) -> list[list[int]]:
-    """The token path of every item. Nodes are named level by level, all children of one named parent together."""
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The tokens that may name each node, heaviest first, equal ones by token.
+
+    Attributes:
+        offsets: (nodes + 1,) int64; node `n` owns the entries `offsets[n]` to `offsets[n + 1]`.
+        tokens: (total,) int32.
+        weights: (total,) float64.
+    """
+
+    offsets: np.ndarray
+    tokens: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, weights: sparse.csr_matrix) -> Candidates:
+        """The heaviest tokens of every row."""
+        counts, tokens, values = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
+        for start in range(0, weights.shape[0], _BLOCK):
+            block = weights[start : start + _BLOCK]
+            rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+            order = np.lexsort((block.indices, -block.data, rows))
+            place = np.arange(len(order)) - block.indptr[rows]
+            best = order[place < NUM_CANDIDATES]
+            counts.append(np.minimum(np.diff(block.indptr), NUM_CANDIDATES))
+            tokens.append(block.indices[best].astype(np.int32))
+            values.append(block.data[best])
+        return cls(np.cumsum(np.concatenate(counts)), np.concatenate(tokens), np.concatenate(values))
+
+    def __add__(self, other: Candidates) -> Candidates:
+        """The nodes of one after those of the other."""
+        return Candidates(
+            np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]),
+            np.concatenate([self.tokens, other.tokens]),
+            np.concatenate([self.weights, other.weights]),
+        )
+
+
+def _name_tree(paths: np.ndarray, weights: sparse.csr_matrix, max_fan_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token paths of the items, (N, depth) int32 and -1 behind their ends, and (N,) int64, equal for equal paths.
+
+    Nodes are named level by level, all children of one named parent together.
+    """
     num_items, depth = paths.shape
-    token_paths: list[list[int]] = [[] for _ in range(num_items)]
+    token_paths = np.full((num_items, depth), -1, dtype=np.int32)
+    groups = np.zeros(num_items, dtype=np.int64)
     node_of = np.zeros(num_items, dtype=np.int64)  # node of the cluster tree that each item is in
+    going = np.arange(num_items)  # items whose path has not ended
+    of_items = Candidates.of(weights)
     for level in range(depth):
         # Below its leaf an item is a node of its own.
-        child = np.where(paths[:, level] >= 0, paths[:, level], np.arange(num_items))
-        _, first_item, node_of = np.unique(
-            node_of * (child.max(initial=0) + 1) + child, return_index=True, return_inverse=True
-        )
-        candidates, sizes = _candidates(node_of, weights), np.bincount(node_of)
-        siblings: dict[tuple[int, ...], list[int]] = {}
-        for node, item in enumerate(first_item):
-            siblings.setdefault(tuple(token_paths[item]), []).append(node)
-        names: dict[int, int] = {}
-        for path, nodes in siblings.items():
-            wishes = {node: [wish for wish in candidates[node] if wish[1] not in path] for node in nodes}
-            apart = level == depth - 1 or sizes[nodes].max() > 1
-            names.update(_name_siblings(wishes, apart))
-        for item, node in enumerate(node_of.tolist()):
-            if node in names:
-                token_paths[item].append(names[node])
-    return token_paths
+        child = np.where(paths[going, level] >= 0, paths[going, level], going)
+        _, first, node = np.unique(node_of[going] * (num_items + 1) + child, return_index=True, return_inverse=True)
+        node_of[going] = node
+        sizes, first_item = np.bincount(node), going[first]
+        large = np.flatnonzero(sizes > 1)
+        row = first_item.copy()
+        row[large] = num_items + np.arange(len(large))
+        candidates = of_items + Candidates.of(_means(node, sizes, large, weights[going]))
+        namer = _Namer(candidates, row, groups[first_item], token_paths[first_item, :level], sizes)
+        names = namer.names(level == depth - 1, max_fan_out)
+        named = names[node] >= 0
+        going = going[named]
+        token_paths[going, level] = names[node[named]]
+        keys = groups[going] * weights.shape[1] + token_paths[going, level]
+        groups[going] = np.unique(keys, return_inverse=True)[1] + groups.max() + 1
+    return token_paths, groups
 
 
-def _candidates(node_of: np.ndarray, weights: sparse.csr_matrix) -> list[Candidates]:
-    """The candidates of every node, whoever their ancestors are."""
-    sizes = np.bincount(node_of)
-    shares = sparse.csr_matrix((1 / sizes[node_of], (node_of, np.arange(len(node_of)))), (len(sizes), len(node_of)))
-    means = (shares @ weights).tocsr()  # (nodes, V)
-    found = []
-    for start, end in zip(means.indptr[:-1], means.indptr[1:], strict=True):
-        tokens, values = means.indices[start:end], -means.data[start:end]
-        best = np.lexsort((tokens, values))[:NUM_CANDIDATES]
-        found.append(list(zip(values[best].tolist(), tokens[best].tolist(), strict=True)))
-    return found
+def _means(node: np.ndarray, sizes: np.ndarray, large: np.ndarray, weights: sparse.csr_matrix) -> sparse.csr_matrix:
+    """(len(large), V) mean weights over the items of the nodes of more than one."""
+    place = np.full(len(sizes), -1)
+    place[large] = np.arange(len(large))
+    members = np.flatnonzero(place[node] >= 0)
+    shares = (1 / sizes[node[members]], (place[node[members]], members))
+    means = (sparse.csr_matrix(shares, (len(large), len(node))) @ weights).tocsr()
+    means.sort_indices()
+    return means
 
 
-def _name_siblings(wishes: dict[int, Candidates], apart: bool) -> dict[int, int]:
-    """A token for every node that has candidates; `apart`: each its own, as far as they go."""
-    names: dict[int, int] = {}
-    if apart:
-        taken: set[int] = set()
-        by_weight = sorted((value, token, node) for node, pairs in wishes.items() for value, token in pairs)
-        for _, token, node in by_weight:
-            if node not in names and token not in taken:
-                names[node] = token
-                taken.add(token)
-    return {node: names.get(node, pairs[0][1]) for node, pairs in wishes.items() if pairs}
+class _Namer:
+    """Names the nodes of one level.
+
+    Args:
+        candidates: of items and nodes.
+        row: (n,) the row of each node among the candidates.
+        groups: (n,) int64, equal for the nodes of one named parent.
+        paths: (n, level) tokens of the ancestors.
+        sizes: (n,) items of each node.
+    """
+
+    def __init__(self, candidates, row, groups, paths, sizes):
+        self.candidates, self.paths, self.sizes = candidates, paths, sizes
+        self.start, self.end = candidates.offsets[row], candidates.offsets[row + 1]
+        self.groups = np.unique(groups, return_inverse=True)[1]
+
+    def names(self, last_level: bool, max_fan_out: int) -> np.ndarray:
+        """(n,) int32 the token of each node, -1 for one without candidates."""
+        nodes = np.arange(len(self.groups))
+        first = self.skip(nodes, self.start.copy())
+        names = np.where(first < self.end, self.token(first), -1).astype(np.int32)
+        apart = np.bincount(self.groups) > 1
+        if not last_level:
+            largest = np.zeros(len(apart), dtype=np.int64)
+            np.maximum.at(largest, self.groups, self.sizes)
+            apart &= largest > 1
+        rivals = nodes[apart[self.groups]]
+        choice = greedy_matching(rivals, self.groups, first, self.end, self.candidates, self.skip)
+        found = choice >= 0
+        names[rivals[found]] = self.token(choice[found])
+        self._cap(names, max_fan_out)
+        return names
+
+    def token(self, place: np.ndarray) -> np.ndarray:
+        """Tokens at places among the candidates; any, where a place is behind the last."""
+        tokens = self.candidates.tokens
+        return tokens[np.minimum(place, len(tokens) - 1)] if len(tokens) else np.full(len(place), -1, np.int32)
+
+    def skip(self, nodes: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The first places from `place` on that no ancestor's token stands at, or the nodes' ends."""
+        moving = np.arange(len(nodes))
+        while len(moving):
+            tokens, paths = self.token(place[moving]), self.paths[nodes[moving]]
+            taken = (tokens[:, None] == paths).any(axis=1) & (place[moving] < self.end[nodes[moving]])
+            moving = moving[taken]
+            place[moving] += 1
+        return place
+
+    def _cap(self, names: np.ndarray, max_fan_out: int) -> None:
+        """Let the children of too wide a parent share the tokens that most items have."""
+        named = np.flatnonzero(names >= 0)
+        pairs = np.unique(np.stack([self.groups[named], names[named]]), axis=1)
+        for group in np.flatnonzero(np.bincount(pairs[0], minlength=1) > max_fan_out):
+            nodes = named[self.groups[named] == group]
+            tokens, inverse = np.unique(names[nodes], return_inverse=True)
+            items = np.bincount(inverse, self.sizes[nodes])
+            kept = np.argsort(-items, kind="stable")[:max_fan_out]
+            load = dict(zip(tokens[kept].tolist(), items[kept].tolist(), strict=True))
+            for node in nodes[~np.isin(names[nodes], tokens[kept])]:
+                wishes = self.candidates.tokens[self.start[node] : self.end[node]].tolist()
+                ancestors = set(self.paths[node].tolist())
+                fits = (wish for wish in wishes if wish in load and wish not in ancestors)
+                names[node] = next(fits, None) or min(load, key=lambda token: (load[token], token))
+                load[int(names[node])] += int(self.sizes[node])
 
 
-def _tell_apart(token_paths: list[list[str]], tokenizer: PreTrainedTokenizerBase) -> list[list[str]]:
-    """The paths, with a numeric suffix where one is empty or not the only one of its kind."""
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for item, path in enumerate(token_paths):
-        groups.setdefault(tuple(path), []).append(item)
-    lexical_ids = [list(path) for path in token_paths]
-    for path, items in groups.items():
-        if len(items) > 1 or not path:
-            digits = _digit_tokens(tokenizer)
-            for number, item in enumerate(items):
-                lexical_ids[item] += [digits[digit] for digit in str(number)]
+def _spell(token_paths: np.ndarray, groups: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[list[str]]:
+    """The paths in tokens, with a numeric suffix where one is empty or not the only one of its kind."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    alone = (sizes[group] == 1) & (token_paths[:, 0] >= 0)
+    tokens = np.array([*tokenizer.convert_ids_to_tokens(range(len(tokenizer))), ""], dtype=object)
+    lengths = (token_paths >= 0).sum(axis=1)
+    lexical_ids = [row[:length] for row, length in zip(_rows(tokens, token_paths), lengths.tolist(), strict=True)]
+    if not alone.all():
+        digits = _digit_tokens(tokenizer)
+        seen: dict[int, int] = {}
+        for item in np.flatnonzero(~alone).tolist():
+            number = seen[group[item]] = seen.get(group[item], -1) + 1
+            lexical_ids[item] += [digits[digit] for digit in str(number)]
     return lexical_ids
+
+
+def _rows(tokens: np.ndarray, token_paths: np.ndarray) -> Iterator[list[str]]:
+    for start in range(0, len(token_paths), _BLOCK):
+        yield from tokens[token_paths[start : start + _BLOCK]].tolist()
 
 
 def _digit_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
