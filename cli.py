@@ -189,7 +189,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from .evaluation import evaluate, format_table, result_files
     from .processes import on_cpu
     from .recommendation import load_model
-    from .tokenizer_folder import SASREC_FILE
+    from .translation import SASREC_FILE
 
     output, _ = result_files(arguments.output)
     data = read_folder(arguments.data)

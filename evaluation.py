@@ -25,14 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from .baselines import ItemKNN, Popularity
 from .data import Interactions, RecommendationData, evaluation_histories, training_part
 from .processes import on_cpu
 from .translation import SASRecSettings, fit_or_load
-from .translation.collaborative import fingerprint
+from .translation.artefacts import read_provenance
+from .translation.collaborative import sasrec_provenance
 
 CUTOFFS = (1, 5, 10, 20, 50)
 PROTOCOLS = ("all_items", "unseen_items")
@@ -344,11 +344,9 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> Interactions:
 
 
 def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_items: int) -> bool:
-    try:
-        with safe_open(sasrec_file or "", framework="pt") as file:
-            return (file.metadata() or {}).get("fingerprint") == fingerprint(training, num_items, SASRecSettings(), 0)
-    except (OSError, SafetensorError):
+    if sasrec_file is None:
         return False
+    return read_provenance(sasrec_file).get("key") == sasrec_provenance(training, num_items, SASRecSettings(), 0).key
 
 
 def _dense_ranks(recommender, histories: list[np.ndarray], targets: np.ndarray) -> dict[str, np.ndarray]:

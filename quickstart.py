@@ -25,9 +25,9 @@ from .hub import write_model_card
 from .recommendation import load_model
 from .settings import parse
 from .tokenization_gram import GramTokenizer
-from .tokenizer_folder import SASREC_FILE, make_tokenizer_folder, new_folder
+from .tokenizer_folder import make_tokenizer_folder, new_folder
 from .train_accelerate import TrainingSettings, train
-from .translation import TranslationSettings
+from .translation import SASREC_FILE, TranslationSettings
 
 RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"
 
@@ -91,9 +91,8 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     say("     {:,} users, {:,} films, {:,} interactions".format(*sizes))
 
     say("2/5  translation: every film gets its lexical ID and its similar films")
-    if not translation.exists():
-        limits = {name: getattr(training_settings, name) for name in ("max_history", "max_passage_length")}
-        say(str(make_tokenizer_folder(data, translation, translation_settings, **limits)))
+    limits = {name: getattr(training_settings, name) for name in ("max_history", "max_passage_length")}
+    say(str(make_tokenizer_folder(data, translation, translation_settings, **limits)))
     tokenizer = GramTokenizer.from_pretrained(translation)
 
     say("3/5  training")

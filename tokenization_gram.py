@@ -253,7 +253,8 @@ def _checked(catalogue: pa.Table) -> pa.Table:
         raise ValueError(f"the catalogue has no column {missing[0]!r}; it needs {', '.join(CATALOGUE_SCHEMA.names)}")
     if catalogue.num_rows == 0:
         raise ValueError("the catalogue has no items")
-    catalogue = catalogue.select(CATALOGUE_SCHEMA.names).cast(CATALOGUE_SCHEMA)
+    metadata = catalogue.schema.metadata
+    catalogue = catalogue.select(CATALOGUE_SCHEMA.names).cast(CATALOGUE_SCHEMA).replace_schema_metadata(metadata)
     known = set()
     for item in catalogue["item_id"].to_pylist():
         if item in known:

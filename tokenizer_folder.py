@@ -1,20 +1,25 @@
-"""From a data set to the folder of its GRAM tokenizer: vocabulary, translation, and the SASRec that it made."""
+"""From a data set to the folder of its GRAM tokenizer: vocabulary, translation, and all that they were made from."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .data import RecommendationData
-from .tokenization_gram import PROMPT_WORDING, GramTokenizer
-from .translation import TranslationSettings, TreeStatistics, train_vocabulary, translate
+from .tokenization_gram import CATALOGUE_FILE, PROMPT_WORDING, GramTokenizer
+from .translation import Provenance, TranslationSettings, TreeStatistics, translate
+from .translation.artefacts import hash_of_texts, table_or_arrays
+from .translation.catalogue import ARTEFACTS
+from .translation.vocabulary import tokenizer_of, train_pieces
 
-SASREC_FILE = "sasrec.safetensors"
+VOCABULARY_FILE = "vocabulary.parquet"
 
 
 def make_tokenizer_folder(
@@ -22,16 +27,21 @@ def make_tokenizer_folder(
     output: str | Path,
     settings: TranslationSettings | None = None,
     text_tokenizer: str | None = None,
+    processes: PartialState | None = None,
     progress: bool = True,
     **limits: int,
 ) -> TreeStatistics:
-    """Translate a catalogue and save its tokenizer: the whole folder, or nothing.
+    """Translate a catalogue and save its tokenizer.
+
+    What each stage makes is kept in the folder. Where some of it is there already, from a run that was interrupted or
+    had other input, only what has changed is done again.
 
     Args:
         data: items and users' whole sequences.
-        output: the folder, new or empty.
+        output: the folder: new, empty, or of an earlier translation.
         settings: of the translation.
         text_tokenizer: name or folder of a fast tokenizer; by default a vocabulary is trained on the items' texts.
+        processes: see `gram.translation.translate`; the first saves the tokenizer.
         progress: show progress bars.
         limits: `max_history` and `max_passage_length` of the tokenizer.
 
@@ -40,23 +50,52 @@ def make_tokenizer_folder(
 
     Raises:
         OSError: the text tokenizer cannot be found.
-        ValueError: the folder is not empty; the text tokenizer is not a fast one; or see `gram.translation.translate`.
+        ValueError: the folder holds something else; the text tokenizer is not a fast one; or see
+            `gram.translation.translate`.
     """
-    settings = settings or TranslationSettings()
-    with new_folder(output) as folder:
-        words = _text_tokenizer(text_tokenizer, data.items.texts, settings.vocab_size)
-        translation = translate(data, words, settings, sasrec_path=folder / SASREC_FILE, progress=progress)
-        GramTokenizer.from_catalogue(words, translation.catalogue, **limits).save_pretrained(folder)
+    settings, folder = settings or TranslationSettings(), Path(output)
+    _check_folder(folder)
+    words = _text_tokenizer(text_tokenizer, data, settings, folder)
+    translation = translate(data, words, settings, folder=folder, processes=processes, progress=progress)
+    if processes is None or processes.is_main_process:
+        _save(words, translation, folder, limits)
     return translation.statistics
 
 
-def _text_tokenizer(name: str | None, texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerBase:
+def _check_folder(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; give another name for the folder")
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if names and not names & {VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS}:
+        raise ValueError(f"{folder}: exists already and holds no translation; give another name, or remove it")
+
+
+def _text_tokenizer(
+    name: str | None, data: RecommendationData, settings: TranslationSettings, folder: Path
+) -> PreTrainedTokenizerBase:
     if name is None:
-        return train_vocabulary([*texts, *PROMPT_WORDING * len(texts)], vocab_size)  # every text in a prompt's wording
+        texts = [*data.items.texts, *PROMPT_WORDING * len(data.items)]  # every text in a prompt's wording
+        provenance = Provenance("vocabulary", {"texts": hash_of_texts(texts)}, {"vocab_size": settings.vocab_size})
+        pieces = table_or_arrays(folder / VOCABULARY_FILE, provenance, lambda: train_pieces(texts, settings.vocab_size))
+        return tokenizer_of(pieces)
     tokenizer = AutoTokenizer.from_pretrained(name)
     if not tokenizer.is_fast:
         raise ValueError(f"{name}: not a fast tokenizer; give one that has a tokenizer.json")
     return tokenizer
+
+
+def _save(words: PreTrainedTokenizerBase, translation, folder: Path, limits: dict[str, int]) -> None:
+    """Put the tokenizer's files into the folder, the catalogue last: it says that all is there."""
+    tokenizer = GramTokenizer.from_catalogue(words, translation.catalogue, **limits)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as temporary:
+        tokenizer.save_pretrained(temporary)
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == CATALOGUE_FILE):
+            target = folder / path.name
+            if not target.is_file() or target.read_bytes() != path.read_bytes():
+                os.replace(path, target)
 
 
 @contextmanager

@@ -33,9 +33,9 @@ from gram.generation_gram import ItemTrie
 from gram.modeling_gram import GramForConditionalGeneration
 from gram.processes import on_cpu
 from gram.settings import parse
-from gram.tokenization_gram import GramTokenizer
-from gram.tokenizer_folder import SASREC_FILE, make_tokenizer_folder
-from gram.translation import TranslationSettings
+from gram.tokenization_gram import CATALOGUE_FILE, GramTokenizer
+from gram.tokenizer_folder import make_tokenizer_folder
+from gram.translation import SASREC_FILE, TranslationSettings
 
 logger = logging.getLogger(__name__)
 
@@ -483,7 +483,7 @@ def tokenizer_of(
     limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
     folder = _translation_folder(settings)
     with PartialState(cpu=on_cpu()).main_process_first():
-        if settings.translation is None and not folder.exists():
+        if settings.translation is None and not (folder / CATALOGUE_FILE).is_file():
             words = settings.tokenizer or settings.backbone
             logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))
     tokenizer = GramTokenizer.from_pretrained(folder)

@@ -33,7 +33,13 @@ def test_50_beams_return_50_items_for_every_user(data, text_tokenizer):
     from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie
     from gram.data import evaluation_histories
 
-    given = catalogue(data, text_tokenizer, use_lexical_ids=True, use_similar_items=True).catalogue
+    folder = data.folder
+    given = catalogue(
+        data,
+        text_tokenizer,
+        lexical_ids=str(folder / "lexical_ids.txt"),
+        similar_items=str(folder / "similar_items.txt"),
+    ).catalogue
     tokenizer = GramTokenizer.from_catalogue(text_tokenizer, given)
     torch.manual_seed(0)
     model = GramForConditionalGeneration(GramConfig()).eval()  # T5-small's shape

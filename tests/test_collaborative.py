@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gram.data import Interactions
 from gram.translation import SASRec, SASRecSettings, fit_or_load, fit_sasrec, nearest_items
-from gram.translation.collaborative import _batches, _FullSoftmaxLoss, fingerprint
+from gram.translation.collaborative import _batches, _FullSoftmaxLoss, sasrec_provenance
 
 SMALL = SASRecSettings(dim=16, num_layers=1, num_heads=2, max_length=8, dropout=0.1, epochs=2, batch_items=64)
 
@@ -92,7 +92,7 @@ def test_the_loss_is_cross_entropy_with_its_gradients():
 
 def test_a_saved_model_scores_alike(tmp_path):
     model = fit_sasrec(cycles(), 12, SMALL, progress=False)
-    model.save(tmp_path / "sasrec.safetensors")
+    model.save(tmp_path / "sasrec.safetensors", sasrec_provenance(cycles(), 12, SMALL, 0))
     loaded = SASRec.load(tmp_path / "sasrec.safetensors")
     assert loaded.settings == SMALL
     assert loaded.score([np.array([1, 2])]).equal(model.score([np.array([1, 2])]))
@@ -120,17 +120,17 @@ def test_a_file_serves_only_what_it_was_trained_on(tmp_path, monkeypatch):
     assert same(fit_or_load(path, cycles(), 12, SMALL, progress=False), first)
 
 
-def test_the_fingerprint_is_of_all_that_matters():
+def test_the_key_is_of_all_that_matters():
     changed = SASRecSettings(dim=32)
     prints = {
-        fingerprint(cycles(), 12, SMALL, 0),
-        fingerprint(cycles(), 13, SMALL, 0),
-        fingerprint(cycles(), 12, changed, 0),
-        fingerprint(cycles(), 12, SMALL, 1),
-        fingerprint(cycles(users=39), 12, SMALL, 0),
+        sasrec_provenance(cycles(), 12, SMALL, 0).key,
+        sasrec_provenance(cycles(), 13, SMALL, 0).key,
+        sasrec_provenance(cycles(), 12, changed, 0).key,
+        sasrec_provenance(cycles(), 12, SMALL, 1).key,
+        sasrec_provenance(cycles(users=39), 12, SMALL, 0).key,
     }
     assert len(prints) == 5
-    assert fingerprint(cycles(), 12, SMALL, 0) in prints
+    assert sasrec_provenance(cycles(), 12, SMALL, 0).key in prints
 
 
 def test_nothing_to_learn_from_is_said(caplog):
@@ -165,5 +165,5 @@ def test_nearest_items_go_by_direction_not_length_and_by_blocks(monkeypatch):
     vectors = torch.tensor([[1.0, 0.0], [9.0, 1.0], [0.0, 5.0], [0.1, 0.5]])
     whole = nearest_items(vectors, 2)
     assert whole.tolist() == [[1, 3], [0, 3], [3, 1], [2, 1]]
-    monkeypatch.setattr("gram.translation.collaborative.MAX_SCORES", 4)
+    monkeypatch.setattr("gram.translation.neighbours.MAX_SCORES", 4)
     assert nearest_items(vectors, 2).tolist() == whole.tolist()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, T5Tokenizer
 
 from gram.data import Interactions, ItemTable, RecommendationData, read_folder
+from gram.tokenization_gram import CATALOGUE_SCHEMA
 from gram.translation import (
-    CATALOGUE_SCHEMA,
     SASRecSettings,
     TranslationSettings,
     TreeStatistics,
@@ -280,8 +280,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+def given(folder, name):
+    return str(folder / name)
+
+
 def test_given_files_are_taken_only_where_asked_for(folder, few_words):
-    given_ = TranslationSettings(use_lexical_ids=True, use_similar_items=True, num_similar=1)
+    given_ = TranslationSettings(
+        lexical_ids=given(folder, "lexical_ids.txt"), similar_items=given(folder, "similar_items.txt"), num_similar=1
+    )
     result = translate(read_folder(folder), few_words, given_, progress=False)
     assert result.catalogue["lexical_id"].to_pylist() == [["▁red"], ["▁blue"], ["▁red", "0"]]
     assert result.catalogue["similar_items"].to_pylist() == [["B"], ["C"], ["A"]]
@@ -295,15 +301,22 @@ def test_a_given_token_that_is_none_is_named(folder, few_words):
     for token in ("▁zebra", "</s>"):
         (folder / "lexical_ids.txt").write_text(f"A |▁red\nB |{token}\nC |▁red|0\n", "utf-8")
         with pytest.raises(ValueError, match=rf"lexical_ids\.txt: item B: token '{token}' is not in the vocabulary"):
-            translate(read_folder(folder), few_words, TranslationSettings(use_lexical_ids=True), progress=False)
+            translate(
+                read_folder(folder),
+                few_words,
+                TranslationSettings(lexical_ids=given(folder, "lexical_ids.txt")),
+                progress=False,
+            )
 
 
 def test_given_files_that_are_not_there_are_named(folder, vocabulary):
-    (folder / "similar_items.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"similar_items\.txt"):
-        translate(read_folder(folder), vocabulary, TranslationSettings(use_similar_items=True), progress=False)
-    with pytest.raises(ValueError, match="use_lexical_ids is set"):
-        translate(catalogue_of(TEXTS), vocabulary, TranslationSettings(use_lexical_ids=True), progress=False)
+    for name in ("none.txt", "none.parquet"):
+        settings_ = TranslationSettings(similar_items=given(folder, name))
+        with pytest.raises(FileNotFoundError, match=name):
+            translate(read_folder(folder), vocabulary, settings_, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"none\.txt"):
+        settings_ = TranslationSettings(lexical_ids=given(folder, "none.txt"))
+        translate(read_folder(folder), vocabulary, settings_, progress=False)
 
 
 def test_statistics_count_the_tree():

@@ -1,14 +1,17 @@
 """Semantic-to-lexical translation: what each item is called in words of the vocabulary, and what is similar to it."""
 
-from .catalogue import CATALOGUE_SCHEMA, Translation, translate
-from .collaborative import fit_or_load, fit_sasrec, nearest_items
+from .artefacts import Provenance, read_provenance
+from .catalogue import SASREC_FILE, Translation, translate
+from .collaborative import fit_or_load, fit_sasrec
+from .neighbours import nearest_items
 from .sasrec import SASRec, SASRecSettings
 from .settings import TranslationSettings
 from .statistics import TreeStatistics
 from .vocabulary import train_vocabulary
 
 __all__ = [
-    "CATALOGUE_SCHEMA",
+    "SASREC_FILE",
+    "Provenance",
     "SASRec",
     "SASRecSettings",
     "Translation",
@@ -17,6 +20,7 @@ __all__ = [
     "fit_or_load",
     "fit_sasrec",
     "nearest_items",
+    "read_provenance",
     "train_vocabulary",
     "translate",
 ]

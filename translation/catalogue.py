@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from ..data.interactions import RecommendationData
+from ..data.interactions import Interactions, RecommendationData
 from ..data.readers import read_lexical_ids, read_similar_items
 from ..data.splits import training_part
-from .collaborative import fit_or_load, fit_sasrec, nearest_items
-from .embedding import embed_texts
-from .hierarchy import cluster_hierarchy
-from .lexical_ids import name_items
+from ..tokenization_gram import CATALOGUE_SCHEMA
+from .artefacts import Provenance, hash_of_file, hash_of_texts, table_or_arrays
+from .collaborative import fit_or_load, fit_sasrec, hash_of_interactions, sasrec_provenance
+from .embedding import embed_texts, read_vectors
+from .hierarchy import ClusterTree, cluster_hierarchy
+from .lexical_ids import name_items, read_block_list
+from .neighbours import items_bought_together, nearest_items, read_neighbours
 from .sasrec import SASRec, SASRecSettings
-from .settings import TranslationSettings
+from .settings import BUILT_IN_ENCODER, ITEM_KNN, SASREC, TranslationSettings
 from .statistics import TreeStatistics
 
-logger = logging.getLogger(__name__)
-
-CATALOGUE_SCHEMA = pa.schema(
-    [
-        ("item_id", pa.string()),
-        ("title", pa.string()),
-        ("text", pa.string()),
-        ("lexical_id", pa.list_(pa.string())),
-        ("similar_items", pa.list_(pa.string())),
-    ]
-)
+SASREC_FILE = "sasrec.safetensors"
+VECTORS_FILE, TREE_FILE = "vectors.safetensors", "tree.safetensors"
+LEXICAL_IDS_FILE, SIMILAR_ITEMS_FILE = "lexical_ids.parquet", "similar_items.parquet"
+SHARDS_FOLDER = "vectors"
+ARTEFACTS = (VECTORS_FILE, TREE_FILE, LEXICAL_IDS_FILE, SIMILAR_ITEMS_FILE, SASREC_FILE, SHARDS_FOLDER)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +39,14 @@ class Translation:
 
     Attributes:
         catalogue: N rows in catalogue order, `CATALOGUE_SCHEMA`: the lexical ID as tokens of the vocabulary, without
-            an end token; the similar items as item ids, nearest first.
+            an end token; the similar items as item ids, nearest first. Its metadata hold the provenance.
+        provenance: of the catalogue.
         statistics: of the ID tree.
-        sasrec: the collaborative filter behind the similar items; None where they were given, or none asked for.
+        sasrec: the collaborative filter behind the similar items; None where they come from elsewhere.
     """
 
     catalogue: pa.Table
+    provenance: Provenance
     statistics: TreeStatistics
     sasrec: SASRec | None
 
@@ -57,7 +57,8 @@ def translate(
     settings: TranslationSettings | None = None,
     *,
     sasrec_settings: SASRecSettings | None = None,
-    sasrec_path: str | Path | None = None,
+    folder: str | Path | None = None,
+    processes: PartialState | None = None,
     progress: bool = True,
 ) -> Translation:
     """Give every item its lexical ID and its similar items. Of the interactions only the training part is looked at.
@@ -67,38 +68,143 @@ def translate(
         tokenizer: a T5-like tokenizer; lexical IDs are made of its vocabulary.
         settings: of the translation.
         sasrec_settings: of the collaborative filter.
-        sasrec_path: a file that the SASRec is loaded from if it was trained on exactly this, and saved to otherwise.
+        folder: keeps what every stage makes, each with its provenance; a stage whose input and settings are those of
+            the file that is there is not done again.
+        processes: those that share the work of a sentence-transformers encoder; all must call this, with a folder.
         progress: show progress bars.
 
     Returns:
-        The catalogue and how it came about. The same input and seed give the same catalogue.
+        The catalogue and how it came about. The same input and seed give the same catalogue, and the same files.
 
     Raises:
-        FileNotFoundError: a file that the settings ask for is not in the data folder.
+        FileNotFoundError: a file that the settings name is missing.
         ValueError: such a file is malformed or does not fit the vocabulary, a user has fewer than 3 items, or the
             encoder cannot be loaded.
     """
     settings = settings or TranslationSettings()
-    lexical_ids = _lexical_ids(data, tokenizer, settings, progress)
-    statistics = TreeStatistics.of(lexical_ids)
-    similar, sasrec = _similar_items(data, settings, sasrec_settings, sasrec_path, progress)
-    item_ids = data.items.item_ids
-    neighbours = [[item_ids[row] for row in rows if row >= 0] for rows in similar.tolist()]
-    columns = [item_ids, data.items.titles, data.items.texts, lexical_ids, neighbours]
-    return Translation(pa.table(columns, schema=CATALOGUE_SCHEMA), statistics, sasrec)
+    stages = _Stages(data, tokenizer, settings, sasrec_settings or SASRecSettings(), folder, processes, progress)
+    lexical_ids, ids_from = stages.lexical_ids()
+    similar, similar_from, sasrec = stages.similar_items()
+    items = data.items
+    neighbours = [[items.item_ids[row] for row in rows if row >= 0] for rows in similar.tolist()]
+    inputs = {"items": stages.items, "lexical IDs": ids_from.key, "similar items": similar_from.key}
+    provenance = Provenance("catalogue", inputs, {})
+    columns = [items.item_ids, items.titles, items.texts, lexical_ids, neighbours]
+    catalogue = pa.table(columns, schema=CATALOGUE_SCHEMA).replace_schema_metadata(provenance.metadata)
+    return Translation(catalogue, provenance, TreeStatistics.of(lexical_ids), sasrec)
 
 
-def _lexical_ids(
-    data: RecommendationData, tokenizer: PreTrainedTokenizerBase, settings: TranslationSettings, progress: bool
-) -> list[list[str]]:
-    if settings.use_lexical_ids:
-        path = _given_file(data, "lexical_ids.txt", "use_lexical_ids")
-        lexical_ids = read_lexical_ids(path, data.items.item_ids)
-        check_tokens(lexical_ids, data.items.item_ids, tokenizer, source=str(path))
-        return lexical_ids
-    vectors = embed_texts(data.items.texts, settings.encoder, settings.seed, progress)
-    paths = cluster_hierarchy(vectors, settings.num_clusters, settings.depth, settings.seed).paths
-    return name_items(paths, data.items.texts, tokenizer)
+class _Stages:
+    """The stages of the translation, each a method that gives what it made and its provenance."""
+
+    def __init__(self, data, tokenizer, settings, sasrec_settings, folder, processes, progress):
+        self.data, self.tokenizer = data, tokenizer
+        self.settings, self.sasrec_settings = settings, sasrec_settings
+        self.folder = None if folder is None else Path(folder)
+        self.processes, self.progress = processes, progress
+        self.texts = hash_of_texts(data.items.texts)
+        self.items = hash_of_texts(data.items.item_ids, data.items.titles, data.items.texts)
+        self.item_ids = hash_of_texts(data.items.item_ids)
+
+    def _kept(self, name: str, provenance: Provenance, make):
+        return table_or_arrays(self.folder and self.folder / name, provenance, make)
+
+    def vectors(self) -> tuple[np.ndarray, Provenance]:
+        """(N, d) float32."""
+        settings = self.settings
+        if settings.vectors is not None:
+            vectors = read_vectors(settings.vectors, self.data.items.item_ids)
+            inputs = {"vectors": hash_of_file(settings.vectors), "item ids": self.item_ids}
+            return vectors, Provenance("item vectors", inputs, {})
+        facts: dict = {"encoder": settings.encoder, "seed": settings.seed}
+        options: dict = {}
+        if settings.encoder != BUILT_IN_ENCODER:
+            facts = {
+                "encoder": settings.encoder,
+                "prompt": settings.encoder_prompt,
+                "max_length": settings.encoder_max_length,
+            }
+            options = {
+                "prompt": settings.encoder_prompt,
+                "max_length": settings.encoder_max_length,
+                "trust_remote_code": settings.encoder_trust_remote_code,
+                "folder": self.folder and self.folder / SHARDS_FOLDER,
+                "processes": self.processes,
+                "progress": self.progress,
+            }
+        provenance = Provenance("item vectors", {"texts": self.texts}, facts)
+
+        def make() -> dict[str, np.ndarray]:
+            return {"vectors": embed_texts(self.data.items.texts, settings.encoder, settings.seed, **options)}
+
+        return self._kept(VECTORS_FILE, provenance, make)["vectors"], provenance
+
+    def tree(self) -> tuple[ClusterTree, Provenance]:
+        vectors, vectors_from = self.vectors()
+        facts = {name: getattr(self.settings, name) for name in ("num_clusters", "depth", "seed")}
+        provenance = Provenance("cluster tree", {"vectors": vectors_from.key}, facts)
+
+        def make() -> dict[str, np.ndarray]:
+            return vars(
+                cluster_hierarchy(vectors, **facts, num_workers=self.settings.num_workers, progress=self.progress)
+            )
+
+        return ClusterTree(**self._kept(TREE_FILE, provenance, make)), provenance
+
+    def lexical_ids(self) -> tuple[list[list[str]], Provenance]:
+        """N lists of tokens."""
+        settings, items = self.settings, self.data.items
+        if settings.lexical_ids is not None:
+            lexical_ids = read_lexical_ids(settings.lexical_ids, items.item_ids)
+            check_tokens(lexical_ids, items.item_ids, self.tokenizer, source=settings.lexical_ids)
+            inputs = {"lexical IDs": hash_of_file(settings.lexical_ids), "item ids": self.item_ids}
+            return lexical_ids, Provenance("lexical IDs", inputs, {})
+        blocked = read_block_list(settings.blocked_tokens) if settings.blocked_tokens else []
+        tree, tree_from = self.tree()
+        vocabulary = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+        inputs = {"tree": tree_from.key, "texts": self.texts, "tokenizer": vocabulary}
+        facts = {"max_fan_out": settings.max_fan_out, "blocked": sorted(blocked)}
+        provenance = Provenance("lexical IDs", inputs, facts)
+
+        def make() -> pa.Table:
+            named = name_items(
+                tree.paths, items.texts, self.tokenizer, settings.max_fan_out, blocked, progress=self.progress
+            )
+            return pa.table({"item_id": items.item_ids, "lexical_id": pa.array(named, pa.list_(pa.string()))})
+
+        return self._kept(LEXICAL_IDS_FILE, provenance, make)["lexical_id"].to_pylist(), provenance
+
+    def similar_items(self) -> tuple[np.ndarray, Provenance, SASRec | None]:
+        """(N, up to `num_similar`) rows of the catalogue, -1 padded; their provenance; the SASRec behind them."""
+        source, k = self.settings.similar_items, self.settings.num_similar
+        num_items = len(self.data.items)
+        if k == 0:
+            return np.zeros((num_items, 0), dtype=np.int32), Provenance("similar items", {}, {"num_similar": 0}), None
+        if source not in (SASREC, ITEM_KNN):
+            read = read_neighbours if Path(source).suffix == ".parquet" else read_similar_items
+            similar = read(source, self.data.items.item_ids)[:, :k]
+            inputs = {"similar items": hash_of_file(source), "item ids": self.item_ids}
+            return similar, Provenance("similar items", inputs, {"num_similar": k}), None
+        training = training_part(self.data.interactions)
+        sasrec, inputs = None, {"training interactions": hash_of_interactions(training)}
+        if source == SASREC:
+            inputs = {"sasrec": sasrec_provenance(training, num_items, self.sasrec_settings, self.settings.seed).key}
+            sasrec = self._sasrec(training)
+        provenance = Provenance("similar items", inputs, {"num_similar": k, "source": source, "num_items": num_items})
+
+        def make() -> pa.Table:
+            if sasrec is not None:
+                rows = nearest_items(sasrec.item_embeddings(), k)
+            else:
+                rows = items_bought_together(training, num_items, k)
+            return pa.table({"rows": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), k)})
+
+        flat = self._kept(SIMILAR_ITEMS_FILE, provenance, make)["rows"].combine_chunks().flatten()
+        return flat.to_numpy().reshape(num_items, k), provenance, sasrec
+
+    def _sasrec(self, training: Interactions) -> SASRec:
+        arguments = (training, len(self.data.items), self.sasrec_settings, self.settings.seed, self.progress)
+        return fit_or_load(self.folder / SASREC_FILE, *arguments) if self.folder else fit_sasrec(*arguments)
 
 
 def check_tokens(
@@ -117,27 +223,3 @@ def check_tokens(
                     f"{source}: item {item}: token {token!r} is not in the vocabulary; use the tokenizer that the "
                     "IDs were made with"
                 )
-
-
-def _similar_items(
-    data: RecommendationData,
-    settings: TranslationSettings,
-    sasrec_settings: SASRecSettings | None,
-    sasrec_path: str | Path | None,
-    progress: bool,
-) -> tuple[np.ndarray, SASRec | None]:
-    """(N, up to `num_similar`) rows of the catalogue, -1 padded, and where they come from."""
-    if settings.use_similar_items:
-        path = _given_file(data, "similar_items.txt", "use_similar_items")
-        return read_similar_items(path, data.items.item_ids)[:, : settings.num_similar], None
-    if settings.num_similar == 0:
-        return np.zeros((len(data.items), 0), dtype=np.int32), None
-    training = (training_part(data.interactions), len(data.items), sasrec_settings, settings.seed, progress)
-    sasrec = fit_or_load(sasrec_path, *training) if sasrec_path else fit_sasrec(*training)
-    return nearest_items(sasrec.item_embeddings(), settings.num_similar), sasrec
-
-
-def _given_file(data: RecommendationData, name: str, setting: str) -> Path:
-    if data.folder is None:
-        raise ValueError(f"{setting} is set, but the data were not read from a folder; unset it")
-    return data.folder / name

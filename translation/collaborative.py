@@ -1,9 +1,8 @@
-"""Collaborative semantics: training the SASRec with the full softmax, and the items it finds similar."""
+"""Collaborative semantics: training the SASRec with the full softmax."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,19 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.interactions import Interactions
+from .artefacts import Provenance, read_provenance
 from .sasrec import SASRec, SASRecSettings
 
 logger = logging.getLogger(__name__)
 
 WARM_UP = 0.05  # part of the training
 ADAM_BETAS = (0.9, 0.98)  # of the SASRec authors
-MAX_SCORES = 1 << 24  # entries of a block of item-item cosines
 
 
 def fit_sasrec(
@@ -170,10 +167,15 @@ class _FullSoftmaxLoss(torch.autograd.Function):
         return grad * grad_hidden, grad * grad_items, None
 
 
-def fingerprint(interactions: Interactions, num_items: int, settings: SASRecSettings, seed: int) -> str:
-    """SHA-256 of everything that decides what `fit_sasrec` learns."""
-    digest = hashlib.sha256(json.dumps([num_items, asdict(settings), seed], sort_keys=True).encode())
-    digest.update(interactions.offsets.astype("<i8").tobytes())
+def sasrec_provenance(interactions: Interactions, num_items: int, settings: SASRecSettings, seed: int) -> Provenance:
+    """Everything that decides what `fit_sasrec` learns."""
+    facts = {"num_items": num_items, "sasrec": asdict(settings), "seed": seed}
+    return Provenance("sasrec", {"training interactions": hash_of_interactions(interactions)}, facts)
+
+
+def hash_of_interactions(interactions: Interactions) -> str:
+    """SHA-256 of who has which items in which order; the users' names are left out."""
+    digest = hashlib.sha256(interactions.offsets.astype("<i8").tobytes())
     digest.update(interactions.items.astype("<i4").tobytes())
     return digest.hexdigest()
 
@@ -188,56 +190,9 @@ def fit_or_load(
 ) -> SASRec:
     """The SASRec in the file if it was trained on exactly this; otherwise one that is trained now and saved there."""
     settings = settings or SASRecSettings()
-    wanted = fingerprint(interactions, num_items, settings, seed)
-    if _stored_fingerprint(path) == wanted:
+    provenance = sasrec_provenance(interactions, num_items, settings, seed)
+    if read_provenance(path).get("key") == provenance.key:
         return SASRec.load(path)
     model = fit_sasrec(interactions, num_items, settings, seed, progress)
-    model.save(path, wanted)
+    model.save(path, provenance)
     return model
-
-
-def _stored_fingerprint(path: str | Path) -> str | None:
-    if not Path(path).is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("fingerprint")
-    except SafetensorError:
-        logger.warning("%s is no safetensors file; it will be replaced", path)
-        return None
-
-
-def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
-    """The most similar items of every item, by cosine; never more than a block of rows of the (N, N) matrix at once.
-
-    Args:
-        embeddings: (N, d) float.
-        k: how many.
-
-    Returns:
-        (N, k) int32, nearest first, never the item itself, equally near ones by row; -1 where the catalogue has too
-        few.
-    """
-    vectors = F.normalize(torch.as_tensor(embeddings, dtype=torch.float32), dim=1)
-    found = np.full((len(vectors), k), -1, dtype=np.int32)
-    kept = min(k, len(vectors) - 1)
-    if kept <= 0:
-        return found
-    rows = max(MAX_SCORES // len(vectors), 1)
-    for start in range(0, len(vectors), rows):
-        cosines = vectors[start : start + rows] @ vectors.T  # (rows, N)
-        own = torch.arange(len(cosines))
-        cosines[own, start + own] = -torch.inf
-        found[start : start + rows, :kept] = _largest(cosines, kept)
-    return found
-
-
-def _largest(values: Tensor, k: int) -> Tensor:
-    """(rows, k) columns of the largest values, equal ones by column; `topk` alone breaks ties at will."""
-    top, columns = values.topk(k, dim=1)
-    columns, by_column = columns.sort(dim=1)
-    by_value = top.gather(1, by_column).sort(dim=1, descending=True, stable=True).indices
-    columns = columns.gather(1, by_value)
-    for row in ((values >= top[:, -1:]).sum(dim=1) > k).nonzero()[:, 0]:  # a tie with one that was left out
-        columns[row] = values[row].sort(descending=True, stable=True).indices[:k]
-    return columns

@@ -6,17 +6,17 @@ Source: Kang and McAuley, Self-Attentive Sequential Recommendation, ICDM 2018.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from .artefacts import METADATA_KEY, Provenance, write
 
 
 @dataclass(frozen=True)
@@ -153,17 +153,9 @@ class SASRec(nn.Module):
         """(N, dim) float32, a copy."""
         return self.items.weight.detach().clone()
 
-    def save(self, path: str | Path, fingerprint: str = "") -> None:
-        """Write weights, settings and the fingerprint of what they were trained on to one safetensors file."""
-        path = Path(path)
-        metadata = {
-            "num_items": str(self.num_items),
-            "settings": json.dumps(asdict(self.settings)),
-            "fingerprint": fingerprint,
-        }
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        save_file(self.state_dict(), part, metadata)
-        os.replace(part, path)
+    def save(self, path: str | Path, provenance: Provenance) -> None:
+        """Write the weights, and in the file's head the settings and what they were trained on, as safetensors."""
+        write(Path(path), {name: weight.numpy() for name, weight in self.state_dict().items()}, provenance)
 
     @classmethod
     def load(cls, path: str | Path) -> SASRec:
@@ -177,8 +169,8 @@ class SASRec(nn.Module):
             raise FileNotFoundError(f"{path}: no such file; train a SASRec and save it there")
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                model = cls(int(metadata["num_items"]), SASRecSettings(**json.loads(metadata["settings"])))
+                facts = json.loads((file.metadata() or {})[METADATA_KEY])["settings"]
+                model = cls(facts["num_items"], SASRecSettings(**facts["sasrec"]))
                 model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterable
 
+import pyarrow as pa
 import sentencepiece
 from transformers import T5Tokenizer
 
@@ -29,6 +30,11 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int = 8000) -> T5Tokenize
     Raises:
         ValueError: no text, or a size too small for the characters that occur.
     """
+    return tokenizer_of(train_pieces(texts, vocab_size))
+
+
+def train_pieces(texts: Iterable[str], vocab_size: int = 8000) -> pa.Table:
+    """The pieces of `train_vocabulary` by id: `piece` string, `score` float64."""
     texts = list(texts)
     texts += [text.lower() for text in texts]
     texts += [re.sub(r"[^\w\s]", " ", text) for text in texts]
@@ -61,5 +67,12 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int = 8000) -> T5Tokenize
         reason = " ".join(str(error).split())
         raise ValueError(f"vocab_size {vocab_size} does not fit these texts ({reason}); raise it") from None
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    pieces = [(trained.id_to_piece(i), trained.get_score(i)) for i in range(trained.get_piece_size())]
-    return T5Tokenizer(vocab=pieces, extra_ids=0)
+    ids = range(trained.get_piece_size())
+    return pa.table({"piece": [trained.id_to_piece(i) for i in ids], "score": [trained.get_score(i) for i in ids]})
+
+
+def tokenizer_of(pieces: pa.Table) -> T5Tokenizer:
+    """The fast T5 tokenizer of trained pieces."""
+    return T5Tokenizer(
+        vocab=list(zip(pieces["piece"].to_pylist(), pieces["score"].to_pylist(), strict=True)), extra_ids=0
+    )

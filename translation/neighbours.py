@@ -1,0 +1,161 @@
+"""Which items are similar: by their vectors, by who has them, or as another tool says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from torch import Tensor
+
+from ..data.interactions import Interactions
+
+MAX_SCORES = 1 << 24  # entries of a block of item-item cosines
+EXACT_ITEMS = 100_000  # beyond, each item is compared with those of the nearest cells only
+ITEMS_PER_CELL, CELLS_PROBED = 256, 16
+TRAINING_ITEMS_PER_CELL = 64
+
+
+def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
+    """The most similar items of every item, by cosine; never more than a block of rows of the (N, N) matrix at once.
+
+    Beyond 100,000 items faiss sorts them into cells, and each is compared with those of the 16 nearest cells.
+
+    Args:
+        embeddings: (N, d) float.
+        k: how many.
+
+    Returns:
+        (N, k) int32, nearest first, never the item itself, equally near ones by row; -1 where the catalogue has too
+        few.
+    """
+    vectors = F.normalize(torch.as_tensor(embeddings, dtype=torch.float32), dim=1)
+    found = np.full((len(vectors), k), -1, dtype=np.int32)
+    kept = min(k, len(vectors) - 1)
+    if kept <= 0:
+        return found
+    if len(vectors) > EXACT_ITEMS:
+        found[:, :kept] = _approximate(vectors.numpy(), kept)
+        return found
+    rows = max(MAX_SCORES // len(vectors), 1)
+    for start in range(0, len(vectors), rows):
+        cosines = vectors[start : start + rows] @ vectors.T  # (rows, N)
+        own = torch.arange(len(cosines))
+        cosines[own, start + own] = -torch.inf
+        found[start : start + rows, :kept] = _largest(cosines, kept)
+    return found
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """(rows, k) columns of the largest values, equal ones by column; `topk` alone breaks ties at will."""
+    top, columns = values.topk(k, dim=1)
+    columns, by_column = columns.sort(dim=1)
+    by_value = top.gather(1, by_column).sort(dim=1, descending=True, stable=True).indices
+    columns = columns.gather(1, by_value)
+    for row in ((values >= top[:, -1:]).sum(dim=1) > k).nonzero()[:, 0]:  # a tie with one that was left out
+        columns[row] = values[row].sort(descending=True, stable=True).indices[:k]
+    return columns
+
+
+def _approximate(vectors: np.ndarray, k: int) -> np.ndarray:
+    import faiss
+
+    faiss.omp_set_num_threads(1)  # sums in an order that does not depend on the number of cores
+    cells = len(vectors) // ITEMS_PER_CELL
+    quantizer = faiss.IndexFlatIP(vectors.shape[1])
+    index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = TRAINING_ITEMS_PER_CELL
+    index.train(vectors)
+    index.add(vectors)
+    index.nprobe = CELLS_PROBED
+    found = np.full((len(vectors), k), -1, dtype=np.int32)
+    rows = 1 << 14
+    for start in range(0, len(vectors), rows):
+        _, nearest = index.search(vectors[start : start + rows], k + 1)
+        others = nearest != np.arange(start, start + len(nearest))[:, None]
+        others &= others.cumsum(axis=1) <= k
+        block = np.full((len(nearest), k), -1, dtype=np.int32)
+        row, column = np.nonzero(others)
+        block[row, (others.cumsum(axis=1) - 1)[row, column]] = nearest[row, column]
+        found[start : start + rows] = block
+    return found
+
+
+def items_bought_together(interactions: Interactions, num_items: int, k: int) -> np.ndarray:
+    """The items that share most users with each item: cosine of the columns of the binary user-item matrix.
+
+    Args:
+        interactions: the training part only.
+        num_items: size of the catalogue, N.
+        k: how many.
+
+    Returns:
+        (N, k) int32, nearest first, equally near ones by row; -1 where fewer share a user with the item.
+    """
+    users = np.repeat(np.arange(len(interactions)), interactions.lengths)
+    seen = sparse.csr_matrix((np.ones(len(users)), (users, interactions.items)), (len(interactions), num_items))
+    seen.data[:] = 1  # bought twice is bought
+    norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
+    columns = (seen @ sparse.diags(1 / np.maximum(norms, 1))).tocsc()  # (U, N), columns of length 1
+    by_user = columns.tocsr()
+    found = np.full((num_items, k), -1, dtype=np.int32)
+    rows = 1 << 12
+    for start in range(0, num_items, rows):
+        cosines = (columns[:, start : start + rows].T @ by_user).tocoo()  # (rows, N)
+        others = cosines.row + start != cosines.col
+        row, column, value = cosines.row[others], cosines.col[others], cosines.data[others]
+        order = np.lexsort((column, -value.round(12), row))  # rounded: a tie must not hang on the order of sums
+        row, column = row[order], column[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        found[start + row[place < k], place[place < k]] = column[place < k]
+    return found
+
+
+def read_neighbours(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
+    """Given similar items from a Parquet file: columns `item_id` and `similar_items`, a list, nearest first.
+
+    Args:
+        path: the file.
+        item_ids: the catalogue.
+
+    Returns:
+        (N, longest list) int32 rows of the catalogue, -1 padded; items without a row have no neighbours.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: no Parquet, a missing column, an unknown item, an item with two rows, or one that is its own
+            neighbour or has one twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give one with the items' neighbours")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
+    for name in ("item_id", "similar_items"):
+        if name not in table.column_names:
+            raise ValueError(f"{path}: column {name} is missing; the columns must be item_id and similar_items")
+    rows = {item: row for row, item in enumerate(item_ids)}
+    neighbours: dict[int, list[int]] = {}
+    for number, (item, similar) in enumerate(
+        zip(table["item_id"].to_pylist(), table["similar_items"].to_pylist(), strict=True), start=1
+    ):
+        unknown = next((name for name in [item, *(similar or [])] if name not in rows), None)
+        if unknown is not None:
+            raise ValueError(f"{path}: row {number}: item {unknown} is not in the catalogue; remove it")
+        found = [rows[name] for name in similar or []]
+        if rows[item] in neighbours:
+            raise ValueError(f"{path}: row {number}: item {item} has a row already; keep one of them")
+        if len({rows[item], *found}) <= len(found):
+            raise ValueError(f"{path}: row {number}: an item stands twice among {item} and its neighbours; remove one")
+        neighbours[rows[item]] = found
+    table_of_rows = np.full((len(item_ids), max(map(len, neighbours.values()), default=0)), -1, dtype=np.int32)
+    for row, found in neighbours.items():
+        table_of_rows[row, : len(found)] = found
+    return table_of_rows
