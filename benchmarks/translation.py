@@ -309,7 +309,7 @@ def plot(results: Sequence[dict], path: Path) -> None:
         panel.plot(sizes, [first * size / sizes[0] for size in sizes], "k--", linewidth=1, label="linear")
         panel.set(xscale="log", yscale="log", xlabel="items", ylabel=label)
         panel.grid(alpha=0.3)
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
