@@ -1,0 +1,203 @@
+"""The benchmarks: every measure against tiny examples and brute force, and each command from end to end."""
+
+import json
+import math
+import shutil
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gram.benchmarks import lexical_ids, translation
+from gram.translation import TranslationSettings, train_vocabulary, translate
+
+IDS = [["nail", "red"], ["nail", "red", "0"], ["nail", "blue"], ["hair", "dry"], ["hair"]]
+COLOURS = st.lists(st.tuples(st.lists(st.sampled_from("abc"), max_size=4), st.integers(0, 2)), min_size=1, max_size=20)
+
+
+@pytest.fixture
+def benchmark_folder(data_folder, data, tmp_path):
+    """The tiny data folder, one item without category, with given lexical IDs; and the tokenizer they are made of."""
+    folder = shutil.copytree(data_folder, tmp_path / "data")
+    lines = (folder / "item_text.tsv").read_text(encoding="utf-8").splitlines()
+    lines[4] = "\t".join([*lines[4].split("\t")[:3], ""])
+    (folder / "item_text.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = train_vocabulary(data.items.texts, 400)
+    words.save_pretrained(tmp_path / "words")
+    settings = TranslationSettings(num_clusters=4, depth=3, num_similar=0, seed=1)
+    given_ids = translate(data, words, settings, progress=False).catalogue["lexical_id"].to_pylist()
+    lines = [f"{item} |{'|'.join(tokens)}" for item, tokens in zip(data.items.item_ids, given_ids, strict=True)]
+    (folder / "lexical_ids.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder, tmp_path / "words"
+
+
+def test_categories_are_first_paths_by_item_id(tmp_path):
+    file = tmp_path / "item_text.tsv"
+    file.write_text(
+        "asin\ttitle\tcategories\nb\tB\tBeauty > Lips | Toys\na\tA\t\nc\tC\tBeauty > Lips\n", encoding="utf-8"
+    )
+    assert lexical_ids.read_categories(file, ["a", "b", "c"]) == ["", "Beauty > Lips", "Beauty > Lips"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("asin\ttitle\na\tA\n", "no column"), ("asin\tcategories\na\t\n", "no item")]
+)
+def test_data_without_categories_are_refused(tmp_path, text, says):
+    file = tmp_path / "item_text.tsv"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=says):
+        lexical_ids.read_categories(file, ["a"])
+
+
+def test_clusters_are_the_leading_tokens():
+    assert lexical_ids.leading_tokens(IDS, 1) == [("nail",)] * 3 + [("hair",)] * 2
+    assert lexical_ids.leading_tokens(IDS, 2)[3:] == [("hair", "dry"), ("hair",)]
+
+
+def test_shared_tokens_of_an_example():
+    shared, pairs = lexical_ids.shared_tokens(IDS, ["x", "x", "x", "y", "y"])
+    assert shared.tolist() == [2 + 1 + 1, 1]
+    assert pairs.tolist() == [3, 1]
+    assert lexical_ids.mean_over_pairs(shared, pairs) == 5 / 4
+    assert lexical_ids.mean_over_groups(shared, pairs) == (4 / 3 + 1) / 2
+
+
+def test_items_that_are_alone_have_no_shared_tokens():
+    alone = lexical_ids.shared_tokens(IDS[:2], ["x", "y"])
+    assert lexical_ids.mean_over_pairs(*alone) is None
+    assert lexical_ids.mean_over_groups(*alone) is None
+
+
+@given(COLOURS)
+def test_shared_tokens_are_those_of_every_pair(items):
+    ids, groups = zip(*items, strict=True)
+    order = list(dict.fromkeys(groups))
+    expected = np.zeros((2, len(order)), dtype=int)
+    for (first, group), (second, other) in combinations(items, 2):
+        if group == other:
+            same = [a == b for a, b in zip(first, second, strict=False)]
+            expected[:, order.index(group)] += (*[same.index(False) if False in same else len(same)], 1)
+    assert np.array_equal(lexical_ids.shared_tokens(ids, groups), expected)
+
+
+def test_purity_of_an_example():
+    assert lexical_ids.purity(["x", "x", "x", "y", "y"], [1, 1, 2, 2, 3]) == 3 / 5
+    assert lexical_ids.purity("abcd", [1, 1, 2, 2]) == 1
+    assert lexical_ids.purity("xxxx", [1, 1, 2, 3]) == 1 / 2
+
+
+def test_mutual_information_of_examples():
+    classes = [1, 1, 2, 2]
+    for information in (lexical_ids.normalised_mutual_information, lexical_ids.adjusted_mutual_information):
+        assert information([("b", "c"), ("b", "c"), ("a",), ("a",)], classes) == pytest.approx(1)
+    crossed = ["a", "b", "a", "b"]
+    assert lexical_ids.normalised_mutual_information(crossed, classes) == pytest.approx(0, abs=1e-12)
+    # Each item a cluster: information ln 2 of entropies ln 4 and ln 2, and all of it what chance would give.
+    assert lexical_ids.normalised_mutual_information("abcd", classes) == pytest.approx(2 / 3)
+    assert lexical_ids.adjusted_mutual_information("abcd", classes) == pytest.approx(0, abs=1e-12)
+
+
+def test_items_without_category_count_in_the_tree_only():
+    found = lexical_ids.measure(IDS, ["x", "x", "", "y", "y"])
+    assert (found["items"], found["duplicates"], found["suffixed"]) == (5, 0, 1)
+    assert found["levels"][0] == {"level": 1, "nodes": 2, "mean_fan_out": 2.0, "max_fan_out": 2}
+    assert (found["items_without_category"], found["categories"], found["categories_with_pairs"]) == (1, 2, 2)
+    assert found["shared_tokens_over_pairs"] == found["shared_tokens_over_categories"] == 3 / 2
+    assert found["shared_tokens_of_any_two_items"] == 3 / 6
+    assert [found["agreement"][length]["clusters"] for length in (1, 2)] == [2, 3]
+
+
+def test_own_ids_are_compared_with_given_ones(benchmark_folder, tmp_path, capsys):
+    folder, words = benchmark_folder
+    output = tmp_path / "found.json"
+    shape = ["--num-clusters", "4", "--depth", "3", "--encoders", "tfidf-svd"]
+    lexical_ids.main(["--data", str(folder), "--tokenizer", str(words), "--output", str(output), *shape])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["", "lexical_ids.txt", "tfidf-svd"]
+    assert all(row.count("|") == 4 for row in rows)
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert found["settings"]["num_clusters"] == 4
+    for of_set in found["lexical_ids"].values():
+        assert (of_set["items"], of_set["duplicates"]) == (30, 0)
+        assert (of_set["items_without_category"], of_set["categories"]) == (1, 3)
+        assert 0 < of_set["agreement"]["1"]["purity"] <= of_set["agreement"]["2"]["purity"] <= 1
+
+
+def test_bad_data_are_one_line(data_folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        lexical_ids.main(["--data", str(tmp_path / "none"), "--tokenizer", "t5-small"])
+    assert "no such folder" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_synthetic_items_are_the_first_ones_of_a_larger_catalogue():
+    few, many = (translation.synthetic_kinds(count) for count in (300, translation.BLOCK + 300))
+    assert np.array_equal(few, many[:300])
+    vectors, texts = translation.synthetic_vectors(many), translation.synthetic_texts(many)
+    assert np.array_equal(translation.synthetic_vectors(few), vectors[:300])
+    assert translation.synthetic_texts(few) == texts[:300]
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert len(texts) == len(many)
+    lengths = {text.count(" ") + 1 for text in texts}
+    assert lengths == set(range(translation.SHORTEST, translation.LONGEST + 1))
+
+
+def test_synthetic_items_of_a_cluster_are_alike():
+    kinds = np.repeat([[3, 1], [3, 40], [150, 1]], 2, axis=0)
+    vectors = translation.synthetic_vectors(kinds)
+    same, near, far = (float(vectors[0] @ vectors[other]) for other in (1, 2, 4))
+    assert same > near > far
+    words = [set(text.split()) for text in translation.synthetic_texts(np.repeat([[3, 1], [150, 1]], 200, axis=0))]
+    within = np.mean([len(words[row] & words[row + 1]) for row in range(199)])
+    across = np.mean([len(words[row] & words[row + 200]) for row in range(199)])
+    assert within > across + 1
+
+
+def test_synthetic_words_are_distinct():
+    words = translation.synthetic_words()
+    assert len(set(words)) == len(words) == translation.NUM_WORDS
+
+
+def test_growth_is_the_exponent():
+    assert translation.growth((2.0, 20.0), (10, 100)) == pytest.approx(1)
+    assert translation.growth((1.0, 16.0), (100, 400)) == pytest.approx(2)
+
+
+def test_the_total_leaves_the_data_out():
+    sizes = {"make the data": (9.0, 9.0), "cluster": (1.0, 2.0), "name": (2.0, 1.0)}
+    stages = [
+        {"stage": stage, "seconds": seconds, "cpu_seconds": seconds, "peak_gb": peak, "worker_peak_gb": 0.0}
+        for stage, (seconds, peak) in sizes.items()
+    ]
+    total = translation.with_total(stages)["translation"]
+    assert (total["seconds"], total["peak_gb"]) == (3.0, 2.0)
+
+
+def test_the_translation_is_measured_in_processes_of_its_own(benchmark_folder, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "scale"
+    sizes = ["--items", "40", "160"]
+    translation.main([*sizes, "--output-dir", str(output), "--tokenizer", str(benchmark_folder[1])])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    names = ["make the data", "cluster", "name", "neighbours", "write", "translation"]
+    assert [row[0] for row in rows[2:]] == names
+    assert rows[0][-1] == "growth 40 to 160"
+    assert all(len(row) == len(rows[0]) for row in rows)
+    results = json.loads((output / "translation.json").read_text(encoding="utf-8"))["results"]
+    assert [(result["items"], result["duplicates"]) for result in results] == [(40, 0), (160, 0)]
+    for result in results:
+        assert all(stage["seconds"] > 0 and stage["peak_gb"] > 0 for stage in result["stages"])
+    assert (output / "translation.png").stat().st_size > 0
+    assert {path.name for path in output.iterdir()} == {
+        "items-40.json",
+        "items-160.json",
+        "translation.json",
+        "translation.png",
+    }
+
+
+def test_a_process_that_fails_is_reported():
+    with pytest.raises(RuntimeError, match="ended with code 1"):
+        translation.in_fresh_process(math.sqrt, -1)
