@@ -92,7 +92,7 @@ class GramTokenizer(TokenizersBackend):
         """Every item's prompt, in row order: its ID, its similar items' IDs, its text, the end token."""
         item, similar_items = self._wording("item:"), self._wording("; similar items:")
         comma, semicolon = self._wording(","), self._wording(";")
-        texts = self._tokenizer.encode_batch(self.catalogue["text"].to_pylist(), add_special_tokens=False)
+        texts = self(self.catalogue["text"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
         prompts = []
         for lexical_id, neighbours, text in zip(
             self.lexical_ids, self.catalogue["similar_items"].to_pylist(), texts, strict=True
@@ -101,7 +101,7 @@ class GramTokenizer(TokenizersBackend):
             for place, neighbour in enumerate(neighbours):
                 prompt += comma if place else similar_items
                 prompt += self.lexical_ids[self.item_rows[neighbour]]
-            prompts.append(self._end([*prompt, *semicolon, *text.ids]))
+            prompts.append(self._end([*prompt, *semicolon, *text]))
         return prompts
 
     def user_prompt(self, history: Sequence[int]) -> list[int]:
@@ -217,9 +217,8 @@ class GramTokenizer(TokenizersBackend):
 
     def _wording(self, text: str) -> list[int]:
         if text not in self._wordings:
-            encoded = self._tokenizer.encode(text, add_special_tokens=False)
-            pieces = zip(encoded.ids, encoded.tokens, strict=True)
-            self._wordings[text] = [token for token, piece in pieces if piece != "▁"]
+            tokens = self(text, add_special_tokens=False)["input_ids"]
+            self._wordings[text] = [token for token in tokens if self.convert_ids_to_tokens(token) != "▁"]
         return self._wordings[text]
 
     @cached_property

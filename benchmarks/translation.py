@@ -106,9 +106,7 @@ def cluster(vectors: np.ndarray, num_workers: int | None) -> np.ndarray:
     """(N, depth) paths in the cluster tree."""
     from gram.translation.hierarchy import cluster_hierarchy
 
-    workers = {} if num_workers is None else {"num_workers": num_workers}
-    found = cluster_hierarchy(vectors, num_clusters=NUM_CLUSTERS, depth=DEPTH, seed=SEED, **workers)
-    return getattr(found, "paths", found)
+    return cluster_hierarchy(vectors, NUM_CLUSTERS, DEPTH, SEED, num_workers=num_workers or 1).paths
 
 
 def name(paths: np.ndarray, texts: list[str], tokenizer) -> list[list[str]]:
@@ -120,7 +118,7 @@ def name(paths: np.ndarray, texts: list[str], tokenizer) -> list[list[str]]:
 
 def neighbours(vectors: np.ndarray) -> np.ndarray:
     """(N, 10) int32 rows of the most similar items."""
-    from gram.translation.collaborative import nearest_items
+    from gram.translation.neighbours import nearest_items
 
     return nearest_items(vectors, NUM_SIMILAR)
 

@@ -133,13 +133,19 @@ def test_translate_prints_statistics_and_saves_a_tokenizer(gram, data_folder, tm
     assert (output / "sasrec.safetensors").is_file()
     assert [path.name for path in output.parent.iterdir()] == ["tiny"]
 
-    code, _, errors = gram("translate", "--data", data_folder, "--output", output)
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert gram("translate", "--data", data_folder, "--output", output, *limits)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
+
+    (output.parent / "other").mkdir()
+    (output.parent / "other" / "letter.txt").write_text("mine", "utf-8")
+    code, _, errors = gram("translate", "--data", data_folder, "--output", output.parent / "other")
     assert code == 2
-    assert "tiny: exists already; give another name, or remove it" in errors[0]
+    assert "other: exists already and holds no translation" in errors[0]
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left", "x.bin"), 2)])
-def test_interrupted_translation_leaves_nothing(gram, data_folder, tmp_path, monkeypatch, error, code):
+def test_an_interrupted_translation_goes_on(gram, data_folder, tmp_path, monkeypatch, error, code):
     def interrupted(self, *args, **kwargs):
         raise error
 
@@ -148,7 +154,16 @@ def test_interrupted_translation_leaves_nothing(gram, data_folder, tmp_path, mon
     found, _, errors = gram("translate", "--data", data_folder, "--output", output, "--num-similar", 0)
     assert (found, len(errors)) == (code, 1)
     assert errors[0].startswith("gram: error: " + ("interrupted" if code == 130 else "x.bin: No space left"))
-    assert not list(tmp_path.iterdir())
+    made = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert sorted(path.name for path in made) == [
+        "lexical_ids.parquet",
+        "tree.safetensors",
+        "vectors.safetensors",
+        "vocabulary.parquet",
+    ]
+    monkeypatch.undo()
+    assert gram("translate", "--data", data_folder, "--output", output, "--num-similar", 0)[0] == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in made.items())
 
 
 def test_text_tokenizer_that_is_not_there(gram, data_folder, tmp_path):

