@@ -2,6 +2,7 @@
 
 from .catalogue import CATALOGUE_SCHEMA, Translation, translate
 from .collaborative import fit_or_load, fit_sasrec, nearest_items
+from .report import write_report
 from .sasrec import SASRec, SASRecSettings
 from .settings import TranslationSettings
 from .statistics import TreeStatistics
@@ -19,4 +20,5 @@ __all__ = [
     "nearest_items",
     "train_vocabulary",
     "translate",
+    "write_report",
 ]
