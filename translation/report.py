@@ -122,7 +122,8 @@ def _tree(shown: Sequence[Sequence[str]], lexical_ids: Sequence[Sequence[str]]) 
     sizes = Counter(path for path in paths if path in wanted)  # of a sampled tree, not the millions of other nodes
     nodes, before = [], []
     for tokens in shown:
-        shared = len(os.path.commonprefix([before, tokens]))
+        differing = (depth for depth, pair in enumerate(zip(before, tokens, strict=False)) if pair[0] != pair[1])
+        shared = next(differing, min(len(before), len(tokens)))
         new_sizes = [sizes[tuple(tokens[: depth + 1])] for depth in range(shared, len(tokens))]
         while new_sizes and new_sizes[-1] == 1:
             new_sizes.pop()
