@@ -146,21 +146,42 @@ def _add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-passage-length", type=_at_least_one, default=128, metavar="N", help="tokens of the longest prompt (128)"
     )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="write an HTML page to look at the lexical IDs and similar items",
+    )
     add_flags(parser, TranslationSettings)
 
 
 def _translate(arguments: argparse.Namespace) -> None:
     _quiet()
+    import pyarrow.parquet as pq
+    from accelerate import PartialState
+
     from .data import read_folder
+    from .processes import on_cpu
     from .settings import settings_from
+    from .tokenization_gram import CATALOGUE_FILE
     from .tokenizer_folder import make_tokenizer_folder
     from .translation import TranslationSettings
+    from .translation.report import report_file, write_report
 
     settings = settings_from(arguments, TranslationSettings)
     limits = {"max_history": arguments.max_history, "max_passage_length": arguments.max_passage_length}
+    report = arguments.report and report_file(arguments.report)
     data = read_folder(arguments.data)
-    print(make_tokenizer_folder(data, arguments.output, settings, arguments.tokenizer, **limits))
+    processes = PartialState(cpu=on_cpu())
+    statistics = make_tokenizer_folder(data, arguments.output, settings, arguments.tokenizer, processes, **limits)
+    if not processes.is_main_process:
+        return
+    print(statistics)
     print(f"saved to {arguments.output}")
+    if report:
+        catalogue = pq.read_table(arguments.output / CATALOGUE_FILE)
+        write_report(catalogue, statistics, report, title=f"Lexical IDs of {arguments.data.resolve().name}")
+        print(f"report: {report}")
 
 
 # evaluate
@@ -280,7 +301,7 @@ def _quickstart(arguments: argparse.Namespace) -> None:
 COMMANDS = {
     "translate": Command(
         "give every item its lexical ID and its similar items, and save a GRAM tokenizer",
-        "--data DIR --output tokenizers/beauty --num-clusters 128 --depth 7\n"
+        "--data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html\n"
         "--data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small",
         _add_translate_arguments,
         _translate,

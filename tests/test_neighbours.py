@@ -18,9 +18,8 @@ from gram.translation.neighbours import items_bought_together, read_neighbours
     k=st.integers(1, 12),
 )
 def test_items_bought_together_are_those_of_the_whole_cosine_matrix(sequences, k):
-    found = items_bought_together(
-        Interactions.from_sequences([str(i) for i in range(len(sequences))], sequences), 10, k
-    )
+    users = [f"u{user}" for user in range(len(sequences))]
+    found = items_bought_together(Interactions.from_sequences(users, sequences), 10, k)
     has = np.array([[item in sequence for item in range(10)] for sequence in sequences], dtype=float)
     norms = np.maximum(np.linalg.norm(has, axis=0), 1)
     cosines = (has.T @ has / norms / norms[:, None]).round(12)

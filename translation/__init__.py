@@ -4,6 +4,7 @@ from .artefacts import Provenance, read_provenance
 from .catalogue import SASREC_FILE, Translation, translate
 from .collaborative import fit_or_load, fit_sasrec
 from .neighbours import nearest_items
+from .report import write_report
 from .sasrec import SASRec, SASRecSettings
 from .settings import TranslationSettings
 from .statistics import TreeStatistics
@@ -23,4 +24,5 @@ __all__ = [
     "read_provenance",
     "train_vocabulary",
     "translate",
+    "write_report",
 ]

@@ -1,0 +1,132 @@
+"""A web page to look at what the items of a catalogue are called, and what is similar to them."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from .statistics import TreeStatistics
+
+TEMPLATE = Path(__file__).with_name("report.html")
+SAMPLE_ROWS = 12
+
+
+def report_file(path: str | Path) -> Path:
+    """The file of a report.
+
+    Raises:
+        ValueError: the name does not end in `.html`, or is a folder's.
+    """
+    path = Path(path)
+    if path.suffix != ".html" or path.is_dir():
+        raise ValueError(f"{path}: the report is a web page; give a file name that ends in .html")
+    return path
+
+
+def write_report(
+    catalogue: pa.Table,
+    statistics: TreeStatistics,
+    path: str | Path,
+    title: str = "Lexical IDs of a catalogue",
+    max_items: int = 50_000,
+) -> None:
+    """Write one HTML file that needs nothing else: figures, fan-out, a sample, and the ID tree to unfold and search.
+
+    The same catalogue gives the same bytes. A file of this name is replaced once the new one is whole.
+
+    Args:
+        catalogue: `gram.translation.CATALOGUE_SCHEMA`.
+        statistics: of its lexical IDs.
+        path: the file; its folder is made where there is none.
+        title: heading of the page.
+        max_items: of a larger catalogue the page holds this many items, spread evenly over the tree. The sizes of the
+            nodes are still those of the whole tree, and the page says what it leaves out.
+
+    Raises:
+        ValueError: the name does not end in `.html`, or `max_items` is below 1.
+    """
+    path = report_file(path)
+    if max_items < 1:
+        raise ValueError(f"max_items is {max_items}; it must be at least 1")
+    fields = {"title": html.escape(title), "data": _as_script_text(_page_data(catalogue, statistics, max_items))}
+    # In one pass, so that a title that reads like a placeholder stays a title.
+    page = re.sub(r"{{(title|data)}}", lambda match: fields[match[1]], TEMPLATE.read_text(encoding="utf-8"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_bytes(page.encode())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _as_script_text(data: dict[str, Any]) -> str:
+    """Compact JSON in which nothing can end the script element that it stands in, or open a comment."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _page_data(catalogue: pa.Table, statistics: TreeStatistics, max_items: int) -> dict[str, Any]:
+    """What the page's script reads. Items stand in the order of the tree, so that a node is a run of them."""
+    columns = {name: catalogue[name].to_pylist() for name in ("item_id", "title", "lexical_id", "similar_items")}
+    lexical_ids = columns["lexical_id"]
+    order = sorted(range(len(lexical_ids)), key=lexical_ids.__getitem__)
+    shown = [order[place] for place in _evenly(len(order), max_items)]
+    row_of = {columns["item_id"][item]: row for row, item in enumerate(shown)}
+    in_catalogue_order = sorted(range(len(shown)), key=shown.__getitem__)
+    tokens, nodes = _tree([lexical_ids[item] for item in shown], lexical_ids)
+    return {
+        "items": statistics.items,
+        "duplicates": statistics.duplicates,
+        "suffixed": statistics.suffixed,
+        "mean_tokens": sum(map(len, lexical_ids)) / max(len(lexical_ids), 1),
+        "levels": statistics.rows(),
+        "ids": [columns["item_id"][item] for item in shown],
+        "titles": [columns["title"][item] or "" for item in shown],
+        "tokens": tokens,
+        "nodes": nodes,
+        # Rows, or the id of an item that the page leaves out.
+        "similar": [[row_of.get(name, name) for name in columns["similar_items"][item] or []] for item in shown],
+        "sample": [in_catalogue_order[place] for place in _evenly(len(shown), SAMPLE_ROWS)],
+    }
+
+
+def _evenly(total: int, most: int) -> list[int]:
+    """At most `most` of `total` places, spread evenly."""
+    count = min(total, most)
+    return [(2 * number + 1) * total // (2 * count) for number in range(count)]
+
+
+def _tree(shown: Sequence[Sequence[str]], lexical_ids: Sequence[Sequence[str]]) -> tuple[list[str], list[list]]:
+    """The ID tree, front-coded, in few bytes.
+
+    Args:
+        shown: sorted lexical IDs.
+        lexical_ids: those of the whole catalogue, which the sizes of the nodes count.
+
+    Returns:
+        The distinct tokens; and per lexical ID `[number of leading tokens shared with the one before, the other tokens
+        as indices, the items below the node of each of these]`, without the ones that the sizes end with.
+    """
+    vocabulary = sorted({token for tokens in shown for token in tokens})
+    index = {token: number for number, token in enumerate(vocabulary)}
+    wanted = {tuple(tokens[:depth]) for tokens in shown for depth in range(1, len(tokens) + 1)}
+    paths = (tuple(tokens[:depth]) for tokens in lexical_ids for depth in range(1, len(tokens) + 1))
+    sizes = Counter(path for path in paths if path in wanted)  # of a sampled tree, not the millions of other nodes
+    nodes, before = [], []
+    for tokens in shown:
+        differing = (depth for depth, pair in enumerate(zip(before, tokens, strict=False)) if pair[0] != pair[1])
+        shared = next(differing, min(len(before), len(tokens)))
+        new_sizes = [sizes[tuple(tokens[: depth + 1])] for depth in range(shared, len(tokens))]
+        while new_sizes and new_sizes[-1] == 1:
+            new_sizes.pop()
+        nodes.append([shared, [index[token] for token in tokens[shared:]], new_sizes])
+        before = tokens
+    return vocabulary, nodes
