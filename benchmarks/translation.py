@@ -128,7 +128,7 @@ def write(path: Path, texts: list[str], lexical_ids: list[list[str]], similar: n
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from gram.translation import CATALOGUE_SCHEMA
+    from gram.tokenization_gram import CATALOGUE_SCHEMA
 
     item_ids = pa.array([f"item{row:07d}" for row in range(len(texts))])
     with pq.ParquetWriter(path, CATALOGUE_SCHEMA) as writer:

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gram import cli
-from gram.translation import CATALOGUE_SCHEMA, TreeStatistics
+from gram.tokenization_gram import CATALOGUE_SCHEMA
+from gram.translation import TreeStatistics
 from gram.translation.report import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
