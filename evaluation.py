@@ -30,9 +30,9 @@ from tqdm.auto import tqdm
 from .baselines import ItemKNN, Popularity
 from .data import Interactions, RecommendationData, evaluation_histories, training_part
 from .processes import on_cpu
-from .translation import SASRecSettings, fit_or_load
+from .translation import SASRec, fit_or_load
 from .translation.artefacts import read_provenance
-from .translation.collaborative import sasrec_provenance
+from .translation.collaborative import hash_of_interactions
 
 CUTOFFS = (1, 5, 10, 20, 50)
 PROTOCOLS = ("all_items", "unseen_items")
@@ -287,9 +287,10 @@ def evaluate(
     training = training_part(interactions)
 
     def sasrec():
-        file = model_sasrec if _is_trained_on(model_sasrec, training, num_items) else sasrec_file
+        if _is_trained_on(model_sasrec, training, num_items):
+            return SASRec.load(model_sasrec)
         with accelerator.main_process_first():  # the others load what the first has saved
-            return fit_or_load(file, training, num_items, progress=progress)
+            return fit_or_load(sasrec_file, training, num_items, progress=progress)
 
     def gram():
         runner = model.to(accelerator.device)
@@ -346,7 +347,10 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> Interactions:
 def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_items: int) -> bool:
     if sasrec_file is None:
         return False
-    return read_provenance(sasrec_file).get("key") == sasrec_provenance(training, num_items, SASRecSettings(), 0).key
+    facts = read_provenance(sasrec_file)
+    if facts.get("settings", {}).get("num_items") != num_items:
+        return False
+    return facts["inputs"].get("training interactions") == hash_of_interactions(training)
 
 
 def _dense_ranks(recommender, histories: list[np.ndarray], targets: np.ndarray) -> dict[str, np.ndarray]:

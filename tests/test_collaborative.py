@@ -133,6 +133,18 @@ def test_the_key_is_of_all_that_matters():
     assert sasrec_provenance(cycles(), 12, SMALL, 0).key in prints
 
 
+def test_patience_ends_training_before_it_gets_worse(monkeypatch):
+    steps = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *args: steps.append(1) or step(self, *args))
+    learner = {"dim": 16, "num_layers": 1, "num_heads": 2, "max_length": 8, "dropout": 0.1, "batch_items": 64}
+    fit_sasrec(cycles(), 12, SASRecSettings(**learner, epochs=200, patience=3), progress=False)
+    stopped = len(steps)
+    model = fit_sasrec(cycles(), 12, SASRecSettings(**learner, epochs=60, patience=60), progress=False)
+    assert stopped < 200 * (len(steps) - stopped) / 60
+    assert model.score([np.array([3, 4, 5]), np.array([11])]).argmax(dim=1).tolist() == [6, 0]
+
+
 def test_nothing_to_learn_from_is_said(caplog):
     lonely = Interactions.from_sequences(["ann"], [[0]])
     with caplog.at_level(logging.WARNING):

@@ -67,7 +67,7 @@ def translate(
         data: items and users' whole sequences.
         tokenizer: a T5-like tokenizer; lexical IDs are made of its vocabulary.
         settings: of the translation.
-        sasrec_settings: of the collaborative filter.
+        sasrec_settings: of the collaborative filter; by default as `settings` has them.
         folder: keeps what every stage makes, each with its provenance; a stage whose input and settings are those of
             the file that is there is not done again.
         processes: those that share the work of a sentence-transformers encoder; all must call this, with a folder.
@@ -82,7 +82,9 @@ def translate(
             encoder cannot be loaded.
     """
     settings = settings or TranslationSettings()
-    stages = _Stages(data, tokenizer, settings, sasrec_settings or SASRecSettings(), folder, processes, progress)
+    stages = _Stages(
+        data, tokenizer, settings, sasrec_settings or _sasrec_settings(settings), folder, processes, progress
+    )
     lexical_ids, ids_from = stages.lexical_ids()
     similar, similar_from, sasrec = stages.similar_items()
     items = data.items
@@ -92,6 +94,10 @@ def translate(
     columns = [items.item_ids, items.titles, items.texts, lexical_ids, neighbours]
     catalogue = pa.table(columns, schema=CATALOGUE_SCHEMA).replace_schema_metadata(provenance.metadata)
     return Translation(catalogue, provenance, TreeStatistics.of(lexical_ids), sasrec)
+
+
+def _sasrec_settings(settings: TranslationSettings) -> SASRecSettings:
+    return SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs, patience=settings.sasrec_patience)
 
 
 class _Stages:

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 WARM_UP = 0.05  # part of the training
 ADAM_BETAS = (0.9, 0.98)  # of the SASRec authors
+REFEREE_USERS, REFEREE_BATCH = 2000, 128
 
 
 def fit_sasrec(
@@ -32,9 +33,10 @@ def fit_sasrec(
 ) -> SASRec:
     """Train a SASRec by cross-entropy over the whole catalogue.
 
-    Every item but a user's first is a target. The learning rate falls to zero over a fixed number of epochs: stopping
-    early would cost targets that are held out, and validation items may not be looked at, because what is learned
-    here goes into the prompts of a model that is validated on them.
+    Every item but a user's first is a target. The learning rate falls to zero over a fixed number of epochs. With
+    `patience` training stops early, judged by items that are taken from the training part for it, the last one of each
+    of 2,000 users: what is learned here goes into the prompts of a model that is validated on the validation items, so
+    that these may not be looked at.
 
     Args:
         interactions: the training part only; whoever calls has taken the validation and test items off.
@@ -47,6 +49,9 @@ def fit_sasrec(
         The model, in evaluation mode. The same input gives the same weights on the same machine with as many threads.
     """
     settings = settings or SASRecSettings()
+    referee = None
+    if settings.patience is not None:
+        interactions, referee = _hold_out(interactions)
     targets_per_epoch = int(np.maximum(interactions.lengths - 1, 0).sum())
     if not targets_per_epoch:
         logger.warning("no user has two training items: SASRec learns nothing, and similar items are arbitrary")
@@ -73,7 +78,46 @@ def fit_sasrec(
                 bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
                 bar.update(len(hidden))
                 done += len(hidden)
+            if referee is not None and referee.wants_no_more(model, settings.patience):
+                break
+    if referee is not None and referee.best_weights is not None:
+        model.load_state_dict(referee.best_weights)
     return model.eval()
+
+
+class _Referee:
+    """Judges a SASRec by the NDCG@10 of held-out training items, and remembers its best weights."""
+
+    def __init__(self, histories: list[np.ndarray], targets: np.ndarray):
+        self.histories, self.targets = histories, torch.from_numpy(targets.astype(np.int64))
+        self.best, self.best_weights, self.epochs_since = 0.0, None, 0
+
+    def wants_no_more(self, model: SASRec, patience: int) -> bool:
+        gain = 0.0
+        for start in range(0, len(self.histories), REFEREE_BATCH):
+            scores = model.score(self.histories[start : start + REFEREE_BATCH])
+            target = scores.gather(1, self.targets[start : start + REFEREE_BATCH, None])
+            ranks = (scores >= target).sum(dim=1)
+            gain += (1 / torch.log2(ranks + 1.0))[ranks <= 10].sum().item()
+        self.epochs_since += 1
+        if gain > self.best:
+            weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+            self.best, self.best_weights, self.epochs_since = gain, weights, 0
+        return self.epochs_since >= patience
+
+
+def _hold_out(interactions: Interactions) -> tuple[Interactions, _Referee]:
+    """The interactions without the last one of some users, spread evenly; and what judges by those."""
+    able = np.flatnonzero(interactions.lengths >= 3)
+    users = able[np.linspace(0, len(able) - 1, min(REFEREE_USERS, len(able))).astype(int)] if len(able) else able
+    kept = np.ones(len(interactions.items), dtype=bool)
+    last = interactions.offsets[users + 1] - 1
+    kept[last] = False
+    lengths = interactions.lengths
+    lengths[users] -= 1
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    rest = Interactions(interactions.user_ids, interactions.items[kept], offsets)
+    return rest, _Referee([rest[user] for user in users], interactions.items[last])
 
 
 class _Batch:

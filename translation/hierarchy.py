@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -108,6 +109,8 @@ def cluster_hierarchy(
                 if len(part) > 1:
                     level_nodes.append(((*path, label), part))
             centroids.append(centres)
+    if num_workers > 1:
+        get_reusable_executor().shutdown()  # idle workers keep memory, and a child process from ending
     return ClusterTree(
         paths,
         np.array(nodes, dtype=np.int32).reshape(-1, depth),

@@ -32,6 +32,7 @@ class SASRecSettings:
         epochs: passes over the training part.
         batch_items: how many items a batch has room for; at least one row of `max_length`.
         learning_rate: the peak, reached after the warm-up.
+        patience: stop after so many epochs without a better NDCG@10 and keep the best weights; none: all epochs.
 
     Raises:
         ValueError: a value that cannot be, with the name of its field.
@@ -45,9 +46,11 @@ class SASRecSettings:
     epochs: int = 20
     batch_items: int = 1000
     learning_rate: float = 3e-3
+    patience: int | None = None
 
     def __post_init__(self):
-        for name in ("dim", "num_layers", "num_heads", "max_length", "epochs", "batch_items"):
+        whole = ["dim", "num_layers", "num_heads", "max_length", "epochs", "batch_items"]
+        for name in whole if self.patience is None else [*whole, "patience"]:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")

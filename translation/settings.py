@@ -13,6 +13,8 @@ _LEAST = {
     "num_similar": 0,
     "max_fan_out": 2,
     "vocab_size": 32,
+    "sasrec_dim": 2,
+    "sasrec_epochs": 1,
     "num_workers": 1,
     "seed": 0,
 }
@@ -38,6 +40,9 @@ class TranslationSettings:
         lexical_ids: file of given lexical IDs, `ITEM |token|token...` per line, instead of building them.
         similar_items: where similar items come from: `"sasrec"`, `"item-knn"`, or a file: `.parquet` with the columns
             `item_id` and `similar_items` (a list, nearest first), or the authors' text form.
+        sasrec_dim: width of the SASRec.
+        sasrec_epochs: how often it sees the training part, at most.
+        sasrec_patience: stop it after so many epochs without a better NDCG@10 on held-out training items; none: never.
         num_workers: processes that cluster; any number gives the same IDs.
         seed: of clustering, of the built-in encoder and of the SASRec.
 
@@ -58,12 +63,15 @@ class TranslationSettings:
     vocab_size: int = 8000
     lexical_ids: str | None = None
     similar_items: str = SASREC
+    sasrec_dim: int = 64
+    sasrec_epochs: int = 20
+    sasrec_patience: int | None = None
     num_workers: int = 1
     seed: int = 0
 
     def __post_init__(self):
-        least_values = dict(_LEAST) if self.encoder_max_length is None else {**_LEAST, "encoder_max_length": 1}
-        for name, least in least_values.items():
+        given = {name: 1 for name in ("encoder_max_length", "sasrec_patience") if getattr(self, name) is not None}
+        for name, least in {**_LEAST, **given}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
