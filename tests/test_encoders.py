@@ -64,6 +64,8 @@ def test_another_prompt_or_length_is_encoded_anew(encoder, tmp_path):
     plain = encode_in_shards(TEXTS, encoder, folder=tmp_path, progress=False)
     prompted = encode_in_shards(TEXTS, encoder, prompt="query: ", folder=tmp_path, progress=False)
     short = encode_in_shards(TEXTS, encoder, max_length=4, folder=tmp_path, progress=False)
+    ended = encode_in_shards(TEXTS, encoder, append_eos=True, folder=tmp_path, progress=False)
+    assert not np.allclose(plain, ended)
     assert not np.allclose(plain, prompted)
     assert not np.allclose(plain, short)
 

@@ -125,14 +125,10 @@ class _Stages:
         facts: dict = {"encoder": settings.encoder, "seed": settings.seed}
         options: dict = {}
         if settings.encoder != BUILT_IN_ENCODER:
-            facts = {
-                "encoder": settings.encoder,
-                "prompt": settings.encoder_prompt,
-                "max_length": settings.encoder_max_length,
-            }
+            names = ("prompt", "max_length", "append_eos")
+            facts = {"encoder": settings.encoder, **{name: getattr(settings, f"encoder_{name}") for name in names}}
             options = {
-                "prompt": settings.encoder_prompt,
-                "max_length": settings.encoder_max_length,
+                **{name: facts[name] for name in names},
                 "trust_remote_code": settings.encoder_trust_remote_code,
                 "folder": self.folder and self.folder / SHARDS_FOLDER,
                 "processes": self.processes,

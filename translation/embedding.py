@@ -47,6 +47,7 @@ def encode_in_shards(
     name: str,
     prompt: str = "",
     max_length: int | None = None,
+    append_eos: bool = False,
     trust_remote_code: bool = False,
     folder: str | Path | None = None,
     processes: PartialState | None = None,
@@ -59,6 +60,7 @@ def encode_in_shards(
         name: name or path of the model.
         prompt: read before every text.
         max_length: the most tokens of a text; None: the model's own.
+        append_eos: end every text with the model's end token, and pad behind it.
         trust_remote_code: let it run the code that comes with the model.
         folder: keeps finished shards, so that an interrupted run goes on where it was; None: nothing is kept.
         processes: each of them encodes its share of the shards, which pass through the folder.
@@ -73,13 +75,19 @@ def encode_in_shards(
     order = np.argsort([len(text) for text in texts], kind="stable")[::-1]  # what needs most memory comes first
     shards = [order[start : start + SHARD_TEXTS] for start in range(0, len(order), SHARD_TEXTS)]
     first, step = (processes.process_index, processes.num_processes) if processes and folder else (0, 1)
-    provenances = [_shard_provenance(texts, shard, name, prompt, max_length) for shard in shards]
+    facts = {"encoder": name, "prompt": prompt, "max_length": max_length, "append_eos": append_eos}
+    contents = [hash_of_texts(texts[row] for row in shard) for shard in shards]
+    provenances = [Provenance("item vectors, shard", {"texts": content}, facts) for content in contents]
     model = None
 
     def encode(shard: np.ndarray) -> dict[str, np.ndarray]:
         nonlocal model
         model = model or _sentence_transformer(name, max_length, trust_remote_code, processes)
-        vectors = model.encode([prompt + texts[row] for row in shard], show_progress_bar=False, convert_to_numpy=True)
+        end = ""
+        if append_eos:
+            model.tokenizer.padding_side, end = "right", model.tokenizer.eos_token or model.tokenizer.sep_token
+        sentences = [prompt + texts[row] + end for row in shard]
+        vectors = model.encode(sentences, show_progress_bar=False, convert_to_numpy=True)
         return {"vectors": _unit_length(np.asarray(vectors, dtype=np.float64))}
 
     def shard_file(number: int) -> Path | None:
@@ -99,13 +107,6 @@ def encode_in_shards(
     for number, shard in enumerate(shards):
         vectors[shard] = found[number]
     return vectors
-
-
-def _shard_provenance(texts, shard: np.ndarray, name: str, prompt: str, max_length: int | None) -> Provenance:
-    content = hash_of_texts(texts[row] for row in shard)
-    return Provenance(
-        "item vectors, shard", {"texts": content}, {"encoder": name, "prompt": prompt, "max_length": max_length}
-    )
 
 
 def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:

@@ -31,6 +31,7 @@ class TranslationSettings:
         encoder: `"tfidf-svd"`, built in, or the name or path of a sentence-transformers model.
         encoder_prompt: what a sentence-transformers model reads before every text, such as an instruction.
         encoder_max_length: the most tokens of a text that it reads; none: as many as the model was made for.
+        encoder_append_eos: end every text with the encoder's end token, and pad behind it, as NV-Embed wants it.
         encoder_trust_remote_code: let it run the code that comes with the model.
         vectors: file of given item vectors instead of an encoder: `.npy` or `.safetensors` (one array) in the order of
             the items, or `.parquet` with the columns `item_id` and `vector`.
@@ -56,6 +57,7 @@ class TranslationSettings:
     encoder: str = BUILT_IN_ENCODER
     encoder_prompt: str = ""
     encoder_max_length: int | None = None
+    encoder_append_eos: bool = False
     encoder_trust_remote_code: bool = False
     vectors: str | None = None
     max_fan_out: int = 1024
