@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.interactions import Interactions
 
 MAX_SCORES = 1 << 24  # entries of a block of item-item cosines
-EXACT_ITEMS = 100_000  # beyond, each item is compared with those of the nearest cells only
+EXACT_ITEMS = 30_000  # beyond, each item is compared with those of the nearest cells only
 ITEMS_PER_CELL, CELLS_PROBED = 256, 16
 TRAINING_ITEMS_PER_CELL = 64
 
@@ -24,7 +24,7 @@ TRAINING_ITEMS_PER_CELL = 64
 def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
     """The most similar items of every item, by cosine; never more than a block of rows of the (N, N) matrix at once.
 
-    Beyond 100,000 items faiss sorts them into cells, and each is compared with those of the 16 nearest cells.
+    Beyond 30,000 items faiss sorts them into cells, and each is compared with those of the 16 nearest cells.
 
     Args:
         embeddings: (N, d) float.
