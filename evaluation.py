@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -279,12 +279,12 @@ def evaluate(
             raise ValueError(f"{name} is {value}; it must be at least 1")
     accelerator = accelerator or Accelerator(cpu=on_cpu())
     progress = progress and accelerator.is_main_process
-    interactions = _in_catalogue_rows(data, tokenizer)
-    histories, targets = evaluation_histories(interactions, split)
+    data = _in_catalogue_rows(data, tokenizer)
+    histories, targets = evaluation_histories(data, split)
     num_users, num_items = min(len(targets), max_users or len(targets)), len(tokenizer.item_ids)
     share = own_share(num_users, accelerator)
     own_histories, own_targets = [histories[user] for user in share], targets[share]
-    training = training_part(interactions)
+    training = training_part(data)
 
     def sasrec():
         file = model_sasrec if _is_trained_on(model_sasrec, training, num_items) else sasrec_file
@@ -319,8 +319,8 @@ def evaluate(
         "data": {
             "folder": None if data.folder is None else str(data.folder),
             "items": len(data.items),
-            "users": len(interactions),
-            "interactions": len(interactions.items),
+            "users": len(data.interactions),
+            "interactions": len(data.interactions.items),
         },
         "models": {
             name: {protocol: ranking_metrics(values) for protocol, values in by_protocol.items()}
@@ -329,10 +329,10 @@ def evaluate(
         "seconds": seconds,
     }
     target_ids = [tokenizer.item_ids[row] for row in targets[:num_users]]
-    return Evaluation(results, _per_user(interactions.user_ids[:num_users], target_ids, ranks))
+    return Evaluation(results, _per_user(histories.user_ids[:num_users], target_ids, ranks))
 
 
-def _in_catalogue_rows(data: RecommendationData, tokenizer) -> Interactions:
+def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationData:
     """The users' sequences in rows of the tokenizer's catalogue, whose order and extent may differ from the data's."""
     rows = np.array([tokenizer.item_rows.get(item, -1) for item in data.items.item_ids], dtype=np.int32)
     items = rows[data.interactions.items]
@@ -340,7 +340,7 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> Interactions:
         item = data.items.item_ids[data.interactions.items[int((items < 0).argmax())]]
         place = data.folder or "the data"
         raise ValueError(f"{place}: item {item} is not in the model's catalogue; evaluate on the data it was made from")
-    return Interactions(data.interactions.user_ids, items, data.interactions.offsets)
+    return replace(data, interactions=replace(data.interactions, items=items))
 
 
 def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_items: int) -> bool:

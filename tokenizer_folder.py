@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .data import RecommendationData
+from .files import new_folder
 from .tokenization_gram import PROMPT_WORDING, GramTokenizer
 from .translation import TranslationSettings, TreeStatistics, train_vocabulary, translate
 
@@ -57,23 +55,3 @@ def _text_tokenizer(name: str | None, texts: Sequence[str], vocab_size: int) -> 
     if not tokenizer.is_fast:
         raise ValueError(f"{name}: not a fast tokenizer; give one that has a tokenizer.json")
     return tokenizer
-
-
-@contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name when all is done, and is removed where something fails.
-
-    Raises:
-        ValueError: there is something of this name already, other than an empty folder.
-    """
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path}: exists already; give another name, or remove it")
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -94,7 +94,7 @@ def exhaustive_scores(model, tokenizer, history) -> np.ndarray:
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
 def test_ranks_are_those_of_scoring_every_item(model, tokenizer, data, exclude_seen):
-    histories, targets = evaluation_histories(data.interactions, "test")
+    histories, targets = evaluation_histories(data, "test")
     users = range(0, 40, 8)
     histories, targets = [histories[user] for user in users], targets[list(users)]
     scores = np.stack([exhaustive_scores(model, tokenizer, history) for history in histories])
@@ -103,7 +103,7 @@ def test_ranks_are_those_of_scoring_every_item(model, tokenizer, data, exclude_s
 
 
 def test_ranks_do_not_depend_on_the_batch(model, tokenizer, data):
-    histories, targets = evaluation_histories(data.interactions, "validation")
+    histories, targets = evaluation_histories(data, "validation")
     alone = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=1, progress=False)
     together = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=7, progress=False)
     assert alone.tolist() == together.tolist()
@@ -140,7 +140,7 @@ def test_every_user_is_counted_once_by_every_model_and_protocol(measured, data):
     counts = evaluation.per_user.group_by(["user_id", "model", "protocol"]).aggregate([("item_id", "count")])
     assert counts.num_rows == len(data.interactions) * len(NAMES) * len(PROTOCOLS)
     assert pc.unique(counts["item_id_count"]).to_pylist() == [1]
-    _, targets = evaluation_histories(data.interactions, "test")
+    _, targets = evaluation_histories(data, "test")
     rows = evaluation.per_user.slice(0, len(targets)).to_pylist()
     assert [row["item_id"] for row in rows] == [data.items.item_ids[target] for target in targets]
 
@@ -170,7 +170,7 @@ def test_baselines_learn_from_the_training_part_only(model, tokenizer, data, mea
         evaluation, "fit_or_load", lambda *args, **kwargs: given.append(args[1]) or fit(*args, **kwargs)
     )
     evaluate(model, tokenizer, data, folder / "sasrec.safetensors", split="validation", max_users=3, progress=False)
-    expected = training_part(data.interactions)
+    expected = training_part(data)
     assert len(given) == 3
     for training in given:
         assert np.array_equal(training.items, expected.items)

@@ -132,7 +132,7 @@ def _similar_items(
         return read_similar_items(path, data.items.item_ids)[:, : settings.num_similar], None
     if settings.num_similar == 0:
         return np.zeros((len(data.items), 0), dtype=np.int32), None
-    training = (training_part(data.interactions), len(data.items), sasrec_settings, settings.seed, progress)
+    training = (training_part(data), len(data.items), sasrec_settings, settings.seed, progress)
     sasrec = fit_or_load(sasrec_path, *training) if sasrec_path else fit_sasrec(*training)
     return nearest_items(sasrec.item_embeddings(), settings.num_similar), sasrec
 
