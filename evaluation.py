@@ -1,7 +1,8 @@
 """Full ranking by item ids: recall and NDCG of GRAM and of the baselines, on the same users.
 
-Every user has one held-out item, the target. A model ranks the whole catalogue, and the target's rank alone decides:
-recall@k is 1 where the rank is at most k, and NDCG@k is then `1 / log2(rank + 1)`; both are 0 otherwise.
+Every user that is evaluated has one held-out item, the target. A model ranks the whole catalogue, and the target's
+rank alone decides: recall@k is 1 where the rank is at most k, and NDCG@k is then
+`1 / log2(rank + 1)`; both are 0 otherwise.
 
 Two protocols are measured side by side:
 
@@ -29,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from .baselines import ItemKNN, Popularity
-from .data import Interactions, RecommendationData, evaluation_histories, training_part
+from .data import Interactions, RecommendationData, evaluation_histories, leave_one_out, training_part
 from .processes import on_cpu
 from .translation import SASRecSettings, fit_or_load
 from .translation.collaborative import fingerprint
@@ -321,6 +322,7 @@ def evaluate(
             "items": len(data.items),
             "users": len(data.interactions),
             "interactions": len(data.interactions.items),
+            "leave_one_out": _is_leave_one_out(data),
         },
         "models": {
             name: {protocol: ranking_metrics(values) for protocol, values in by_protocol.items()}
@@ -341,6 +343,11 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationDat
         place = data.folder or "the data"
         raise ValueError(f"{place}: item {item} is not in the model's catalogue; evaluate on the data it was made from")
     return replace(data, interactions=replace(data.interactions, items=items))
+
+
+def _is_leave_one_out(data: RecommendationData) -> bool:
+    short = (data.interactions.lengths < 3).any()
+    return not short and np.array_equal(data.splits, leave_one_out(data.interactions))
 
 
 def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_items: int) -> bool:

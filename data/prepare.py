@@ -55,8 +55,9 @@ class PrepareReport:
         facts = self.facts
         parts = ", ".join(f"{count:,} {name}" for name, count in facts["split"]["interactions"].items())
         lines.append(f"{facts['settings']['split']}: {parts}")
-        if facts["items"]["repeated"]:
-            lines.append(f"{facts['items']['repeated']:,} further rows of items that had one already were left out")
+        lines.append(
+            "items: {read:,} rows, {without_text:,} without a text, {repeated:,} repeated".format(**facts["items"])
+        )
         if facts["bad_lines"]["count"]:
             lines.append(f"{facts['bad_lines']['count']:,} bad lines were skipped, the first of them:")
             lines += [f"  {line}" for line in facts["bad_lines"]["first"]]
@@ -105,7 +106,7 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
         raise ValueError(f"{source.interactions_name}: there are no times; unset since and until, split leave-one-out")
     with new_folder(output) as folder:
         log = _read_interactions(source, reading)
-        texts, repeated = _read_items(source, reading)
+        texts, counts = _read_items(source, reading)
         log, stages = _filtered(log, texts["item_id"].combine_chunks(), settings)
         if not len(log.users):
             raise ValueError(f"{source.interactions_name}: nothing is left; loosen the filters (after {_path(stages)})")
@@ -118,7 +119,7 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
             "inputs": [{"file": file.name, "sha256": _sha256(file)} for file in source.files],
             **({"origin": source.facts} if source.facts else {}),
             "stages": [asdict(stage) for stage in stages],
-            "items": {"read": len(texts) + repeated, "repeated": repeated},
+            "items": counts,
             "split": _account(splits, cuts),
             "bad_lines": {"count": reading.num_bad, "first": reading.shown},
             "versions": _versions(settings.format),
@@ -154,8 +155,8 @@ def _joined(batches: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
     return chunks[0].dictionary, np.concatenate([chunk.indices.to_numpy() for chunk in chunks])
 
 
-def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, int]:
-    """Items with a text, each once (its first row), and how many rows were of an item that had one."""
+def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, int]]:
+    """Items with a text, each once, in its first row; and how many rows there were, and why some were left out."""
     batches = list(checked_items(source.items(), source.items_name, reading))
     if not sum(batch.num_rows for batch in batches):
         raise ValueError(f"{source.items_name}: no items; give a file that has some")
@@ -167,7 +168,8 @@ def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, int]:
     codes = table["item_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     first = np.zeros(len(table), dtype=bool)
     first[np.unique(codes, return_index=True)[1]] = True
-    return table.filter(pa.array(first)), int((~first).sum())
+    counts = {"read": len(filled), "without_text": int((~filled).sum()), "repeated": int((~first).sum())}
+    return table.filter(pa.array(first)), counts
 
 
 def _filtered(log: _Log, with_text: pa.Array, settings: PrepareSettings) -> tuple[_Log, list[Stage]]:
@@ -216,10 +218,11 @@ def _splits(interactions: Interactions, times: np.ndarray, settings: PrepareSett
     cuts = np.quantile(times, parts)
     splits = np.digitize(times, cuts).astype(np.int8)
     if not (splits == TRAIN).any():
-        raise ValueError("global-time leaves nothing to train on; lower validation_part and test_part")
-    for name, split in (("validation_part", VALIDATION), ("test_part", TEST)):
+        raise ValueError("global-time leaves nothing to train on; choose lower validation and test parts")
+    for split in (VALIDATION, TEST):
         if not len(split_targets(interactions, splits, split)[0]):
-            raise ValueError(f"global-time leaves no user to be asked about by {name}; raise it")
+            name = SPLIT_NAMES[split]
+            raise ValueError(f"global-time leaves nothing to predict in {name}; choose other validation and test parts")
     return splits, cuts.tolist()
 
 

@@ -232,12 +232,16 @@ def folder_text(folder):
 def folder_authors(folder):
     folder_text(folder)
     (folder / "item_text.tsv").unlink()
-    lines = ["3 title: Cream; of: Paris; brand: Glow", "2 brand: Glow;", "1 title: Lipstick; categories: A > B"]
+    lines = [
+        "3 title: Cream; of: Paris; brand: Glow; title: Lady",
+        "2 brand: Glow;",
+        "1 title: Lipstick; categories: A > B",
+    ]
     (folder / "item_plain_text.txt").write_text("\n".join(lines) + "\n")
     return {"format": "folder", "input": str(folder)}, [
         "title: Lipstick; categories: A > B",
         "brand: Glow",
-        "title: Cream; of: Paris; brand: Glow",
+        "title: Cream; of: Paris; brand: Glow; title: Lady",
     ]
 
 

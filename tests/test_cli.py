@@ -47,6 +47,7 @@ def test_help_is_instant():
 @pytest.mark.parametrize(
     ("name", "flag"),
     [
+        ("prepare", "--skip-bad-lines"),
         ("translate", "--num-clusters"),
         ("evaluate", "--max-users"),
         ("recommend", "--top-k"),

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import evaluation
-from gram.data import ItemTable, RecommendationData, evaluation_histories, training_part
+from gram.data import TEST, TRAIN, VALIDATION, ItemTable, RecommendationData, evaluation_histories, training_part
 from gram.evaluation import PROTOCOLS, dense_ranks, evaluate, format_table, gram_ranks, ranking_metrics, result_files
 from gram.translation import SASRec
 
@@ -201,6 +201,19 @@ def test_catalogue_order_of_the_data_does_not_matter(model, tokenizer, data, mea
         model, tokenizer, RecommendationData(shuffled, moved), folder / "sasrec.safetensors", progress=False
     )
     assert again.results["models"] == measured.results["models"]
+
+
+def test_given_splits_decide_who_is_evaluated(model, tokenizer, data, tmp_path):
+    splits = data.splits.copy()
+    for user, start in enumerate(data.interactions.offsets[:-1]):
+        own = splits[start : data.interactions.offsets[user + 1]]
+        own[:] = {0: TRAIN, 1: VALIDATION, 2: TEST}.get(user, TEST if user % 2 else TRAIN)
+    held_out = dataclasses.replace(data, splits=splits)
+    found = evaluate(model, tokenizer, held_out, tmp_path / "sasrec.safetensors", max_users=4, progress=False)
+    ids = data.interactions.user_ids
+    assert found.per_user["user_id"].to_pylist()[:4] == [ids[2], ids[3], ids[5], ids[7]]
+    assert found.results["users"] == 4
+    assert not found.results["data"]["leave_one_out"]
 
 
 def test_item_that_the_model_does_not_know_is_named(model, tokenizer, data, tmp_path):

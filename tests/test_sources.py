@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,8 +10,9 @@ import pytest
 
 from gram.data import read_folder
 from gram.data.prepare import PrepareSettings, prepare
+from gram.data.sources.lines import Reading, lines
 
-from .raw_data import FORMATS, SEQUENCES, START, raw
+from .raw_data import FORMATS, SEQUENCES, START, TABLE, raw
 
 
 def prepared(settings, output):
@@ -165,6 +167,28 @@ def test_a_truncated_gzip_ends_the_file(name, file, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
     _, report = prepared({**settings, "skip_bad_lines": True}, tmp_path / "out")
     assert report.facts["bad_lines"]["count"] == 1
+
+
+def test_lines_before_a_break_in_a_gzip_file_are_kept(tmp_path):
+    path = tmp_path / "long.csv.gz"
+    draw = random.Random(0)
+    packed = gzip.compress("".join(f"{number},{draw.random()}\n" for number in range(200_000)).encode(), mtime=0)
+    path.write_bytes(packed[: len(packed) // 2])
+    reading = Reading(skip_bad_lines=True)
+    numbers = [number for number, _ in lines(path, reading)]
+    assert 50_000 < len(numbers) < 150_000
+    assert reading.shown == [f"long.csv.gz:{len(numbers) + 1}: the gzip file ends early"]
+
+
+def test_long_files_come_in_several_batches(tmp_path):
+    (tmp_path / "raw").mkdir()
+    rows = [(f"u{row % 7}", f"i{row % 11}", row) for row in range(70_000)]
+    (tmp_path / "raw" / "log.tsv").write_text("who\twhat\twhen\n" + "".join(f"{u}\t{i}\t{t}\n" for u, i, t in rows))
+    (tmp_path / "raw" / "goods.tsv").write_text("id\tname\n" + "".join(f"i{item}\tItem {item}\n" for item in range(11)))
+    places = {"interactions": str(tmp_path / "raw" / "log.tsv"), "items": str(tmp_path / "raw" / "goods.tsv")}
+    data, _ = prepared({"format": "table", **places, **TABLE, "text_columns": "name=title"}, tmp_path / "out")
+    found = sequences_of(data)
+    assert found == {f"u{user}": [item for other, item, _ in rows if other == f"u{user}"] for user in range(7)}
 
 
 def test_a_file_that_is_not_gzip_is_named(tmp_path):

@@ -90,7 +90,11 @@ def _plain_texts(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     def parse(line: str) -> list[str]:
         item, _, words = line.strip().partition(" ")
         start, *parts = _FIELD.split(words.strip().rstrip("; "))
-        found = dict(zip(parts[::2], parts[1::2], strict=True))
+        found: dict[str, str] = {}
+        for name, value in zip(parts[::2], parts[1::2], strict=True):
+            if name in found:  # the words of another field, that happen to look like a name
+                name, value = next(reversed(found)), f"{found[next(reversed(found))]}; {name}: {value}"
+            found[name] = value
         if start.strip():
             raise BadLineError(
                 f"item {item}: the text starts with none of {', '.join(FIELDS)}", "begin it with 'title: '"
