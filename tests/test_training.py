@@ -18,7 +18,7 @@ from gram.data.training_steps import TrainingSteps, prefix_groups
 from gram.train_accelerate import Progress, TrainingSettings, train
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml") if path.name[:8] != "prepare-")
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith("prepare-"))
 
 
 def small(data_folder, output_dir, **changes) -> TrainingSettings:

@@ -90,11 +90,12 @@ def _plain_texts(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     def parse(line: str) -> list[str]:
         item, _, words = line.strip().partition(" ")
         start, *parts = _FIELD.split(words.strip().rstrip("; "))
-        found: dict[str, str] = {}
+        found, last = {}, ""
         for name, value in zip(parts[::2], parts[1::2], strict=True):
-            if name in found:  # the words of another field, that happen to look like a name
-                name, value = next(reversed(found)), f"{found[next(reversed(found))]}; {name}: {value}"
-            found[name] = value
+            if name in found:  # words of the field before it that look like a name
+                found[last] += f"; {name}: {value}"
+            else:
+                found[name], last = value, name
         if start.strip():
             raise BadLineError(
                 f"item {item}: the text starts with none of {', '.join(FIELDS)}", "begin it with 'title: '"
