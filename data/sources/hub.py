@@ -63,7 +63,7 @@ def _rows(name: str, origin: dict[str, Any], reading: Reading, columns: Mapping[
     from datasets import load_dataset
 
     def tables() -> Iterator[pa.RecordBatch]:
-        with tqdm(desc=name, unit="row", unit_scale=True, disable=not reading.progress) as bar:
+        with tqdm(desc=name, unit="row", unit_scale=True, disable=None if reading.progress else True) as bar:
             for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
                 for batch in table.combine_chunks().to_batches():
                     _check_columns(name, batch.schema.names, columns)

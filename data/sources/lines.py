@@ -31,7 +31,7 @@ class Reading:
 
     Attributes:
         skip_bad_lines: go on after a bad line instead of raising.
-        progress: show a bar with the bytes read.
+        progress: show a bar with the bytes read, on a terminal.
         num_bad: bad lines skipped.
         shown: the first of them, `FILE:LINE: why`.
     """
@@ -54,8 +54,8 @@ class Reading:
             self.shown.append(f"{Path(source).name}:{number}: {why}")
 
     def bar(self, path: Path) -> tqdm:
-        """A bar over the bytes of a file."""
-        options = {"unit": "B", "unit_scale": True, "disable": not self.progress}
+        """A bar over the bytes of a file, where there is a terminal to show it."""
+        options = {"unit": "B", "unit_scale": True, "disable": None if self.progress else True}
         return tqdm(total=path.stat().st_size, desc=path.name, **options)
 
 
