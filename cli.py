@@ -116,7 +116,7 @@ def _at_least_one(text: str) -> int:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    what = "data folder: user_sequence.txt (USER ITEM ITEM ..., oldest first) and item_text.tsv or item_plain_text.txt"
+    what = "data folder that `gram prepare` made, or with user_sequence.txt (USER ITEM ITEM ...) and item_text.tsv"
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help=what)
 
 
@@ -278,6 +278,26 @@ def _recommend(arguments: argparse.Namespace) -> None:
         print(f"{rank:>4}  {item.score:>8.4f}  {item.item_id:<{width}}  {item.title}")
 
 
+# prepare
+
+
+def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    from .data.prepare import PrepareSettings
+    from .settings import add_config_flags
+
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new data folder")
+    add_config_flags(parser, PrepareSettings)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from .data.prepare import PrepareSettings, prepare
+    from .settings import settings_from_config
+
+    (settings,) = settings_from_config(arguments, PrepareSettings)
+    print(prepare(settings, arguments.output, progress=True))
+    print(f"saved to {arguments.output}")
+
+
 # quickstart
 
 
@@ -299,6 +319,13 @@ def _quickstart(arguments: argparse.Namespace) -> None:
 
 
 COMMANDS = {
+    "prepare": Command(
+        "turn raw data into a data folder: filtered, in order of time, split",
+        "--format movielens --input ml-1m --output data/ml-1m\n"
+        "--config recipes/prepare-yelp.yaml --input yelp_dataset --output data/yelp",
+        _add_prepare_arguments,
+        _prepare,
+    ),
     "translate": Command(
         "give every item its lexical ID and its similar items, and save a GRAM tokenizer",
         "--data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html\n"

@@ -1,7 +1,8 @@
 """Full ranking by item ids: recall and NDCG of GRAM and of the baselines, on the same users.
 
-Every user has one held-out item, the target. A model ranks the whole catalogue, and the target's rank alone decides:
-recall@k is 1 where the rank is at most k, and NDCG@k is then `1 / log2(rank + 1)`; both are 0 otherwise.
+Every user that is evaluated has one held-out item, the target. A model ranks the whole catalogue, and the target's
+rank alone decides: recall@k is 1 where the rank is at most k, and NDCG@k is then
+`1 / log2(rank + 1)`; both are 0 otherwise.
 
 Two protocols are measured side by side:
 
@@ -16,7 +17,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .baselines import ItemKNN, Popularity
-from .data import Interactions, RecommendationData, evaluation_histories, training_part
+from .data import Interactions, RecommendationData, evaluation_histories, leave_one_out, training_part
 from .processes import on_cpu
 from .translation import SASRec, fit_or_load
 from .translation.artefacts import read_provenance
@@ -279,12 +280,12 @@ def evaluate(
             raise ValueError(f"{name} is {value}; it must be at least 1")
     accelerator = accelerator or Accelerator(cpu=on_cpu())
     progress = progress and accelerator.is_main_process
-    interactions = _in_catalogue_rows(data, tokenizer)
-    histories, targets = evaluation_histories(interactions, split)
+    data = _in_catalogue_rows(data, tokenizer)
+    histories, targets = evaluation_histories(data, split)
     num_users, num_items = min(len(targets), max_users or len(targets)), len(tokenizer.item_ids)
     share = own_share(num_users, accelerator)
     own_histories, own_targets = [histories[user] for user in share], targets[share]
-    training = training_part(interactions)
+    training = training_part(data)
 
     def sasrec():
         if _is_trained_on(model_sasrec, training, num_items):
@@ -320,8 +321,9 @@ def evaluate(
         "data": {
             "folder": None if data.folder is None else str(data.folder),
             "items": len(data.items),
-            "users": len(interactions),
-            "interactions": len(interactions.items),
+            "users": len(data.interactions),
+            "interactions": len(data.interactions.items),
+            "leave_one_out": _is_leave_one_out(data),
         },
         "models": {
             name: {protocol: ranking_metrics(values) for protocol, values in by_protocol.items()}
@@ -330,10 +332,10 @@ def evaluate(
         "seconds": seconds,
     }
     target_ids = [tokenizer.item_ids[row] for row in targets[:num_users]]
-    return Evaluation(results, _per_user(interactions.user_ids[:num_users], target_ids, ranks))
+    return Evaluation(results, _per_user(histories.user_ids[:num_users], target_ids, ranks))
 
 
-def _in_catalogue_rows(data: RecommendationData, tokenizer) -> Interactions:
+def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationData:
     """The users' sequences in rows of the tokenizer's catalogue, whose order and extent may differ from the data's."""
     rows = np.array([tokenizer.item_rows.get(item, -1) for item in data.items.item_ids], dtype=np.int32)
     items = rows[data.interactions.items]
@@ -341,7 +343,12 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> Interactions:
         item = data.items.item_ids[data.interactions.items[int((items < 0).argmax())]]
         place = data.folder or "the data"
         raise ValueError(f"{place}: item {item} is not in the model's catalogue; evaluate on the data it was made from")
-    return Interactions(data.interactions.user_ids, items, data.interactions.offsets)
+    return replace(data, interactions=replace(data.interactions, items=items))
+
+
+def _is_leave_one_out(data: RecommendationData) -> bool:
+    short = (data.interactions.lengths < 3).any()
+    return not short and np.array_equal(data.splits, leave_one_out(data.interactions))
 
 
 def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_items: int) -> bool:

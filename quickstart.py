@@ -17,15 +17,14 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from .data import RecommendationData, read_folder
+from .data.prepare import PrepareSettings, prepare
 from .evaluation import evaluate, format_table, result_files
 from .hub import write_model_card
 from .recommendation import load_model
 from .settings import parse
 from .tokenization_gram import GramTokenizer
-from .tokenizer_folder import make_tokenizer_folder, new_folder
+from .tokenizer_folder import make_tokenizer_folder
 from .train_accelerate import TrainingSettings, train
 from .translation import SASREC_FILE, TranslationSettings
 
@@ -36,9 +35,8 @@ PACKAGE = "recbole==1.2.1"
 WHEEL = "recbole-1.2.1-py3-none-any.whl"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 MOVIELENS = "recbole/dataset_example/ml-100k/ml-100k"
-FILM_COLUMNS = ("item_id", "movie_title", "release_year", "class")
+FILM_TEXTS = "movie_title=title, release_year=year, class=genres"
 
-CORE = 5  # fewest interactions of a user, and of an item
 NUM_SHOWN_USERS, NUM_SHOWN_ITEMS = 2, 5
 
 # Run in a process of its own, on nothing but the model folder: what anybody does who was sent it.
@@ -84,8 +82,7 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
 
     say("1/5  MovieLens-100k")
     if not data_folder.exists():
-        with new_folder(data_folder) as folder:
-            write_movielens(fetch_wheel(), folder)
+        prepare_movielens(fetch_wheel(), data_folder)
     data = read_folder(data_folder)
     sizes = (len(data.interactions), len(data.items), len(data.interactions.items))
     say("     {:,} users, {:,} films, {:,} interactions".format(*sizes))
@@ -138,52 +135,15 @@ def fetch_wheel() -> Path:
     return wheel
 
 
-def write_movielens(wheel: Path, folder: Path) -> None:
-    """Write MovieLens-100k as a data folder: 5-core, in order of time.
+def prepare_movielens(wheel: Path, output: Path) -> None:
+    """Make the data folder of MovieLens-100k: 5-core, in order of time.
 
-    Three of four ratings have a second in common with others of their user, so the rule for these decides much: they
-    are ordered by item id, read as text. Users are in order of their number, and so are films.
+    Three of four ratings have a second in common with others of their user: these come in order of item id, as text.
     """
-    interactions = _table(wheel, "inter")
-    users, items = np.array(interactions["user_id"]), np.array(interactions["item_id"])
-    times = np.array(interactions["timestamp"], dtype=np.float64)
-    kept = k_core(users, items, CORE)
-    users, items, times = users[kept], items[kept], times[kept]
-    order = np.lexsort((items, times, users.astype(np.int64)))
-    users, items = users[order], items[order]
-
-    firsts = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1])))
-    sequences = np.split(items, firsts[1:])
-    lines = [" ".join([user, *sequence]) for user, sequence in zip(users[firsts], sequences, strict=True)]
-    (folder / "user_sequence.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    films, watched = _table(wheel, "item"), set(items.tolist())
-    lines = ["item_id\ttitle\tyear\tgenres"]
-    for item, *fields, genres in zip(*(films[name] for name in FILM_COLUMNS), strict=True):
-        if item in watched:
-            lines.append("\t".join([item, *fields, ", ".join(genres.split())]))
-    (folder / "item_text.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def k_core(users: np.ndarray, items: np.ndarray, core: int) -> np.ndarray:
-    """Rows that are left when users and items with fewer than `core` interactions are dropped again and again."""
-    kept = np.arange(len(users))
-    while True:
-        enough = np.ones(len(kept), dtype=bool)
-        for names in (users[kept], items[kept]):
-            _, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
-            enough &= counts[inverse] >= core
-        if enough.all():
-            return kept
-        kept = kept[enough]
-
-
-def _table(wheel: Path, suffix: str) -> dict[str, list[str]]:
-    """Columns of one of the data set's files; its header holds `name:type`."""
-    with zipfile.ZipFile(wheel) as archive:
-        lines = archive.read(f"{MOVIELENS}.{suffix}").decode("utf-8").splitlines()
-    header, *rows = [line.split("\t") for line in lines]
-    return dict(zip((name.split(":")[0] for name in header), map(list, zip(*rows, strict=True)), strict=True))
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
+        for suffix in ("inter", "item"):
+            (Path(folder) / f"ml-100k.{suffix}").write_bytes(archive.read(f"{MOVIELENS}.{suffix}"))
+        prepare(PrepareSettings(format="recbole", input=folder, text_columns=FILM_TEXTS), output)
 
 
 def _is_newer(path: Path, source: Path) -> bool:

@@ -31,6 +31,7 @@ def add_flags(parser: argparse.ArgumentParser, settings_class: type) -> None:
             dest=field.name,
             type=_truth if kind is bool else _or_none(kind) if type(None) in kinds else kind,
             metavar="true|false" if kind is bool else kind.__name__.upper(),
+            **({"nargs": "?", "const": True} if kind is bool else {}),
             default=argparse.SUPPRESS,
             help=text,
         )
@@ -79,10 +80,23 @@ def parse(parser: argparse.ArgumentParser, *settings_classes: type, argv: Sequen
     Raises:
         ValueError: from the file, naming it; wrong flags end the program with exit code 2, as argparse does.
     """
+    add_config_flags(parser, *settings_classes)
+    return settings_from_config(parser.parse_args(argv), *settings_classes)
+
+
+def add_config_flags(parser: argparse.ArgumentParser, *settings_classes: type) -> None:
+    """`--config FILE`, and one flag per field."""
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
     for settings_class in settings_classes:
         add_flags(parser, settings_class)
-    given = parser.parse_args(argv)
+
+
+def settings_from_config(given: argparse.Namespace, *settings_classes: type) -> list[Any]:
+    """Settings from what a parser with `add_config_flags` found.
+
+    Raises:
+        ValueError: from the file, naming it.
+    """
     values: dict[str, Any] = {}
     if given.config is not None:
         known = {field.name for settings_class in settings_classes for field in fields(settings_class)}

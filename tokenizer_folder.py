@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
@@ -96,23 +93,3 @@ def _save(words: PreTrainedTokenizerBase, translation, folder: Path, limits: dic
             target = folder / path.name
             if not target.is_file() or target.read_bytes() != path.read_bytes():
                 os.replace(path, target)
-
-
-@contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name when all is done, and is removed where something fails.
-
-    Raises:
-        ValueError: there is something of this name already, other than an empty folder.
-    """
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path}: exists already; give another name, or remove it")
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -47,7 +47,7 @@ class TrainingSettings:
     """Settings of one training run; the defaults are the paper's.
 
     Attributes:
-        data: folder with `user_sequence.txt` and `item_text.tsv` or `item_plain_text.txt`.
+        data: data folder, as `gram prepare` makes it, or with `user_sequence.txt` and `item_text.tsv`.
         output_dir: folder of the trained model; holds the checkpoints until it is done.
         translation: folder made by `gram translate`; without it the data are translated first.
         tokenizer: text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it the
@@ -190,7 +190,8 @@ class _Run:
         self.settings, self.data, self.tokenizer = settings, data, tokenizer
         self.output_dir = Path(settings.output_dir)
         self.checkpoints = self.output_dir / "checkpoints"
-        self.training = training_part(data.interactions)
+        self.training = training_part(data)
+        self.validation = evaluation_histories(data, "validation")
         self.accelerator = Accelerator(
             cpu=on_cpu(),
             mixed_precision=_precision(settings.mixed_precision),
@@ -293,7 +294,7 @@ class _Run:
 
     def _validate(self, bar: tqdm) -> None:
         settings, progress, accelerator = self.settings, self.progress, self.accelerator
-        histories, targets = evaluation_histories(self.data.interactions, "validation")
+        histories, targets = self.validation
         users = np.arange(len(targets))
         if 0 < settings.validation_users < len(users):
             users = np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.validation_users])

@@ -1,14 +1,18 @@
-"""Readers into one schema, and the leave-one-out split."""
+"""Readers into one schema, and the splits."""
 
-from .interactions import Interactions, ItemTable, RecommendationData
+from .interactions import TEST, TRAIN, VALIDATION, Interactions, ItemTable, RecommendationData, leave_one_out
 from .readers import read_folder, read_lexical_ids, read_similar_items
 from .splits import evaluation_histories, training_part
 
 __all__ = [
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
     "Interactions",
     "ItemTable",
     "RecommendationData",
     "evaluation_histories",
+    "leave_one_out",
     "read_folder",
     "read_lexical_ids",
     "read_similar_items",

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPLIT_NAMES = ("train", "validation", "test")
+
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
@@ -71,10 +74,43 @@ class ItemTable:
         return len(self.item_ids)
 
 
+def leave_one_out(interactions: Interactions) -> np.ndarray:
+    """(total,) int8 splits: a user's last item is for testing, the one before for validation, the rest for training.
+
+    Raises:
+        ValueError: where a user has fewer than 3 items.
+    """
+    short = interactions.lengths < 3
+    if short.any():
+        user = int(short.argmax())
+        name, length = interactions.user_ids[user], interactions.lengths[user]
+        raise ValueError(f"user {name} has {length} items, leave-one-out needs at least 3; drop the user")
+    splits = np.full(len(interactions.items), TRAIN, dtype=np.int8)
+    splits[interactions.offsets[1:] - 1] = TEST
+    splits[interactions.offsets[1:] - 2] = VALIDATION
+    return splits
+
+
 @dataclass(frozen=True, eq=False)
 class RecommendationData:
-    """A data set: its items, its users' sequences, and the folder that they were read from (None: made in memory)."""
+    """A data set: its items, its users' sequences, and which of these are to learn from.
+
+    Attributes:
+        items: the catalogue.
+        interactions: whole sequences.
+        folder: that they were read from; None: made in memory.
+        splits: (total,) int8, `TRAIN`, `VALIDATION` or `TEST` for each of `interactions.items`; leave-one-out where
+            none are given.
+
+    Raises:
+        ValueError: no splits are given, and a user has fewer than 3 items.
+    """
 
     items: ItemTable
     interactions: Interactions
     folder: Path | None = None
+    splits: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.splits is None:
+            object.__setattr__(self, "splits", leave_one_out(self.interactions))

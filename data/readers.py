@@ -1,6 +1,6 @@
 """Readers of a data folder and of the files that the GRAM authors published beside theirs.
 
-A data folder holds, in UTF-8:
+A data folder holds `interactions.parquet` and `items.parquet` (see `parquet_folder`), or else, in UTF-8:
 
 - `user_sequence.txt`: one user per line, `USER ITEM ITEM ...`, oldest item first;
 - `item_text.tsv`: a header `asin` (or `item_id`), then any text fields, `title` among them if there is one; or else
@@ -14,16 +14,16 @@ Every error is one line that names the file, the line (from 1) and the remedy.
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .interactions import Interactions, ItemTable, RecommendationData
+from .item_table import ItemTableBuilder
+from .parquet_folder import INTERACTIONS_FILE, ITEMS_FILE, read_parquet_folder
 
 MIN_ITEMS = 3  # one to learn from, one to validate, one to test
-SHOWN_CHARACTERS = 80  # of the text, where an item has no title
 
 _ID_COLUMNS = ("asin", "item_id")
 _PLAIN_TITLE = re.compile(r"(?:^|; )title: (.*?)(?=; \w+: |;?$)")
@@ -46,7 +46,9 @@ def read_folder(path: str | Path) -> RecommendationData:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; give one with user_sequence.txt and item_text.tsv")
+        raise FileNotFoundError(f"{folder}: no such folder; give one that `gram prepare` made, or a text form")
+    if (folder / INTERACTIONS_FILE).is_file() or (folder / ITEMS_FILE).is_file():
+        return read_parquet_folder(folder)
     table, plain = folder / "item_text.tsv", folder / "item_plain_text.txt"
     if table.is_file():
         source, items = table, _read_item_table(table)
@@ -177,32 +179,6 @@ def _read_sequences(path: Path, items: ItemTable, text_file: str) -> Interaction
     return Interactions.from_sequences(list(sequences), sequences.values())
 
 
-class _ItemTableBuilder:
-    """Collects items and refuses those that nothing can be said of."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.table = ItemTable([], [], [])
-        self.lines: dict[str, int] = {}
-
-    def add(self, number: int, item: str, title: str, text: str) -> None:
-        if not item or item.split() != [item]:
-            raise ValueError(f"{self.path}:{number}: item id {item!r} is empty or holds a space; correct the line")
-        if item in self.lines:
-            raise ValueError(f"{self.path}:{number}: item {item} stands on line {self.lines[item]} already; keep one")
-        if not text:
-            raise ValueError(f"{self.path}:{number}: item {item} has an empty text; fill a field or drop the item")
-        self.lines[item] = number
-        self.table.item_ids.append(item)
-        self.table.titles.append(title or textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ..."))
-        self.table.texts.append(text)
-
-    def finish(self) -> ItemTable:
-        if not len(self.table):
-            raise ValueError(f"{self.path}: no items; add a line for each item")
-        return self.table
-
-
 def _read_item_table(path: Path) -> ItemTable:
     lines = _lines(path)
     number, header = next(lines, (1, ""))
@@ -213,7 +189,7 @@ def _read_item_table(path: Path) -> ItemTable:
         )
     if not fields or not all(fields) or len(set(fields)) < len(fields):
         raise ValueError(f"{path}:{number}: the header has no text columns, or two of one name; name them, title first")
-    builder = _ItemTableBuilder(path)
+    builder = ItemTableBuilder(path)
     for number, line in lines:
         values = line.split("\t")
         if len(values) != len(fields) + 1:
@@ -221,14 +197,12 @@ def _read_item_table(path: Path) -> ItemTable:
                 f"{path}:{number}: {len(values)} columns, the header has {len(fields) + 1}; correct the line"
             )
         item, *values = [" ".join(value.split()) for value in values]
-        filled = {field: value for field, value in zip(fields, values, strict=True) if value}
-        text = "; ".join(f"{field}: {value}" for field, value in filled.items())
-        builder.add(number, item, filled.get("title", ""), text)
+        builder.add_fields(number, item, zip(fields, values, strict=True))
     return builder.finish()
 
 
 def _read_plain_text(path: Path) -> ItemTable:
-    builder = _ItemTableBuilder(path)
+    builder = ItemTableBuilder(path)
     for number, line in _lines(path):
         item, *words = line.split()
         text = " ".join(words)

@@ -1,4 +1,4 @@
-"""Leave-one-out: a user's last item is for testing, the one before for validation, the rest for training."""
+"""What is to be learnt from, and what is to be predicted from all that was before it."""
 
 from __future__ import annotations
 
@@ -6,49 +6,63 @@ from typing import Literal
 
 import numpy as np
 
-from .interactions import Interactions
+from .interactions import SPLIT_NAMES, TRAIN, Interactions, RecommendationData
 
 
-def training_part(interactions: Interactions) -> Interactions:
-    """All but the last two items of every user.
-
-    Raises:
-        ValueError: where a user has fewer than 3 items.
-    """
-    return _without_last(interactions, 2)
+def training_part(data: RecommendationData) -> Interactions:
+    """The interactions of the training split, of all users; some may have none."""
+    kept = data.splits == TRAIN
+    interactions = data.interactions
+    offsets = np.concatenate([[0], np.cumsum(kept)])[interactions.offsets]
+    return Interactions(interactions.user_ids, interactions.items[kept], offsets)
 
 
 def evaluation_histories(
-    interactions: Interactions, split: Literal["validation", "test"]
+    data: RecommendationData, split: Literal["validation", "test"]
 ) -> tuple[Interactions, np.ndarray]:
-    """What is known of every user when the held-out item is to be predicted, and that item.
+    """What is known of every user when the first interaction of a split is to be predicted, and its item.
+
+    Under leave-one-out that is the last item but one for `"validation"` and the last for `"test"`, whose history then
+    includes the validation item.
+
+    Args:
+        data: whole sequences and their splits.
+        split: `"validation"` or `"test"`.
+
+    Returns:
+        The histories of the users who have an interaction in the split with another before it, and the targets, (U,)
+        int32 rows of the catalogue.
+
+    Raises:
+        ValueError: for another split, or where there is no such user.
+    """
+    if split not in SPLIT_NAMES[1:]:
+        raise ValueError(f"split is {split!r}; it must be 'validation' or 'test'")
+    interactions = data.interactions
+    users, targets = split_targets(interactions, data.splits, SPLIT_NAMES.index(split))
+    if not len(users):
+        place = data.folder or "the data"
+        raise ValueError(f"{place}: no user has a {split} interaction with another before it; split in another way")
+    starts = interactions.offsets[users]
+    offsets = np.concatenate([[0], np.cumsum(targets - starts)])
+    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], targets - starts)
+    names = [interactions.user_ids[user] for user in users]
+    return Interactions(names, interactions.items[places], offsets), interactions.items[targets].astype(np.int32)
+
+
+def split_targets(interactions: Interactions, splits: np.ndarray, split: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each user's first interaction of a split that has another before it.
 
     Args:
         interactions: whole sequences.
-        split: `"validation"` (target: the last item but one) or `"test"` (target: the last item; the history then
-            includes the validation item).
+        splits: (total,) int8.
+        split: `VALIDATION` or `TEST`.
 
     Returns:
-        The histories (U users) and the targets, (U,) int32 rows of the catalogue.
-
-    Raises:
-        ValueError: for another split, or where a user has fewer than 3 items.
+        Rows of the users who have one, and its place in `interactions.items`, both int64.
     """
-    held_out = {"validation": 2, "test": 1}.get(split)
-    if held_out is None:
-        raise ValueError(f"split is {split!r}; it must be 'validation' or 'test'")
-    histories = _without_last(interactions, held_out)
-    targets = interactions.items[interactions.offsets[1:] - held_out]
-    return histories, targets.astype(np.int32)
-
-
-def _without_last(interactions: Interactions, count: int) -> Interactions:
-    lengths = interactions.lengths
-    if (lengths < 3).any():
-        user = int(np.argmax(lengths < 3))
-        name = interactions.user_ids[user]
-        raise ValueError(f"user {name} has {lengths[user]} items, leave-one-out needs at least 3; drop the user")
-    kept = lengths - count
-    offsets = np.concatenate([[0], np.cumsum(kept)])
-    place = np.arange(len(interactions.items)) - np.repeat(interactions.offsets[:-1], lengths)
-    return Interactions(interactions.user_ids, interactions.items[place < np.repeat(kept, lengths)], offsets)
+    places = np.flatnonzero(splits == split)
+    users = np.searchsorted(interactions.offsets, places, side="right") - 1
+    known = places > interactions.offsets[users]
+    users, first = np.unique(users[known], return_index=True)
+    return users, places[known][first]

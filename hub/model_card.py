@@ -10,6 +10,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
+SPLITS = {
+    True: "The last item of every user is for testing, the one before for validation; neither was trained on.",
+    False: "The training, validation and test parts follow each other in time; only the first of them was trained on.",
+}
 PLACES = ("data", "output_dir", "translation")  # folders of one machine
 
 USAGE = """```python
@@ -86,8 +90,8 @@ def _text(folder: Path, training: dict, evaluation: dict, data_name: str) -> str
         "",
         "## Data",
         "",
-        f"{size['users']:,} users, {size['items']:,} items, {size['interactions']:,} interactions. Leave-one-out: the",
-        "last item of every user is for testing, the one before for validation; neither was trained on.",
+        f"{size['users']:,} users, {size['items']:,} items, {size['interactions']:,} interactions.",
+        SPLITS[size["leave_one_out"]],
         "",
         "## Evaluation",
         "",

@@ -44,7 +44,7 @@ def test_50_beams_return_50_items_for_every_user(data, text_tokenizer):
     torch.manual_seed(0)
     model = GramForConditionalGeneration(GramConfig()).eval()  # T5-small's shape
     model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
-    histories, _ = evaluation_histories(data.interactions, "test")
+    histories, _ = evaluation_histories(data, "test")
     for start in range(0, 64, 8):
         users = [[tokenizer.item_ids[row] for row in histories[user]] for user in range(start, start + 8)]
         inputs = tokenizer(histories=users, return_tensors="pt")

@@ -47,6 +47,7 @@ def test_help_is_instant():
 @pytest.mark.parametrize(
     ("name", "flag"),
     [
+        ("prepare", "--skip-bad-lines"),
         ("translate", "--num-clusters"),
         ("evaluate", "--max-users"),
         ("recommend", "--top-k"),
@@ -116,7 +117,7 @@ def test_wrong_data(gram, folder, model_folder, tmp_path, command, file, number,
 def test_missing_data_folder(gram, tmp_path):
     code, _, errors = gram("translate", "--data", tmp_path / "nowhere", "--output", tmp_path / "new")
     assert code == 2
-    assert "nowhere: no such folder; give one with user_sequence.txt" in errors[0]
+    assert "nowhere: no such folder; give one that `gram prepare` made" in errors[0]
     assert not list(tmp_path.iterdir())
 
 

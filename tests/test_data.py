@@ -5,14 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gram.baselines import ItemKNN, Popularity
 from gram.data import (
+    TEST,
+    TRAIN,
+    VALIDATION,
     Interactions,
+    ItemTable,
+    RecommendationData,
     evaluation_histories,
     read_folder,
     read_lexical_ids,
     read_similar_items,
     training_part,
 )
+from gram.data.training_steps import prefix_groups
+from gram.translation import SASRecSettings
+from gram.translation.collaborative import fit_sasrec
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 HEADER = "asin\ttitle\tbrand\n"
@@ -162,22 +171,53 @@ def test_wrong_similar_items_are_named(tmp_path, content, message):
 
 
 def test_leave_one_out_holds_the_last_two_items_out(folder):
-    interactions = read_folder(folder).interactions
-    assert [sequence.tolist() for sequence in training_part(interactions)] == [[0, 1], [2]]
-    histories, targets = evaluation_histories(interactions, "validation")
+    data = read_folder(folder)
+    assert data.splits.tolist() == [TRAIN, TRAIN, VALIDATION, TEST, TRAIN, VALIDATION, TEST]
+    assert [sequence.tolist() for sequence in training_part(data)] == [[0, 1], [2]]
+    histories, targets = evaluation_histories(data, "validation")
     assert [sequence.tolist() for sequence in histories] == [[0, 1], [2]]
     assert targets.tolist() == [2, 0]
-    histories, targets = evaluation_histories(interactions, "test")
+    histories, targets = evaluation_histories(data, "test")
     assert [sequence.tolist() for sequence in histories] == [[0, 1, 2], [2, 0]]
     assert targets.tolist() == [3, 1]
     assert targets.dtype == np.int32
 
 
+def made(sequences, splits=None):
+    users = [f"u{user}" for user in range(len(sequences))]
+    items = ItemTable(list("ABCD"), list("abcd"), list("abcd"))
+    return RecommendationData(items, Interactions.from_sequences(users, sequences), splits=splits)
+
+
 def test_the_split_refuses_what_it_cannot_split():
-    with pytest.raises(ValueError, match="user bob has 2 items"):
-        training_part(Interactions.from_sequences(["ann", "bob"], [[0, 1, 2], [0, 1]]))
+    with pytest.raises(ValueError, match="user u1 has 2 items"):
+        made([[0, 1, 2], [0, 1]])
     with pytest.raises(ValueError, match="split is 'train'"):
-        evaluation_histories(Interactions.from_sequences(["ann"], [[0, 1, 2]]), "train")
+        evaluation_histories(made([[0, 1, 2]]), "train")
+    with pytest.raises(ValueError, match="the data: no user has a test interaction with another before it"):
+        evaluation_histories(made([[0, 1, 2], [3]], np.array([0, 0, 1, 2], dtype=np.int8)), "test")
+
+
+def test_given_splits_decide_over_users_of_any_length():
+    sequences = [[0, 1, 2, 3], [3], [1, 2], [2, 0, 1], []]
+    data = made(sequences, np.array([0, 0, 1, 1, 1, 2, 2, 0, 1, 2], dtype=np.int8))
+    assert [sequence.tolist() for sequence in training_part(data)] == [[0, 1], [], [], [2], []]
+    histories, targets = evaluation_histories(data, "validation")
+    assert histories.user_ids == ["u0", "u3"]
+    assert [sequence.tolist() for sequence in histories] == [[0, 1], [2]]
+    assert targets.tolist() == [2, 0]
+    histories, targets = evaluation_histories(data, "test")
+    assert histories.user_ids == ["u2", "u3"]
+    assert [sequence.tolist() for sequence in histories] == [[1], [2, 0]]
+    assert targets.tolist() == [2, 1]
+
+
+def test_baselines_take_users_without_training_items():
+    training = training_part(made([[0, 1, 2, 3], [3], [1]], np.array([0, 0, 0, 2, 1, 0], dtype=np.int8)))
+    sasrec = fit_sasrec(training, 4, SASRecSettings(dim=4, num_layers=1, num_heads=1, epochs=1), progress=False)
+    for recommender in (Popularity(training, 4), ItemKNN(training, 4), sasrec):
+        assert recommender.score([np.array([3])]).shape == (1, 4)
+    assert [(group.user, group.first, group.last) for group in prefix_groups(training, 1)] == [(0, 1, 2), (0, 2, 3)]
 
 
 def test_interactions_behave_like_a_sequence_of_arrays():

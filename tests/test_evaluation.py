@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import evaluation
-from gram.data import ItemTable, RecommendationData, evaluation_histories, training_part
+from gram.data import TEST, TRAIN, VALIDATION, ItemTable, RecommendationData, evaluation_histories, training_part
 from gram.evaluation import PROTOCOLS, dense_ranks, evaluate, format_table, gram_ranks, ranking_metrics, result_files
 from gram.translation import Provenance, SASRec
 
@@ -94,7 +94,7 @@ def exhaustive_scores(model, tokenizer, history) -> np.ndarray:
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
 def test_ranks_are_those_of_scoring_every_item(model, tokenizer, data, exclude_seen):
-    histories, targets = evaluation_histories(data.interactions, "test")
+    histories, targets = evaluation_histories(data, "test")
     users = range(0, 40, 8)
     histories, targets = [histories[user] for user in users], targets[list(users)]
     scores = np.stack([exhaustive_scores(model, tokenizer, history) for history in histories])
@@ -103,7 +103,7 @@ def test_ranks_are_those_of_scoring_every_item(model, tokenizer, data, exclude_s
 
 
 def test_ranks_do_not_depend_on_the_batch(model, tokenizer, data):
-    histories, targets = evaluation_histories(data.interactions, "validation")
+    histories, targets = evaluation_histories(data, "validation")
     alone = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=1, progress=False)
     together = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=7, progress=False)
     assert alone.tolist() == together.tolist()
@@ -140,7 +140,7 @@ def test_every_user_is_counted_once_by_every_model_and_protocol(measured, data):
     counts = evaluation.per_user.group_by(["user_id", "model", "protocol"]).aggregate([("item_id", "count")])
     assert counts.num_rows == len(data.interactions) * len(NAMES) * len(PROTOCOLS)
     assert pc.unique(counts["item_id_count"]).to_pylist() == [1]
-    _, targets = evaluation_histories(data.interactions, "test")
+    _, targets = evaluation_histories(data, "test")
     rows = evaluation.per_user.slice(0, len(targets)).to_pylist()
     assert [row["item_id"] for row in rows] == [data.items.item_ids[target] for target in targets]
 
@@ -170,7 +170,7 @@ def test_baselines_learn_from_the_training_part_only(model, tokenizer, data, mea
         evaluation, "fit_or_load", lambda *args, **kwargs: given.append(args[1]) or fit(*args, **kwargs)
     )
     evaluate(model, tokenizer, data, folder / "sasrec.safetensors", split="validation", max_users=3, progress=False)
-    expected = training_part(data.interactions)
+    expected = training_part(data)
     assert len(given) == 3
     for training in given:
         assert np.array_equal(training.items, expected.items)
@@ -201,6 +201,19 @@ def test_catalogue_order_of_the_data_does_not_matter(model, tokenizer, data, mea
         model, tokenizer, RecommendationData(shuffled, moved), folder / "sasrec.safetensors", progress=False
     )
     assert again.results["models"] == measured.results["models"]
+
+
+def test_given_splits_decide_who_is_evaluated(model, tokenizer, data, tmp_path):
+    splits = data.splits.copy()
+    for user, start in enumerate(data.interactions.offsets[:-1]):
+        own = splits[start : data.interactions.offsets[user + 1]]
+        own[:] = {0: TRAIN, 1: VALIDATION, 2: TEST}.get(user, TEST if user % 2 else TRAIN)
+    held_out = dataclasses.replace(data, splits=splits)
+    found = evaluate(model, tokenizer, held_out, tmp_path / "sasrec.safetensors", max_users=4, progress=False)
+    ids = data.interactions.user_ids
+    assert found.per_user["user_id"].to_pylist()[:4] == [ids[2], ids[3], ids[5], ids[7]]
+    assert found.results["users"] == 4
+    assert not found.results["data"]["leave_one_out"]
 
 
 def test_item_that_the_model_does_not_know_is_named(model, tokenizer, data, tmp_path):

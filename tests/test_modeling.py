@@ -88,7 +88,7 @@ def test_the_grouped_form_gives_loss_and_gradients_of_the_plain_form(data, token
     torch.manual_seed(0)
     model = GramForConditionalGeneration(GramConfig(**{**SMALL, "vocab_size": 512}, max_history=8, dropout_rate=0.0))
     model.position_embedding.weight.data.mul_(50)  # as large as the encoder's states, so that places matter
-    training = training_part(data.interactions)
+    training = training_part(data)
     steps = TrainingSteps(training, tokenizer, 24, 16, 4, seed=0, epoch=0)
     micro_batches, num_tokens = steps[0]
     assert len(micro_batches) > 1

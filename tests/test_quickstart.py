@@ -60,8 +60,8 @@ def ran(wheel, tmp_path_factory):
 
 
 def test_five_core_in_order_of_time_then_item_id_as_text(wheel, tmp_path):
-    quickstart.write_movielens(wheel, tmp_path)
-    data = read_folder(tmp_path)
+    quickstart.prepare_movielens(wheel, tmp_path / "data")
+    data = read_folder(tmp_path / "data")
     assert data.interactions.user_ids == [str(user) for user in range(1, 31)]
     assert not {"21", "22"} & set(data.items.item_ids)
     times = {tuple(row.split("\t")[:2]): float(row.split("\t")[3]) for row in _lines(wheel, "inter")}
@@ -74,24 +74,6 @@ def test_five_core_in_order_of_time_then_item_id_as_text(wheel, tmp_path):
 def _lines(wheel, suffix):
     with zipfile.ZipFile(wheel) as archive:
         return archive.read(f"{quickstart.MOVIELENS}.{suffix}").decode().splitlines()[1:]
-
-
-def test_k_core_is_the_largest_set_where_all_have_enough():
-    draw = np.random.default_rng(1)
-    users, items = draw.integers(12, size=60).astype(str), draw.integers(14, size=60).astype(str)
-    left = list(range(60))
-    while True:  # drop one row at a time, as the definition allows
-        wrong = [
-            row
-            for row in left
-            if sum(users[other] == users[row] for other in left) < 4
-            or sum(items[other] == items[row] for other in left) < 4
-        ]
-        if not wrong:
-            break
-        left.remove(wrong[0])
-    assert quickstart.k_core(users, items, 4).tolist() == left
-    assert 0 < len(left) < 60
 
 
 def test_run_leaves_a_model_folder_and_shows_films_by_title(ran):

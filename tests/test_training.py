@@ -18,7 +18,7 @@ from gram.data.training_steps import TrainingSteps, prefix_groups
 from gram.train_accelerate import Progress, TrainingSettings, train
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith("prepare-"))
 
 
 def small(data_folder, output_dir, **changes) -> TrainingSettings:
@@ -43,7 +43,7 @@ def as_flags(settings: TrainingSettings) -> list[str]:
 
 @pytest.mark.parametrize("prefixes_per_group", [1, 3, 100])
 def test_every_prefix_of_every_user_is_a_sample_once_per_epoch(data, tokenizer, prefixes_per_group):
-    training = training_part(data.interactions)
+    training = training_part(data)
     expected = {(user, place) for user, length in enumerate(training.lengths) for place in range(1, length)}
     for epoch in (0, 1):
         steps = TrainingSteps(training, tokenizer, 16, 16, prefixes_per_group, seed=0, epoch=epoch).steps
@@ -59,7 +59,7 @@ def test_a_user_of_one_item_is_no_sample():
 
 def test_order_depends_on_seed_and_epoch_alone(data, tokenizer):
     def order(seed, epoch):
-        return TrainingSteps(training_part(data.interactions), tokenizer, 16, 16, 4, seed, epoch).steps
+        return TrainingSteps(training_part(data), tokenizer, 16, 16, 4, seed, epoch).steps
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1)
@@ -67,7 +67,7 @@ def test_order_depends_on_seed_and_epoch_alone(data, tokenizer):
 
 
 def test_processes_share_every_step(data, tokenizer):
-    training = training_part(data.interactions)
+    training = training_part(data)
 
     def targets(process, num_processes):
         steps = TrainingSteps(training, tokenizer, 16, 16, 4, 0, 0, process, num_processes)
@@ -159,7 +159,7 @@ def test_loss_falls(data, data_folder, tokenizer, tmp_path):
     settings = small(data_folder, tmp_path / "model", epochs=30, patience=0, validate_every=30)
     train(settings, data, tokenizer)
     model = GramForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
-    steps = TrainingSteps(training_part(data.interactions), tokenizer, 32, 32, 4, 0, 0)
+    steps = TrainingSteps(training_part(data), tokenizer, 32, 32, 4, 0, 0)
     micro_batches, num_tokens = steps[0]
     with torch.no_grad():
         loss = sum(model(**batch, num_items_in_batch=num_tokens).loss.item() for batch in micro_batches)

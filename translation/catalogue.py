@@ -187,7 +187,7 @@ class _Stages:
             similar = read(source, self.data.items.item_ids)[:, :k]
             inputs = {"similar items": hash_of_file(source), "item ids": self.item_ids}
             return similar, Provenance("similar items", inputs, {"num_similar": k}), None
-        training = training_part(self.data.interactions)
+        training = training_part(self.data)
         sasrec, inputs = None, {"training interactions": hash_of_interactions(training)}
         if source == SASREC:
             inputs = {"sasrec": sasrec_provenance(training, num_items, self.sasrec_settings, self.settings.seed).key}

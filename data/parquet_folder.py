@@ -1,0 +1,162 @@
+"""The Parquet form of a data folder.
+
+- `interactions.parquet`: `user_id`, `item_id` (strings), `time` (int64 or float64, seconds since 1970 or any other
+  count), and `split` (`train`, `validation` or `test`); a user's rows are together, in order of time. Without a column
+  `split` leave-one-out is taken.
+- `items.parquet`: `item_id` and text fields (strings), `title` first if there is one.
+
+Errors name the file and the row, from 1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .interactions import SPLIT_NAMES, Interactions, ItemTable, RecommendationData, leave_one_out
+from .item_table import ItemTableBuilder
+
+INTERACTIONS_FILE, ITEMS_FILE, REPORT_FILE = "interactions.parquet", "items.parquet", "prepare.json"
+PROVENANCE = b"gram.provenance"
+_ROWS_WRITTEN_TOGETHER = 1 << 20
+
+
+def write_parquet_folder(
+    folder: Path,
+    items: pa.Table,
+    interactions: Interactions,
+    times: np.ndarray,
+    splits: np.ndarray,
+    facts: dict[str, Any],
+) -> None:
+    """Write the two tables, and the facts beside them and in their schemas.
+
+    Args:
+        folder: is there, and empty.
+        items: the catalogue, `item_id` and text fields.
+        interactions: sequences of its rows.
+        times: (total,) int64 or float64.
+        splits: (total,) int8.
+        facts: how the data came about.
+    """
+    metadata = {PROVENANCE: json.dumps(facts, sort_keys=True)}
+    pq.write_table(items.combine_chunks().replace_schema_metadata(metadata), folder / ITEMS_FILE)
+    kinds = {"user_id": pa.string(), "item_id": pa.string(), "time": pa.from_numpy_dtype(times.dtype)}
+    schema = pa.schema([*kinds.items(), ("split", pa.dictionary(pa.int8(), pa.string()))], metadata=metadata)
+    user_ids, item_ids = pa.array(interactions.user_ids, pa.string()), items["item_id"].combine_chunks()
+    users = np.repeat(np.arange(len(interactions)), interactions.lengths)
+    with pq.ParquetWriter(folder / INTERACTIONS_FILE, schema) as writer:
+        for start in range(0, len(users), _ROWS_WRITTEN_TOGETHER):
+            part = slice(start, start + _ROWS_WRITTEN_TOGETHER)
+            columns = [
+                user_ids.take(pa.array(users[part])),
+                item_ids.take(pa.array(interactions.items[part])),
+                pa.array(times[part]),
+                pa.DictionaryArray.from_arrays(pa.array(splits[part]), pa.array(SPLIT_NAMES)),
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+    (folder / REPORT_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_parquet_folder(folder: Path) -> RecommendationData:
+    """Read what `write_parquet_folder` wrote, or anybody else in the same form.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: a missing column, a wrong value, an item without text, or rows out of order.
+    """
+    items = _read_items(folder / ITEMS_FILE)
+    interactions, splits = _read_interactions(folder / INTERACTIONS_FILE, items)
+    return RecommendationData(items, interactions, folder, splits)
+
+
+def _read_items(path: Path) -> ItemTable:
+    table = _table(path, "item_id")
+    fields = [name for name in table.column_names if name != "item_id"]
+    if not fields:
+        raise ValueError(f"{path}: no text columns; add some, title first")
+    columns = [_strings(path, table, name) for name in ("item_id", *fields)]
+    builder = ItemTableBuilder(path)
+    for number, (item, *values) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True), start=1):
+        builder.add_fields(number, item or "", zip(fields, (value or "" for value in values), strict=True))
+    return builder.finish()
+
+
+def _read_interactions(path: Path, items: ItemTable) -> tuple[Interactions, np.ndarray]:
+    table = _table(path, "user_id", "item_id", "time")
+    if not len(table):
+        raise ValueError(f"{path}: no interactions; prepare the data again")
+    users, names = _strings(path, table, "user_id"), _strings(path, table, "item_id")
+    for column in ("user_id", "item_id", "time"):
+        missing = table[column].is_null().to_numpy()
+        _refuse(path, missing, lambda row, column=column: f"{column} is missing; fill it or drop the row")
+    rows = pc.index_in(names, value_set=pa.array(items.item_ids, pa.string()))
+    rows = pc.fill_null(rows, -1).to_numpy().astype(np.int32)
+    _refuse(path, rows < 0, lambda row: f"item {names[row]} has no text; add it to {ITEMS_FILE} or remove it here")
+    codes = users.dictionary_encode()
+    numbers = codes.indices.to_numpy()  # in order of first appearance, so they rise where users are together
+    together = np.diff(numbers, prepend=0)
+    _refuse(path, together < 0, lambda row: f"user {users[row]} has rows further up; sort by user_id and time")
+    try:
+        times = table["time"].to_numpy().astype(np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}: time is of type {table['time'].type}; make it a number") from None
+    backwards = (np.diff(times, prepend=times[0]) < 0) & (together == 0)
+    _refuse(path, backwards, lambda row: f"user {users[row]}: time runs backwards; sort by user_id and time")
+    lengths = np.bincount(numbers)
+    interactions = Interactions(codes.dictionary.to_pylist(), rows, np.concatenate([[0], np.cumsum(lengths)]))
+    return interactions, _read_splits(path, table, interactions, numbers)
+
+
+def _read_splits(path: Path, table: pa.Table, interactions: Interactions, users: np.ndarray) -> np.ndarray:
+    if "split" not in table.column_names:
+        try:
+            return leave_one_out(interactions)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    found = pc.index_in(_strings(path, table, "split"), value_set=pa.array(SPLIT_NAMES))
+    splits = pc.fill_null(found, -1).to_numpy().astype(np.int8)
+    _refuse(path, splits < 0, lambda row: f"split is none of {', '.join(SPLIT_NAMES)}; correct it")
+    earlier = (np.diff(splits, prepend=0) < 0) & (np.diff(users, prepend=0) == 0)
+    _refuse(
+        path,
+        earlier,
+        lambda row: (
+            f"{SPLIT_NAMES[splits[row]]} stands after {SPLIT_NAMES[splits[row - 1]]} of the "
+            f"same user; a user's sequence must be train, then validation, then test"
+        ),
+    )
+    return splits
+
+
+def _table(path: Path, *columns: str) -> pa.Table:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; add it to the data folder")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a sound Parquet file ({reason}); prepare the data again") from None
+    for name in columns:
+        if name not in table.column_names:
+            raise ValueError(f"{path}: column {name} is missing; prepare the data again")
+    return table
+
+
+def _strings(path: Path, table: pa.Table, name: str) -> pa.Array:
+    try:
+        return table[name].cast(pa.string()).combine_chunks()
+    except pa.ArrowException:
+        raise ValueError(f"{path}: column {name} is of type {table[name].type}; make it text") from None
+
+
+def _refuse(path: Path, wrong: np.ndarray, why) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{path}:{row + 1}: {why(row)}")

@@ -1,0 +1,272 @@
+"""From raw data in any format to a data folder: filters, k-core, order, split, and an account of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..files import new_folder
+from .codes import first_of_each, k_core, recoded
+from .interactions import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Interactions, leave_one_out
+from .parquet_folder import write_parquet_folder
+from .prepare_settings import PrepareSettings, day_start
+from .sources import FORMATS, Reading, Source, checked_interactions, checked_items
+from .sources.lines import existing
+from .splits import split_targets
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What was left after a stage, and how many interactions it took away."""
+
+    name: str
+    users: int
+    items: int
+    interactions: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What was kept and dropped.
+
+    Attributes:
+        stages: in the order in which they were done.
+        facts: all that `prepare.json` holds.
+    """
+
+    stages: list[Stage]
+    facts: dict[str, Any]
+
+    def __str__(self) -> str:
+        head = ("", "users", "items", "interactions", "dropped")
+        rows = [[stage.name, *(f"{getattr(stage, name):,}" for name in head[1:])] for stage in self.stages]
+        width = max(len(row[0]) for row in rows)
+        lines = [f"{name:<{width}}" + "".join(f"{value:>14}" for value in values) for name, *values in [head, *rows]]
+        facts = self.facts
+        parts = ", ".join(f"{count:,} {name}" for name, count in facts["split"]["interactions"].items())
+        lines.append(f"{facts['settings']['split']}: {parts}")
+        lines.append(
+            "items: {read:,} rows, {without_text:,} without a text, {repeated:,} repeated".format(**facts["items"])
+        )
+        if facts["bad_lines"]["count"]:
+            lines.append(f"{facts['bad_lines']['count']:,} bad lines were skipped, the first of them:")
+            lines += [f"  {line}" for line in facts["bad_lines"]["first"]]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class _Log:
+    """Interactions by codes, which are rows of `user_ids` and `item_ids`."""
+
+    user_ids: pa.Array
+    item_ids: pa.Array
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    ratings: np.ndarray | None
+
+    def of(self, rows: np.ndarray) -> _Log:
+        ratings = None if self.ratings is None else self.ratings[rows]
+        return replace(self, users=self.users[rows], items=self.items[rows], times=self.times[rows], ratings=ratings)
+
+    def stage(self, name: str, before: int | None = None) -> Stage:
+        kinds = [int(np.count_nonzero(np.bincount(codes))) for codes in (self.users, self.items)]
+        return Stage(name, *kinds, len(self.users), (len(self.users) if before is None else before) - len(self.users))
+
+
+def prepare(settings: PrepareSettings, output: str | Path, progress: bool = False) -> PrepareReport:
+    """Write a data folder in the Parquet form, and `prepare.json` with all that was done.
+
+    The same input files give the same bytes.
+
+    Args:
+        settings: what is read and kept.
+        output: the folder, new or empty.
+        progress: show bars.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the folder is not empty, a line cannot be read, a column is missing, or nothing is left.
+    """
+    reading = Reading(settings.skip_bad_lines, progress)
+    source = FORMATS[settings.format](settings, reading)
+    for file in source.files:
+        existing(file)
+    if not source.has_times and (settings.since or settings.until or settings.split == "global-time"):
+        raise ValueError(f"{source.interactions_name}: there are no times; unset since and until, split leave-one-out")
+    with new_folder(output) as folder:
+        log = _read_interactions(source, reading)
+        texts, counts = _read_items(source, reading)
+        log, stages = _filtered(log, texts["item_id"].combine_chunks(), settings)
+        if not len(log.users):
+            raise ValueError(f"{source.interactions_name}: nothing is left; loosen the filters (after {_path(stages)})")
+        log, user_ids, item_ids = _ordered(log)
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(log.users))])
+        interactions = Interactions(user_ids.to_pylist(), log.items, offsets)
+        splits, cuts = _splits(interactions, log.times, settings)
+        facts = {
+            "settings": _without_places(settings),
+            "inputs": [{"file": file.name, "sha256": _sha256(file)} for file in source.files],
+            **({"origin": source.facts} if source.facts else {}),
+            "stages": [asdict(stage) for stage in stages],
+            "items": counts,
+            "split": _account(splits, cuts),
+            "bad_lines": {"count": reading.num_bad, "first": reading.shown},
+            "versions": _versions(settings.format),
+        }
+        write_parquet_folder(folder, _chosen(texts, item_ids), interactions, _whole(log.times), splits, facts)
+    return PrepareReport(stages, facts)
+
+
+def _read_interactions(source: Source, reading: Reading) -> _Log:
+    users, items, times, ratings = [], [], [], []
+    for batch in checked_interactions(source.interactions(), source.interactions_name, reading, source.time_unit):
+        users.append(batch["user"].dictionary_encode())
+        items.append(batch["item"].dictionary_encode())
+        times.append(batch["time"].to_numpy())
+        if "rating" in batch.schema.names:
+            ratings.append(batch["rating"].to_numpy())
+    if not sum(map(len, times)):
+        raise ValueError(f"{source.interactions_name}: no interactions; give a file that has some")
+    (user_ids, user_codes), (item_ids, item_codes) = _joined(users), _joined(items)
+    return _Log(
+        user_ids,
+        item_ids,
+        user_codes,
+        item_codes,
+        np.concatenate(times),
+        np.concatenate(ratings) if ratings else None,
+    )
+
+
+def _joined(batches: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
+    """One dictionary for all batches, and everybody's codes (n,) int32 in it."""
+    chunks = pa.chunked_array(batches).unify_dictionaries().chunks
+    return chunks[0].dictionary, np.concatenate([chunk.indices.to_numpy() for chunk in chunks])
+
+
+def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, int]]:
+    """Items with a text, each once, in its first row; and how many rows there were, and why some were left out."""
+    batches = list(checked_items(source.items(), source.items_name, reading))
+    if not sum(batch.num_rows for batch in batches):
+        raise ValueError(f"{source.items_name}: no items; give a file that has some")
+    table = pa.Table.from_batches(batches)
+    filled = np.zeros(len(table), dtype=bool)
+    for name in table.column_names[1:]:
+        filled |= pc.not_equal(table[name], "").to_numpy()
+    table = table.filter(pa.array(filled))
+    codes = table["item_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.zeros(len(table), dtype=bool)
+    first[np.unique(codes, return_index=True)[1]] = True
+    counts = {"read": len(filled), "without_text": int((~filled).sum()), "repeated": int((~first).sum())}
+    return table.filter(pa.array(first)), counts
+
+
+def _filtered(log: _Log, with_text: pa.Array, settings: PrepareSettings) -> tuple[_Log, list[Stage]]:
+    stages = [log.stage("read")]
+
+    def keep(name: str, rows: np.ndarray) -> None:
+        nonlocal log
+        before, log = len(log.users), log.of(rows)
+        stages.append(log.stage(name, before))
+
+    if settings.min_rating is not None:
+        keep(f"rating from {settings.min_rating:g}", log.ratings >= settings.min_rating)
+    since, until = day_start("since", settings.since), day_start("until", settings.until)
+    if since is not None:
+        keep(f"since {settings.since}", log.times >= since)
+    if until is not None:
+        keep(f"until {settings.until}", log.times < until + timedelta(days=1).total_seconds())
+    has_text = pc.is_in(log.item_ids, value_set=with_text).to_numpy(zero_copy_only=False)
+    keep("item has a text", has_text[log.items])
+    keep("no duplicates", first_of_each(log.users, log.items, log.times))
+    user_core = max(settings.user_core, settings.min_length)
+    name = f"{user_core} or more per user, {settings.item_core} per item"
+    keep(name, k_core(log.users, log.items, user_core, settings.item_core))
+    return log, stages
+
+
+def _ordered(log: _Log) -> tuple[_Log, pa.Array, pa.Array]:
+    """Sorted by user, time and item id as text; codes now are rows of the two lists of ids that are left."""
+    users, user_ids = recoded(log.users, log.user_ids)
+    items, item_ids = recoded(log.items, log.item_ids)
+    as_text = np.empty(len(item_ids), dtype=np.int32)
+    as_text[pc.sort_indices(item_ids).to_numpy()] = np.arange(len(item_ids), dtype=np.int32)
+    order = np.lexsort((as_text[items], log.times, users))
+    return replace(log, users=users, items=items).of(order), user_ids, item_ids
+
+
+def _splits(interactions: Interactions, times: np.ndarray, settings: PrepareSettings) -> tuple[np.ndarray, list[float]]:
+    """(n,) int8 splits, and the two moments that divide them under global-time.
+
+    Raises:
+        ValueError: there is nothing to train on, or nobody to validate or test on.
+    """
+    if settings.split == "leave-one-out":
+        return leave_one_out(interactions), []
+    parts = [1 - settings.validation_part - settings.test_part, 1 - settings.test_part]
+    cuts = np.quantile(times, parts)
+    splits = np.digitize(times, cuts).astype(np.int8)
+    if not (splits == TRAIN).any():
+        raise ValueError("global-time leaves nothing to train on; choose lower validation and test parts")
+    for split in (VALIDATION, TEST):
+        if not len(split_targets(interactions, splits, split)[0]):
+            name = SPLIT_NAMES[split]
+            raise ValueError(f"global-time leaves nothing to predict in {name}; choose other validation and test parts")
+    return splits, cuts.tolist()
+
+
+def _account(splits: np.ndarray, cuts: list[float]) -> dict[str, Any]:
+    counts = np.bincount(splits, minlength=3).tolist()
+    return {"interactions": dict(zip(SPLIT_NAMES, counts, strict=True)), "cuts": cuts}
+
+
+def _chosen(texts: pa.Table, item_ids: pa.Array) -> pa.Table:
+    """The items that are left, in catalogue order, the title first; fields that are empty for all of them go."""
+    left = texts.filter(pc.is_in(texts["item_id"], value_set=item_ids))
+    left = left.take(pc.index_in(item_ids, value_set=left["item_id"].combine_chunks()))
+    fields = [name for name in left.column_names[1:] if pc.any(pc.not_equal(left[name], "")).as_py()]
+    return left.select(["item_id", *sorted(fields, key=lambda name: name != "title")])
+
+
+def _whole(times: np.ndarray) -> np.ndarray:
+    return times.astype(np.int64) if (np.floor(times) == times).all() and np.abs(times).max() < 2**53 else times
+
+
+def _path(stages: list[Stage]) -> str:
+    return ", ".join(f"{stage.name}: {stage.interactions:,}" for stage in stages)
+
+
+def _without_places(settings: PrepareSettings) -> dict[str, Any]:
+    """The settings, so that the folder does not depend on where the input lies."""
+    return {name: value for name, value in asdict(settings).items() if name not in ("input", "interactions", "items")}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _versions(kind: str) -> dict[str, str]:
+    names = ("gram-recommender", "numpy", "pyarrow", *(["datasets"] if kind == "hub" else []))
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a checkout
+        return "not installed"

@@ -1,0 +1,33 @@
+"""Readers of raw data, one module per format, all into the same two streams of Arrow batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .amazon import open_2014, open_2023
+from .checks import checked_interactions, checked_items
+from .folder import open_folder
+from .hub import open_hub
+from .lines import Reading
+from .movielens import open_movielens
+from .recbole import open_recbole
+from .source import Source
+from .tables import TIME_UNITS, open_table
+from .yelp import open_yelp
+
+if TYPE_CHECKING:
+    from ..prepare_settings import PrepareSettings
+
+FORMATS: dict[str, Callable[[PrepareSettings, Reading], Source]] = {
+    "folder": open_folder,
+    "recbole": open_recbole,
+    "table": open_table,
+    "hub": open_hub,
+    "amazon2014": open_2014,
+    "amazon2023": open_2023,
+    "yelp": open_yelp,
+    "movielens": open_movielens,
+}
+
+__all__ = ["FORMATS", "TIME_UNITS", "Reading", "Source", "checked_interactions", "checked_items"]

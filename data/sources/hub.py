@@ -1,0 +1,99 @@
+"""Data sets that `datasets` can stream: by name from the Hub, or from a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from .lines import BATCH_ROWS, Reading
+from .source import Source, interaction_columns, item_columns, required
+from .tables import TIME_UNITS, numbered_rows
+
+if TYPE_CHECKING:
+    from ..prepare_settings import PrepareSettings
+
+
+def open_hub(settings: PrepareSettings, reading: Reading) -> Source:
+    """Two data sets, each `NAME[:CONFIG[:SPLIT]]`, of interactions and of items; the split is `train` by default."""
+    required(settings, "interactions", "items")
+    columns = interaction_columns(settings), item_columns(settings)
+    names = settings.interactions, settings.items
+    origins = [_origin(name) for name in names]
+    return Source(
+        interactions=lambda: _rows(names[0], origins[0], reading, columns[0]),
+        items=lambda: _rows(names[1], origins[1], reading, columns[1]),
+        interactions_name=names[0],
+        items_name=names[1],
+        files=tuple(sorted({file for origin in origins for file in _local_files(origin["path"])})),
+        facts={
+            kind: {**origin, "path": Path(origin["path"]).name if Path(origin["path"]).is_dir() else origin["path"]}
+            for kind, origin in zip(("interactions", "items"), origins, strict=True)
+        },
+        time_unit=TIME_UNITS[settings.time_unit],
+    )
+
+
+def _origin(name: str) -> dict[str, Any]:
+    """Arguments of `load_dataset`. A data set on the Hub is pinned to the commit that it is at now."""
+    path, config, split = [*name.split(":"), "", ""][:3]
+    if name.count(":") > 2 or not path:
+        raise ValueError(f"{name}: not of the form NAME, NAME:CONFIG or NAME:CONFIG:SPLIT; correct it")
+    origin = {"path": path, "name": config or None, "split": split or "train", "revision": None}
+    if not Path(path).is_dir():
+        if path.startswith(("/", ".")):
+            raise FileNotFoundError(f"{path}: no such folder; give one, or a name on the Hub")
+        from huggingface_hub import HfApi
+
+        try:
+            origin["revision"] = HfApi().dataset_info(path).sha
+        except Exception as error:
+            raise _failed(path, error) from error
+    return origin
+
+
+def _local_files(path: str) -> list[Path]:
+    return [file for file in Path(path).rglob("*") if file.is_file()] if Path(path).is_dir() else []
+
+
+def _rows(name: str, origin: dict[str, Any], reading: Reading, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    from datasets import load_dataset
+
+    def tables() -> Iterator[pa.RecordBatch]:
+        with tqdm(desc=name, unit="row", unit_scale=True, disable=None if reading.progress else True) as bar:
+            for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+                for batch in table.combine_chunks().to_batches():
+                    _check_columns(name, batch.schema.names, columns)
+                    yield batch
+                    bar.update(batch.num_rows)
+
+    try:
+        dataset = load_dataset(**origin, streaming=True)
+        if dataset.column_names:
+            _check_columns(name, dataset.column_names, columns)
+        yield from numbered_rows(tables(), columns)
+    except _MissingColumnError:
+        raise
+    except Exception as error:
+        raise _failed(name, error) from error
+
+
+class _MissingColumnError(ValueError):
+    pass
+
+
+def _check_columns(name: str, there: list[str], columns: Mapping[str, str]) -> None:
+    for column in columns:
+        if column not in there:
+            raise _MissingColumnError(
+                f"{name}: column {column} is missing; name one of {', '.join(there)} in its place"
+            )
+
+
+def _failed(name: str, error: Exception) -> ValueError:
+    """Libraries below raise whatever they like; all of it means that the data set cannot be had."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ValueError(f"{name}: cannot be read ({reason}); check its name, configuration and split")

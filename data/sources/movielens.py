@@ -1,0 +1,95 @@
+"""MovieLens in its three forms: 100K, 1M and 10M, and 20M and later."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from .lines import BadLineError, Reading, records
+from .source import Source, input_folder
+from .tables import delimited
+
+if TYPE_CHECKING:
+    from ..prepare_settings import PrepareSettings
+
+INTERACTION_COLUMNS = ("user", "item", "rating", "time")
+ITEM_COLUMNS = ("item_id", "title", "year", "genres")
+# What the 19 flags at the end of a line of u.item mean.
+GENRES_100K = (
+    *("", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+_TITLE = re.compile(r"(.*\S)\s*\((\d{4})\)")
+
+
+def open_movielens(settings: PrepareSettings, reading: Reading) -> Source:
+    """The form is known by the files in the folder."""
+    folder = input_folder(settings)
+    if (folder / "u.data").is_file():
+        places = folder / "u.data", folder / "u.item"
+        return _source(
+            places,
+            lambda: records(places[0], reading, INTERACTION_COLUMNS, _split("\t", 4), "latin-1"),
+            lambda: records(places[1], reading, ITEM_COLUMNS, _item_100k, "latin-1"),
+        )
+    if (folder / "ratings.dat").is_file():
+        places = folder / "ratings.dat", folder / "movies.dat"
+        return _source(
+            places,
+            lambda: records(places[0], reading, INTERACTION_COLUMNS, _split("::", 4), "latin-1"),
+            lambda: records(places[1], reading, ITEM_COLUMNS, _item_1m, "latin-1"),
+        )
+    if (folder / "ratings.csv").is_file():
+        places = folder / "ratings.csv", folder / "movies.csv"
+        columns = {"userId": "user", "movieId": "item", "rating": "rating", "timestamp": "time"}
+        return _source(
+            places,
+            lambda: delimited(places[0], reading, columns, ",", quoted=True),
+            lambda: _items_20m(places[1], reading),
+        )
+    raise FileNotFoundError(f"{folder}: no u.data, ratings.dat or ratings.csv; give an unpacked MovieLens folder")
+
+
+def _source(places: tuple[Path, Path], interactions: Callable, items: Callable) -> Source:
+    return Source(interactions, items, *places, files=places)
+
+
+def _split(separator: str, count: int) -> Callable[[str], list[str]]:
+    def parse(line: str) -> list[str]:
+        values = line.split(separator)
+        if len(values) != count:
+            raise BadLineError(f"{len(values)} columns by {separator!r}, not {count}")
+        return values
+
+    return parse
+
+
+def _film(item: str, title: str, genres: str) -> list[str]:
+    """The year, in brackets behind the title, becomes a field of its own."""
+    match = _TITLE.fullmatch(title.strip())
+    named = "" if genres == "(no genres listed)" else genres.replace("|", ", ")
+    return [item, *(match.groups() if match else (title, "")), named]
+
+
+def _item_100k(line: str) -> list[str]:
+    item, title, _, _, _, *flags = _split("|", 5 + len(GENRES_100K))(line)
+    return _film(
+        item, title, "|".join(name for name, flag in zip(GENRES_100K, flags, strict=True) if flag == "1" and name)
+    )
+
+
+def _item_1m(line: str) -> list[str]:
+    return _film(*_split("::", 3)(line))
+
+
+def _items_20m(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
+    columns = {"movieId": "item_id", "title": "title", "genres": "genres"}
+    for batch in delimited(path, reading, columns, ",", quoted=True):
+        numbers, *films = (batch[name].to_pylist() for name in ("line", "item_id", "title", "genres"))
+        rows = list(map(_film, *films))
+        values = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+        yield pa.RecordBatch.from_arrays([pa.array(numbers), *values], names=["line", *ITEM_COLUMNS])
