@@ -129,7 +129,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_translate_arguments(parser: argparse.ArgumentParser) -> None:
-    from .settings import add_flags
+    from .settings import add_config_flags
     from .translation.settings import TranslationSettings
 
     _add_data(parser)
@@ -152,7 +152,7 @@ def _add_translate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.html",
         help="write an HTML page to look at the lexical IDs and similar items",
     )
-    add_flags(parser, TranslationSettings)
+    add_config_flags(parser, TranslationSettings)
 
 
 def _translate(arguments: argparse.Namespace) -> None:
@@ -162,13 +162,13 @@ def _translate(arguments: argparse.Namespace) -> None:
 
     from .data import read_folder
     from .processes import on_cpu
-    from .settings import settings_from
+    from .settings import settings_from_config
     from .tokenization_gram import CATALOGUE_FILE
     from .tokenizer_folder import make_tokenizer_folder
     from .translation import TranslationSettings
     from .translation.report import report_file, write_report
 
-    settings = settings_from(arguments, TranslationSettings)
+    (settings,) = settings_from_config(arguments, TranslationSettings)
     limits = {"max_history": arguments.max_history, "max_passage_length": arguments.max_passage_length}
     report = arguments.report and report_file(arguments.report)
     data = read_folder(arguments.data)
@@ -329,7 +329,8 @@ COMMANDS = {
     "translate": Command(
         "give every item its lexical ID and its similar items, and save a GRAM tokenizer",
         "--data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html\n"
-        "--data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small",
+        "--data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small --report beauty.html\n"
+        "--data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml",
         _add_translate_arguments,
         _translate,
     ),

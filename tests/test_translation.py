@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, T5Tokenizer
 
 from gram.data import Interactions, ItemTable, RecommendationData, read_folder
-from gram.tokenization_gram import CATALOGUE_SCHEMA
+from gram.generation_gram import ItemTrie
+from gram.tokenization_gram import CATALOGUE_SCHEMA, GramTokenizer
 from gram.translation import (
     SASRecSettings,
     TranslationSettings,
@@ -19,7 +21,8 @@ from gram.translation import (
 )
 from gram.translation.embedding import embed_texts
 from gram.translation.hierarchy import cluster_hierarchy
-from gram.translation.lexical_ids import name_items
+from gram.translation.lexical_ids import Candidates, name_items
+from gram.translation.matching import greedy_matching
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 PROMPTS = ["What would user purchase after ; ?", "item: similar items: ,"]
@@ -115,7 +118,7 @@ def test_the_same_seed_gives_the_same_ids(vocabulary):
     texts=st.lists(
         st.one_of(
             st.sampled_from(TEXTS),
-            st.sampled_from(["a", "!!!", "💄💅", "أحمر شفاه", "שפתון אדום", "red", "e\u0301 ﬁ", "1 2 3"]),
+            st.sampled_from(["", " ", "a", "!!!", "💄💅", "أحمر شفاه", "שפתון אדום", "red", "e\u0301 ﬁ", "1 2 3"]),
             st.text(min_size=1, max_size=30),
         ),
         min_size=1,
@@ -145,6 +148,76 @@ def test_a_vocabulary_without_digits_is_refused_where_a_number_is_needed():
     assert lexical_ids_of(["red"], tokenizer) == [["▁red"]]
     with pytest.raises(ValueError, match="no token for the digit 0"):
         lexical_ids_of(["red", "red"], tokenizer)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["red lipstick"], ["red lipstick"] * 2, [""] * 5, ["red"] * 7 + [""], ["💄 💅", "شفاه"], TEXTS[:1] * 300, TEXTS],
+    ids=["one item", "two alike", "no text", "one word", "emoji and Arabic", "300 of the same words", "many"],
+)
+def test_every_item_is_found_again_by_its_id(vocabulary, texts):
+    lexical_ids = lexical_ids_of(texts, vocabulary)
+    names = [f"item {row}" for row in range(len(texts))]
+    columns = [names, texts, texts, lexical_ids, [[] for _ in texts]]
+    tokenizer = GramTokenizer.from_catalogue(vocabulary, pa.table(columns, schema=CATALOGUE_SCHEMA))
+    trie = ItemTrie.from_sequences(tokenizer.sequences)
+    assert sorted(item for item in trie.items.tolist() if item >= 0) == list(range(len(texts)))
+    for row, sequence in enumerate(tokenizer.sequences):
+        padded = [[tokenizer.pad_token_id, *sequence]]
+        assert tokenizer.decode_items(padded) == [[names[row]]]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.sampled_from([*TEXTS, "", "red", "red comb"]), min_size=1, max_size=60),
+    max_fan_out=st.integers(2, 12),
+)
+def test_no_beginning_of_an_id_goes_on_with_more_tokens_than_allowed(vocabulary, texts, max_fan_out):
+    paths = cluster_hierarchy(embed_texts(texts), 8, 3).paths
+    lexical_ids = name_items(paths, texts, vocabulary, max_fan_out=max_fan_out)
+    check(lexical_ids, vocabulary, len(texts))
+    children = {}
+    for tokens in lexical_ids:
+        for depth, token in enumerate(tokens):
+            children.setdefault(tuple(tokens[:depth]), set()).add(token)
+    digits = set("0123456789")
+    assert all(len(below - digits) <= max_fan_out for below in children.values())
+
+
+def test_blocked_words_are_in_no_id(vocabulary, tmp_path):
+    shown = {token.strip("▁").lower() for tokens in lexical_ids_of(TEXTS, vocabulary) for token in tokens}
+    words = sorted(word for word in shown if len(word) > 1)[:5]
+    (tmp_path / "words.txt").write_text("# not to be shown\n\n" + "\n".join(words).upper() + "\n", "utf-8")
+    chosen = TranslationSettings(num_clusters=4, depth=3, num_similar=0, blocked_tokens=str(tmp_path / "words.txt"))
+    result = translate(catalogue_of(TEXTS), vocabulary, chosen, progress=False)
+    lexical_ids = result.catalogue["lexical_id"].to_pylist()
+    check(lexical_ids, vocabulary, len(TEXTS))
+    assert not {token.strip("▁").lower() for tokens in lexical_ids for token in tokens} & set(words)
+    (tmp_path / "words.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"words\.txt: not UTF-8"):
+        translate(catalogue_of(TEXTS), vocabulary, chosen, progress=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    wishes=st.lists(st.lists(st.integers(0, 6), max_size=5, unique=True), min_size=1, max_size=12),
+    groups=st.lists(st.integers(0, 2), min_size=12, max_size=12),
+    seed=st.integers(0, 99),
+)
+def test_tokens_go_where_they_weigh_most(wishes, groups, seed):
+    draw = np.random.default_rng(seed)
+    pairs = [sorted((-float(draw.integers(1, 4)), token) for token in tokens) for tokens in wishes]
+    offsets = np.cumsum([0, *map(len, pairs)])
+    flat = [pair for node in pairs for pair in node]
+    candidates = Candidates(offsets, np.array([t for _, t in flat], np.int32), np.array([-w for w, _ in flat], float))
+    nodes, groups = np.arange(len(wishes)), np.array(groups[: len(wishes)])
+    places = greedy_matching(nodes, groups, offsets[:-1], offsets[1:], candidates, lambda _, place: place)
+    names, taken = {}, set()
+    for _, token, node in sorted((w, token, node) for node, wish in enumerate(pairs) for w, token in wish):
+        if node not in names and (groups[node], token) not in taken:
+            names[node] = token
+            taken.add((groups[node], token))
+    assert {n: int(candidates.tokens[p]) for n, p in enumerate(places.tolist()) if p >= 0} == names
 
 
 def test_clusters_of_one_parent_have_names_of_their_own(vocabulary):
