@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -86,10 +87,11 @@ def _text_tokenizer(
 def _save(words: PreTrainedTokenizerBase, translation, folder: Path, limits: dict[str, int]) -> None:
     """Put the tokenizer's files into the folder, the catalogue last: it says that all is there."""
     tokenizer = GramTokenizer.from_catalogue(words, translation.catalogue, **limits)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         tokenizer.save_pretrained(temporary)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == CATALOGUE_FILE):
-            target = folder / path.name
+            target, part = folder / path.name, folder / f".{path.name}.part"
             if not target.is_file() or target.read_bytes() != path.read_bytes():
-                os.replace(path, target)
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, part)
+                os.replace(part, target)

@@ -212,7 +212,7 @@ def compare(
     shape = {"num_clusters": num_clusters, "depth": depth, "seed": seed, "num_similar": 0}
     results = {}
     for name in dict.fromkeys([GIVEN, *encoders]):
-        choice = {"use_lexical_ids": True} if name == GIVEN else {"encoder": name}
+        choice = {"lexical_ids": str(data.folder / GIVEN)} if name == GIVEN else {"encoder": name}
         start = time.perf_counter()
         translation = translate(data, tokenizer, TranslationSettings(**shape, **choice), progress=False)
         seconds = time.perf_counter() - start

