@@ -174,7 +174,7 @@ def _translate(arguments: argparse.Namespace) -> None:
     data = read_folder(arguments.data)
     processes = PartialState(cpu=on_cpu())
     statistics = make_tokenizer_folder(data, arguments.output, settings, arguments.tokenizer, processes, **limits)
-    if not processes.is_main_process:
+    if statistics is None:
         return
     print(statistics)
     print(f"saved to {arguments.output}")

@@ -14,7 +14,7 @@ from .data import RecommendationData
 from .tokenization_gram import CATALOGUE_FILE, PROMPT_WORDING, GramTokenizer
 from .translation import Provenance, TranslationSettings, TreeStatistics, translate
 from .translation.artefacts import hash_of_texts, table_or_arrays
-from .translation.catalogue import ARTEFACTS
+from .translation.catalogue import ARTEFACTS, encode_together
 from .translation.vocabulary import tokenizer_of, train_pieces
 
 VOCABULARY_FILE = "vocabulary.parquet"
@@ -28,7 +28,7 @@ def make_tokenizer_folder(
     processes: PartialState | None = None,
     progress: bool = True,
     **limits: int,
-) -> TreeStatistics:
+) -> TreeStatistics | None:
     """Translate a catalogue and save its tokenizer.
 
     What each stage makes is kept in the folder. Where some of it is there already, from a run that was interrupted or
@@ -39,12 +39,12 @@ def make_tokenizer_folder(
         output: the folder: new, empty, or of an earlier translation.
         settings: of the translation.
         text_tokenizer: name or folder of a fast tokenizer; by default a vocabulary is trained on the items' texts.
-        processes: see `gram.translation.translate`; the first saves the tokenizer.
+        processes: those that share the work of a sentence-transformers encoder; the rest is the first one's.
         progress: show progress bars.
         limits: `max_history` and `max_passage_length` of the tokenizer.
 
     Returns:
-        The statistics of the lexical IDs.
+        The statistics of the lexical IDs; None in all processes but the first.
 
     Raises:
         OSError: the text tokenizer cannot be found.
@@ -53,10 +53,13 @@ def make_tokenizer_folder(
     """
     settings, folder = settings or TranslationSettings(), Path(output)
     _check_folder(folder)
+    if processes is not None and processes.num_processes > 1:
+        encode_together(data.items.texts, settings, folder, processes, progress)
+        if not processes.is_main_process:
+            return None
     words = _text_tokenizer(text_tokenizer, data, settings, folder)
-    translation = translate(data, words, settings, folder=folder, processes=processes, progress=progress)
-    if processes is None or processes.is_main_process:
-        _save(words, translation, folder, limits)
+    translation = translate(data, words, settings, folder=folder, progress=progress)
+    _save(words, translation, folder, limits)
     return translation.statistics
 
 

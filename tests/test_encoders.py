@@ -83,6 +83,18 @@ def test_two_processes_share_the_shards(encoder, small_shards, tmp_path):
         np.testing.assert_allclose(np.load(tmp_path / f"vectors-{process}.npy"), whole, atol=1e-6)
 
 
+def test_two_processes_translate_together(encoder, data_folder, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gram.cli"]
+    choices = ["--num-clusters", "4", "--depth", "3", "--num-similar", "0", "--vocab-size", "400", "--encoder", encoder]
+    command = ["translate", "--data", str(data_folder), "--output", str(tmp_path / "x"), *choices]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("saved to") == 1
+    assert "30 items, 0 duplicate IDs" in done.stdout
+    assert (tmp_path / "x" / "catalogue.parquet").is_file()
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     with pytest.raises(ValueError, match=r"nowhere' cannot be loaded"):

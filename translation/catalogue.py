@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from ..data.splits import training_part
 from ..tokenization_gram import CATALOGUE_SCHEMA
 from .artefacts import Provenance, hash_of_file, hash_of_texts, table_or_arrays
 from .collaborative import fit_or_load, fit_sasrec, hash_of_interactions, sasrec_provenance
-from .embedding import embed_texts, read_vectors
+from .embedding import embed_texts, encode_in_shards, read_vectors
 from .hierarchy import ClusterTree, cluster_hierarchy
 from .lexical_ids import name_items, read_block_list
 from .neighbours import items_bought_together, nearest_items, read_neighbours
@@ -58,7 +59,6 @@ def translate(
     *,
     sasrec_settings: SASRecSettings | None = None,
     folder: str | Path | None = None,
-    processes: PartialState | None = None,
     progress: bool = True,
 ) -> Translation:
     """Give every item its lexical ID and its similar items. Of the interactions only the training part is looked at.
@@ -70,7 +70,6 @@ def translate(
         sasrec_settings: of the collaborative filter; by default as `settings` has them.
         folder: keeps what every stage makes, each with its provenance; a stage whose input and settings are those of
             the file that is there is not done again.
-        processes: those that share the work of a sentence-transformers encoder; all must call this, with a folder.
         progress: show progress bars.
 
     Returns:
@@ -82,9 +81,7 @@ def translate(
             encoder cannot be loaded.
     """
     settings = settings or TranslationSettings()
-    stages = _Stages(
-        data, tokenizer, settings, sasrec_settings or _sasrec_settings(settings), folder, processes, progress
-    )
+    stages = _Stages(data, tokenizer, settings, sasrec_settings or _sasrec_settings(settings), folder, progress)
     lexical_ids, ids_from = stages.lexical_ids()
     similar, similar_from, sasrec = stages.similar_items()
     items = data.items
@@ -96,6 +93,21 @@ def translate(
     return Translation(catalogue, provenance, TreeStatistics.of(lexical_ids), sasrec)
 
 
+def encode_together(
+    texts: Sequence[str], settings: TranslationSettings, folder: Path, processes: PartialState, progress: bool = True
+) -> None:
+    """Let several processes fill the folder with the shards of a sentence-transformers encoder; all must call this."""
+    if settings.vectors is None and settings.lexical_ids is None and settings.encoder != BUILT_IN_ENCODER:
+        options = _encoder_options(settings, folder)
+        encode_in_shards(texts, settings.encoder, **options, processes=processes, progress=progress)
+
+
+def _encoder_options(settings: TranslationSettings, folder: Path | None) -> dict[str, Any]:
+    names = ("prompt", "max_length", "append_eos", "trust_remote_code")
+    options = {name: getattr(settings, f"encoder_{name}") for name in names}
+    return {**options, "folder": folder and folder / SHARDS_FOLDER}
+
+
 def _sasrec_settings(settings: TranslationSettings) -> SASRecSettings:
     return SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs, patience=settings.sasrec_patience)
 
@@ -103,11 +115,11 @@ def _sasrec_settings(settings: TranslationSettings) -> SASRecSettings:
 class _Stages:
     """The stages of the translation, each a method that gives what it made and its provenance."""
 
-    def __init__(self, data, tokenizer, settings, sasrec_settings, folder, processes, progress):
+    def __init__(self, data, tokenizer, settings, sasrec_settings, folder, progress):
         self.data, self.tokenizer = data, tokenizer
         self.settings, self.sasrec_settings = settings, sasrec_settings
         self.folder = None if folder is None else Path(folder)
-        self.processes, self.progress = processes, progress
+        self.progress = progress
         self.texts = hash_of_texts(data.items.texts)
         self.items = hash_of_texts(data.items.item_ids, data.items.titles, data.items.texts)
         self.item_ids = hash_of_texts(data.items.item_ids)
@@ -122,18 +134,12 @@ class _Stages:
             vectors = read_vectors(settings.vectors, self.data.items.item_ids)
             inputs = {"vectors": hash_of_file(settings.vectors), "item ids": self.item_ids}
             return vectors, Provenance("item vectors", inputs, {})
-        facts: dict = {"encoder": settings.encoder, "seed": settings.seed}
-        options: dict = {}
+        facts, options = {"encoder": settings.encoder, "seed": settings.seed}, {}
         if settings.encoder != BUILT_IN_ENCODER:
+            options = _encoder_options(settings, self.folder)
             names = ("prompt", "max_length", "append_eos")
-            facts = {"encoder": settings.encoder, **{name: getattr(settings, f"encoder_{name}") for name in names}}
-            options = {
-                **{name: facts[name] for name in names},
-                "trust_remote_code": settings.encoder_trust_remote_code,
-                "folder": self.folder and self.folder / SHARDS_FOLDER,
-                "processes": self.processes,
-                "progress": self.progress,
-            }
+            facts = {"encoder": settings.encoder, **{name: options[name] for name in names}}
+            options["progress"] = self.progress
         provenance = Provenance("item vectors", {"texts": self.texts}, facts)
 
         def make() -> dict[str, np.ndarray]:
