@@ -8,12 +8,8 @@ Zipf law that an item's cluster shifts. The items of a size are the first ones o
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
-import multiprocessing
-import os
-import platform
 import resource
 import sys
 import tempfile
@@ -24,6 +20,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
+
+from .measuring import GB, forget_peak, in_fresh_process, markdown, peak_gb, pyplot, write_json
 
 # What is heavy is imported where it is used: on Linux a process starts with the peak memory of the one that started it.
 
@@ -36,7 +34,6 @@ SYLLABLES = [consonant + vowel for consonant in "bdfghjklmnprstvwyz" for vowel i
 VOCABULARY_TEXTS, VOCABULARY_SIZE = 20_000, 8_000
 NUM_CLUSTERS, DEPTH, NUM_SIMILAR, SEED = 128, 7, 10, 0
 COUNTED = ("cluster", "name", "neighbours", "write")  # the translation; making the data is not part of it
-GB = 1e9
 
 
 def synthetic_kinds(num_items: int, seed: int = SEED) -> np.ndarray:
@@ -171,27 +168,13 @@ class Stopwatch:
 
     def run(self, stage: str, function: Callable, *arguments):
         """The function's result."""
-        self.own_peaks &= _forget_peak()
+        self.own_peaks &= forget_peak()
         cpu, start = _cpu_seconds(), time.perf_counter()
         result = function(*arguments)
         seconds = time.perf_counter() - start
-        peaks = [_peak_gb(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        peaks = [peak_gb(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         self.stages.append(Stage(stage, seconds, _cpu_seconds() - cpu, *peaks))
         return result
-
-
-def _forget_peak() -> bool:
-    """Let the peak memory of this process start anew; False where only Linux's way is missing."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _peak_gb(who: int) -> float:
-    bytes_per_unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(who).ru_maxrss * bytes_per_unit / GB
 
 
 def _cpu_seconds() -> float:
@@ -241,20 +224,6 @@ def measure(num_items: int, tokenizer_name: str, num_workers: int | None, folder
     (folder / f"items-{num_items}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def in_fresh_process(function: Callable, *arguments) -> None:
-    """Run the function in a process that shares no memory with this one.
-
-    Raises:
-        RuntimeError: it failed, or was killed.
-    """
-    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode:
-        killed = "; killed, perhaps for its memory" if process.exitcode == -9 else ""
-        raise RuntimeError(f"{function.__name__} ended with code {process.exitcode}{killed}")
-
-
 def growth(seconds: tuple[float, float], sizes: tuple[int, int]) -> float:
     """The exponent e in time ~ items ** e between two sizes: 1 is linear, 2 is quadratic."""
     return math.log(seconds[1] / seconds[0]) / math.log(sizes[1] / sizes[0])
@@ -275,8 +244,8 @@ def as_table(results: Sequence[dict]) -> str:
     stages = [with_total(result["stages"]) for result in results]
     units = ["s", "peak GB", *(["worker's peak GB"] if workers else [])]
     heads = [f"{size:,} items: {unit}" for size in sizes for unit in units]
-    lines = [["stage", *heads, *(f"growth {small:,} to {large:,}" for small, large in pairwise(sizes))]]
-    lines.append(["---"] + ["---:"] * (len(lines[0]) - 1))
+    head = ["stage", *heads, *(f"growth {small:,} to {large:,}" for small, large in pairwise(sizes))]
+    lines = []
     for stage in stages[0]:
         took = [of_size[stage] for of_size in stages]
         cells = chain.from_iterable(
@@ -286,19 +255,15 @@ def as_table(results: Sequence[dict]) -> str:
         seconds = [one["seconds"] for one in took]
         exponents = map(growth, pairwise(seconds), pairwise(sizes))
         lines.append([stage, *cells, *(f"{exponent:.2f}" for exponent in exponents)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(head, lines)
 
 
 def plot(results: Sequence[dict], path: Path) -> None:
     """Seconds and peak memory over the number of items, both axes logarithmic, with a line of linear growth."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    plt = pyplot()
     sizes = [result["items"] for result in results]
     stages = [with_total(result["stages"]) for result in results]
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for panel, key, label in zip(panels, ("seconds", "peak_gb"), ("seconds", "peak memory, GB"), strict=True):
         for stage in stages[0]:
             style = {"color": "black", "linewidth": 2.5} if stage == "translation" else {"marker": "o"}
@@ -309,17 +274,7 @@ def plot(results: Sequence[dict], path: Path) -> None:
         panel.grid(alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-
-
-def environment() -> dict:
-    """What the figures depend on beside the code."""
-    return {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
-    }
+    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -330,8 +285,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokenizer", help="name or folder; without it a vocabulary is trained on the texts")
     parser.add_argument("--num-workers", type=int, help="worker processes of the clustering")
     given = parser.parse_args(argv)
-    if importlib.util.find_spec("matplotlib") is None:
-        parser.error("the plot needs matplotlib; pip install 'gram-recommender[benchmarks]'")
+    try:
+        pyplot()
+    except ValueError as error:
+        parser.error(str(error))
     if min(given.items) < 2:
         parser.error("--items: a catalogue has at least 2 items")
     folder = given.output_dir.resolve()
@@ -349,8 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except RuntimeError as error:
             failure = str(error)  # what smaller sizes took is still worth showing
     if results:
-        report = {"environment": environment(), "num_workers": given.num_workers, "results": results}
-        (folder / "translation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json({"num_workers": given.num_workers, "results": results}, folder / "translation.json")
         plot(results, folder / "translation.png")
         print(as_table(results))
         for result in results:
