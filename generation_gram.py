@@ -144,9 +144,12 @@ class ItemTrie(nn.Module):
         return keys[counts == self.sizes[keys % self.num_nodes]]
 
 
+Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 @torch.no_grad()
 def beam_search(
-    step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    step: Step,
     trie: ItemTrie,
     batch_size: int,
     num_beams: int,
@@ -154,6 +157,7 @@ def beam_search(
     length_penalty: float,
     start_token_id: int,
     excluded_items: torch.Tensor | None = None,
+    renormalised: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Beam search over an item trie: prune by summed log-probability, rank what has ended by the normalised score.
 
@@ -161,8 +165,7 @@ def beam_search(
     returned twice, and with as many beams as items the ranking is that of scoring every item.
 
     Args:
-        step: takes the tokens (B, W) to append and, for each, the beam (B, W) of the previous step that it extends;
-            returns log-probabilities (B, W, V) of the next token over the whole vocabulary. W is `num_beams` or less.
+        step: appends tokens and scores what may follow; see [`PrefixDecoder`].
         trie: the lexical IDs to choose from.
         batch_size: B, the number of users.
         num_beams: prefixes kept at each step.
@@ -171,6 +174,7 @@ def beam_search(
             power of this.
         start_token_id: the decoder's first token.
         excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
+        renormalised: log-probabilities are over legal tokens alone, so that a prefix of one item needs no more steps.
 
     Returns:
         Leaves of the trie (B, K), best first, -1 where there are fewer items; and their scores (B, K), there -inf.
@@ -179,21 +183,39 @@ def beam_search(
     exhausted = None if excluded_items is None else trie.exhausted_nodes(excluded_items)
     users = torch.arange(batch_size, device=device)[:, None, None]  # (B, 1, 1)
     nodes = torch.zeros(batch_size, 1, dtype=torch.long, device=device)  # (B, W)
-    tokens, beams = torch.full_like(nodes, start_token_id), nodes
-    scores = torch.zeros(batch_size, 1, device=device)  # (B, W), summed log-probabilities
+    tokens, slots, num_slots = torch.full_like(nodes, start_token_id), torch.full_like(nodes, -1), 0
+    scores = torch.zeros(batch_size, 1, device=device)  # (B, W), summed log-probabilities, falling
     leaves = torch.full((batch_size, num_return_sequences), -1, device=device)  # (B, K)
     leaf_scores = torch.full((batch_size, num_return_sequences), -torch.inf, device=device)
 
     for level in range(trie.depth):
-        log_probs = step(tokens, beams)  # (B, W, V)
-        children, allowed = trie.expand(nodes, level)  # (B, W, F)
+        children, exists = trie.expand(nodes, level)  # (B, W, F)
+        child_tokens = trie.tokens[children].long().clamp(min=0)
+        log_probs = torch.zeros(exists.shape, device=device).masked_fill(~exists, -torch.inf)
+        undecided = scores > -torch.inf
+        if renormalised:
+            undecided &= trie.sizes[nodes] > 1
+        width = int(undecided.sum(dim=1).max())
+        if width:
+            asked = undecided.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]  # (B, width)
+            wide = asked[..., None]
+            found = step(
+                tokens.gather(1, asked),
+                slots.gather(1, asked),
+                child_tokens.take_along_dim(wide, dim=1),
+                exists.take_along_dim(wide, dim=1),
+            )
+            found = torch.where(
+                undecided.take_along_dim(asked, dim=1)[..., None], found, log_probs.take_along_dim(wide, dim=1)
+            )
+            log_probs.scatter_(1, wide.expand_as(found), found)
+            slots.scatter_(1, asked, torch.arange(num_slots, num_slots + width, device=device).expand(batch_size, -1))
+            num_slots += width
         if exhausted is not None and len(exhausted):
             keys = users * trie.num_nodes + children
-            found = torch.searchsorted(exhausted, keys).clamp(max=len(exhausted) - 1)
-            allowed = allowed & (exhausted[found] != keys)
-        child_tokens = trie.tokens[children].long().clamp(min=0)
-        totals = scores[..., None] + log_probs.gather(-1, child_tokens)
-        totals = totals.masked_fill(~allowed, -torch.inf).flatten(1)  # (B, W * F)
+            at = torch.searchsorted(exhausted, keys).clamp(max=len(exhausted) - 1)
+            exists = exists & (exhausted[at] != keys)
+        totals = (scores[..., None] + log_probs).masked_fill(~exists, -torch.inf).flatten(1)  # (B, W * F)
         children, child_tokens = children.flatten(1), child_tokens.flatten(1)
         ends = trie.items[children] >= 0
 
@@ -203,7 +225,9 @@ def beam_search(
 
         goes_on = totals.masked_fill(ends, -torch.inf)
         scores, order = goes_on.topk(min(num_beams, goes_on.shape[1]))  # (B, W')
-        beams = order // allowed.shape[2]
+        if torch.isneginf(scores).all():
+            break
+        slots = slots.gather(1, order // exists.shape[2])
         nodes, tokens = children.gather(1, order), child_tokens.gather(1, order)
         nodes = nodes.masked_fill(scores == -torch.inf, 0)  # fewer prefixes than beams: the rest stay at -inf
 

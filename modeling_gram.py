@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForSeq2SeqLM, GenerationMixin, initialization
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationConfig
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
@@ -14,6 +13,7 @@ from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_gram import GramConfig
+from .decoding_gram import SCORE_MODES, FusedPassages, PrefixDecoder
 from .generation_gram import ItemTrie, beam_search
 
 
@@ -133,12 +133,8 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         Raises:
             ValueError: not three dimensions, or more passages than `max_history + 1`.
         """
-        if input_ids.dim() != 3:
-            raise ValueError(f"`input_ids` must be (users, passages, tokens), got shape {tuple(input_ids.shape)}")
+        self._check_passages(input_ids)
         batch_size, num_passages, length = input_ids.shape
-        if num_passages > self.config.max_history + 1:
-            most = self.config.max_history + 1
-            raise ValueError(f"`input_ids` holds {num_passages} passages a user; the model reads at most {most}")
         attention_mask = self._mask(input_ids, attention_mask)
         real = attention_mask.any(dim=-1)  # (B, P)
         states = self.encoder(input_ids=input_ids[real], attention_mask=attention_mask[real]).last_hidden_state
@@ -225,6 +221,7 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         item_trie: ItemTrie | None = None,
         excluded_items: torch.LongTensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        score_mode: str = "vocabulary",
         **kwargs,
     ) -> GramGenerateOutput | torch.LongTensor:
         r"""Recommend items: beam search over the trie of lexical IDs.
@@ -239,11 +236,13 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             item_trie: the items to choose from, in place of the model's own trie.
             excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
             encoder_outputs: what [`encode`] returned for these passages, in place of `input_ids`.
+            score_mode: `"vocabulary"`: a token's log-probability is over the whole vocabulary. `"trie"`: over the
+                tokens that the trie allows; cheaper, and another ranking.
 
         Returns:
             Sequences (B * K, 1 + T), K = `num_return_sequences`, each the start token, a lexical ID, its end token and
             padding; or a [`GramGenerateOutput`] with these, `sequences_scores` (B * K,) and `item_indices` (B, K).
-            A sequence's score is the sum of its tokens' log-probabilities over the whole vocabulary, divided by its
+            A sequence's score is the sum of its tokens' log-probabilities, divided by its
             length, end token included, to the power of `length_penalty`. Where a user has fewer than K items to
             choose from, the rest is padding with score -inf.
 
@@ -256,6 +255,8 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         unknown = sorted(set(unknown) - {"output_attentions", "output_hidden_states"})
         if unknown:
             raise ValueError(f"generate() got an unknown argument {unknown[0]!r}")
+        if score_mode not in SCORE_MODES:
+            raise ValueError(f"score_mode is {score_mode!r}; it must be one of {', '.join(SCORE_MODES)}")
         if options.do_sample:
             raise ValueError("generate() ranks items by beam search; `do_sample=True` has no meaning here")
         if trie is None:
@@ -263,18 +264,46 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
 
         attention_mask = self._mask(input_ids, attention_mask)
         if encoder_outputs is None:
-            encoder_outputs = self.encode(input_ids, attention_mask)
-        step = _DecoderStep(self, encoder_outputs[0], attention_mask.flatten(1))
+            fused = self._fused(input_ids, attention_mask)
+        else:
+            fused = _laid_end_to_end(encoder_outputs[0], attention_mask.flatten(1))
+        step = PrefixDecoder(self, fused, trie.depth, 1 + num_beams * (trie.depth - 1), score_mode)
         penalty = 1.0 if options.length_penalty is None else options.length_penalty
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
         leaves, scores = beam_search(
-            step, trie, len(attention_mask), num_beams, num_items, penalty, start, excluded_items
+            step,
+            trie,
+            len(attention_mask),
+            num_beams,
+            num_items,
+            penalty,
+            start,
+            excluded_items,
+            renormalised=score_mode == "trie",
         )
         sequences = F.pad(trie.sequences(leaves, pad).flatten(0, 1), (1, 0), value=start)
         if not options.return_dict_in_generate:
             return sequences
         items = trie.items[leaves.clamp(min=0)].long().masked_fill(leaves < 0, -1)
         return GramGenerateOutput(sequences=sequences, sequences_scores=scores.flatten(), item_indices=items)
+
+    def _fused(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor) -> FusedPassages:
+        """Encode the distinct passages among (B, P, L), each once."""
+        self._check_passages(input_ids)
+        real = attention_mask.any(dim=-1)  # (B, P)
+        both = torch.stack([input_ids[real], attention_mask[real]], dim=-1)  # (N, L, 2)
+        both, which = both.unique(dim=0, return_inverse=True)
+        ids, mask = both.unbind(-1)
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]  # (T, d)
+        passages = torch.full_like(real, -1, dtype=torch.long).masked_scatter(real, which)
+        return FusedPassages.of(states, mask.sum(-1), passages)
+
+    def _check_passages(self, input_ids: torch.LongTensor) -> None:
+        if input_ids.dim() != 3:
+            raise ValueError(f"`input_ids` must be (users, passages, tokens), got shape {tuple(input_ids.shape)}")
+        if input_ids.shape[1] > self.config.max_history + 1:
+            most = self.config.max_history + 1
+            raise ValueError(f"`input_ids` holds {input_ids.shape[1]} passages a user; the model reads at most {most}")
 
     def _mask(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
         if attention_mask is not None:
@@ -373,48 +402,12 @@ def _grouped_cross_attention(sublayer, states, users, items, mask, history, pass
     return states + sublayer.dropout(attention.o(mixed.transpose(1, 2).flatten(2)))
 
 
-class _DecoderStep:
-    """One step of T5's decoder for all beams of all users, each user's cross-attention keys and values held once.
-
-    Beams are folded into the query length of the cross-attention, so its cache is neither copied nor reordered.
-    """
-
-    def __init__(self, model: GramForConditionalGeneration, memory: torch.Tensor, mask: torch.Tensor):
-        self.model = model
-        mask, order = mask.bool().sort(dim=1, descending=True, stable=True)
-        length = int(mask.sum(dim=1).max())
-        self.memory = memory.take_along_dim(order[:, :length, None], dim=1)  # (B, M, d), padding left out
-        padding = mask.new_zeros(mask[:, :length].shape, dtype=memory.dtype)
-        padding = padding.masked_fill(~mask[:, :length], torch.finfo(memory.dtype).min)
-        self.padding = padding[:, None, None]  # (B, 1, 1, M), added to the scores
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        for index, block in enumerate(model.decoder.block):
-            attention = block.layer[1].EncDecAttention
-            shape = (*self.memory.shape[:2], attention.n_heads, attention.key_value_proj_dim)
-            keys, values = (linear(self.memory).view(shape).transpose(1, 2) for linear in (attention.k, attention.v))
-            self.cache.cross_attention_cache.update(keys, values, index)
-            self.cache.is_updated[index] = True
-
-    def __call__(self, tokens: torch.Tensor, beams: torch.Tensor) -> torch.Tensor:
-        decoder, batch_size = self.model.decoder, len(tokens)
-        past = self.cache.self_attention_cache
-        if past.get_seq_length() > 0:
-            users = torch.arange(batch_size, device=beams.device)[:, None]
-            past.reorder_cache((users * self.num_beams + beams).flatten())
-        self.num_beams = tokens.shape[1]
-        states = decoder.embed_tokens(tokens.flatten()[:, None])  # (B * W, 1, d)
-        bias = None
-        for block in decoder.block:
-            states, bias, _ = block.layer[0](states, position_bias=bias, past_key_values=self.cache)
-            states = block.layer[1](
-                states.view(batch_size, self.num_beams, -1),
-                key_value_states=self.memory,
-                position_bias=self.padding,
-                past_key_values=self.cache,
-            )[0]
-            states = block.layer[-1](states.view(batch_size * self.num_beams, 1, -1))
-        states = decoder.final_layer_norm(states).view(batch_size, self.num_beams, -1)
-        return self.model._logits(states).float().log_softmax(dim=-1)
+def _laid_end_to_end(states: torch.Tensor, mask: torch.Tensor) -> FusedPassages:
+    """Encoder states (B, M, d) that have their positions; what is padding is left out."""
+    order = mask.bool().to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    order = order[:, : int(mask.bool().sum(dim=1).max())]
+    index = order + torch.arange(len(mask), device=mask.device)[:, None] * mask.shape[1]
+    return FusedPassages(states.flatten(0, 1), index, None, mask.bool().take_along_dim(order, dim=1))
 
 
 __all__ = ["GramForConditionalGeneration", "GramGenerateOutput", "ItemTrie"]
