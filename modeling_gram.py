@@ -14,7 +14,8 @@ from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_gram import GramConfig
-from .generation_gram import ItemTrie, beam_search
+from .generation_gram import beam_search
+from .trie_gram import ItemTrie
 
 
 @dataclass
