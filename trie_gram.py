@@ -47,69 +47,96 @@ class ItemTrie(nn.Module):
         return len(self.fan_out)
 
     @classmethod
-    def from_sequences(cls, sequences: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> ItemTrie:
+    def from_sequences(
+        cls, sequences: Sequence[Sequence[int]] | np.ndarray | torch.Tensor, rows: Sequence[int] | None = None
+    ) -> ItemTrie:
         """Build the trie of lexical IDs.
 
         Args:
-            sequences: one list of token ids per item, each ending with the end token; any lengths, in any order.
+            sequences: one list of token ids per item, each ending with the end token, of any lengths and in any order;
+                or, what needs the least memory, an integer array (I, D) of the same, padded at the end with -1.
             rows: catalogue row of each sequence; by default its position. Give it to restrict a catalogue to a subset.
 
         Raises:
             ValueError: no sequences; an empty one; one that does not end with the end token or holds it earlier; two
-                equal ones.
+                equal ones; a token below 0; an array that is not (I, D) integers.
         """
-        padded, end = _padded(sequences)
-        order = np.lexsort(padded.T[::-1])
-        padded = padded[order]
-        rows = np.arange(len(padded)) if rows is None else np.asarray(rows)
-        differs = padded[1:] != padded[:-1]
-        twins = np.flatnonzero(~differs.any(axis=1))
-        if len(twins):
-            first, second = sorted(order[twins[0] : twins[0] + 2].tolist())
-            raise ValueError(f"sequences {first} and {second} are equal: every item needs a lexical ID of its own")
-        first_difference = np.concatenate(([0], differs.argmax(axis=1)))
+        # A catalogue may have 10 million items: whatever is held per item is narrow, and only one level is in work.
+        padded = _as_array(sequences)
+        lengths, end = _checked(padded)
+        padded = padded[:, : lengths.max()]  # (I, D)
+        order = np.lexsort(padded.T[::-1]).astype(np.int32)  # (I,)
+        lengths = lengths[order]
+        first_difference = _first_difference(padded, order)  # (I,)
+        rows = order if rows is None else np.asarray(rows, dtype=np.int32)[order]
 
-        tokens, items, parents, base = [np.array([-1])], [np.array([-1])], [], 0
-        node_of_row = np.zeros(len(padded), dtype=np.int64)
-        for level, column in enumerate(padded.T):
-            starts = np.flatnonzero((first_difference <= level) & (column >= 0))
-            parents.append(node_of_row[starts])
-            base += len(tokens[-1])
-            node_of_row = np.searchsorted(starts, np.arange(len(padded)), side="right") - 1 + base
-            tokens.append(column[starts])
-            items.append(np.where(column[starts] == end, rows[order[starts]], -1))
-        tokens, items = np.concatenate(tokens), np.concatenate(items)
-
-        levels = np.cumsum([0, 1, *(len(level) for level in parents)])
-        num_children = np.bincount(np.concatenate(parents), minlength=len(tokens))
-        sizes = (items >= 0).astype(np.int64)
-        for level in range(len(parents) - 1, -1, -1):
-            below = sizes[levels[level + 1] : levels[level + 2]]
-            sizes += np.bincount(parents[level], weights=below, minlength=len(sizes)).astype(np.int64)
-
-        trie = cls(int(rows.max()) + 1, len(tokens), len(parents))
-        trie.offsets = _int32(np.concatenate(([1], 1 + np.cumsum(num_children))))
-        trie.tokens, trie.items, trie.sizes = _int32(tokens), _int32(items), _int32(sizes)
-        trie.leaves.fill_(-1)
-        ends = np.flatnonzero(items >= 0)
-        trie.leaves[torch.from_numpy(items[ends])] = _int32(ends)
-        trie.fan_out = _int32([num_children[a:b].max() for a, b in pairwise(levels[:-1])])
+        depth = padded.shape[1]
+        counts = [np.count_nonzero((first_difference <= level) & (lengths > level)) for level in range(depth)]
+        levels = np.cumsum([0, 1, *counts])  # first node of each level, and of the one after the last
+        trie = cls(int(rows.max()) + 1, int(levels[-1]), depth)
+        offsets, tokens, items, sizes, leaves, fan_out = (buffer.numpy() for buffer in trie.buffers())
+        tokens[0], items[:], sizes[0], leaves[:] = -1, -1, len(padded), -1
+        offsets[levels[-2] :] = levels[-1]  # below the last level there is nothing
+        starts = np.zeros(1, dtype=np.int32)  # the first item, in order, of each node of the level above
+        for level, (base, after) in enumerate(pairwise(levels[1:])):
+            parents = starts
+            groups = np.flatnonzero(first_difference <= level).astype(np.int32)  # an ID that has ended is one of them
+            here = lengths[groups] > level
+            starts = groups[here]
+            sizes[base:after] = np.diff(groups, append=np.int32(len(padded)))[here]
+            del groups, here
+            tokens[base:after] = padded[order[starts], level]
+            offsets[levels[level] : base] = base + np.searchsorted(starts, parents)
+            fan_out[level] = np.diff(offsets[levels[level] : base], append=np.int32(after)).max()
+            ends = np.flatnonzero(tokens[base:after] == end)
+            items[base + ends] = rows[starts[ends]]
+            leaves[rows[starts[ends]]] = base + ends
         return trie
 
-    def expand(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Children of nodes of one level.
+    def expand(self, nodes: torch.Tensor, level: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Children of nodes.
 
         Args:
-            nodes (B, W): node indices, all of this level.
-            level: distance from the root.
+            nodes (B, W): node indices.
+            level: their distance from the root, the same for all; None: any.
 
         Returns:
-            Child nodes (B, W, F), F the level's largest fan-out, and a mask that is False beyond a node's own children.
+            Child nodes (B, W, F), 0 beyond a node's own children, and a mask that is False there. F is the level's
+            largest fan-out; where none is given, the largest of these nodes.
         """
         first, after = self.offsets[nodes], self.offsets[nodes + 1]  # (B, W)
-        children = first[..., None] + torch.arange(int(self.fan_out[level]), device=nodes.device)  # (B, W, F)
+        fan_out = (after - first).max() if level is None else self.fan_out[level]
+        children = first[..., None] + torch.arange(int(fan_out), device=nodes.device)  # (B, W, F)
         exists = children < after[..., None]
         return children.masked_fill(~exists, 0).long(), exists
+
+    def deepest(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Levels from each node (...) down to the deepest leaf below it, 0 at a leaf."""
+        first, after = nodes, nodes + 1  # what is below a node is a run of nodes on every level
+        distance = torch.zeros_like(nodes)
+        for _ in range(self.depth):
+            first, after = self.offsets[first], self.offsets[after]
+            distance += first < after
+        return distance
+
+    def nearest(self, nodes: torch.Tensor, leaves_before: torch.Tensor) -> torch.Tensor:
+        """Levels from each node (...) down to the nearest leaf below it, 0 at a leaf.
+
+        Args:
+            nodes (...): node indices.
+            leaves_before (N + 1,): what [`leaves_before`] returned.
+        """
+        first, after = nodes, nodes + 1
+        distance, found = torch.zeros_like(nodes), torch.zeros_like(nodes, dtype=torch.bool)
+        for _ in range(self.depth):
+            found |= leaves_before[first] < leaves_before[after]
+            distance += ~found
+            first, after = self.offsets[first], self.offsets[after]
+        return distance
+
+    def leaves_before(self) -> torch.Tensor:
+        """Number (N + 1,) of leaves among the nodes before each, and in all."""
+        return nn.functional.pad((self.items >= 0).cumsum(0, dtype=torch.int32), (1, 0))
 
     def paths(self, leaves: torch.Tensor) -> torch.Tensor:
         """Nodes (..., D) from each leaf (...) up to the root's child, then the root, 0, again and again."""
@@ -144,23 +171,56 @@ class ItemTrie(nn.Module):
         return keys[counts == self.sizes[keys % self.num_nodes]]
 
 
-def _padded(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, int]:
-    """Sequences (I, D) as int32, padded with -1, and their end token; checks that each ends with it and only there."""
+def _as_array(sequences: Sequence[Sequence[int]] | np.ndarray | torch.Tensor) -> np.ndarray:
+    """Sequences (I, D), padded with -1; an array is taken as it is."""
+    if isinstance(sequences, np.ndarray | torch.Tensor):
+        padded = np.asarray(sequences)
+        if padded.ndim != 2 or padded.dtype.kind != "i":
+            raise ValueError(
+                f"`sequences` must be signed integers (items, tokens), got {padded.dtype} of shape {padded.shape}"
+            )
+        return padded
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    if len(lengths) == 0:
-        raise ValueError("an item trie needs at least one lexical ID")
-    if lengths.min() == 0:
-        raise ValueError(f"sequence {int(lengths.argmin())} is empty: a lexical ID ends with the end token")
     flat = np.fromiter(chain.from_iterable(sequences), dtype=np.int32, count=int(lengths.sum()))
-    padded = np.full((len(lengths), lengths.max()), -1, dtype=np.int32)
+    if (flat < 0).any():
+        row = int(np.searchsorted(lengths.cumsum(), (flat < 0).argmax(), side="right"))
+        raise ValueError(f"sequence {row} holds a token below 0")
+    padded = np.full((len(lengths), lengths.max(initial=0)), -1, dtype=np.int32)
     padded[np.arange(padded.shape[1]) < lengths[:, None]] = flat
+    return padded
+
+
+def _checked(padded: np.ndarray) -> tuple[np.ndarray, int]:
+    """Lengths (I,) of padded sequences and their end token; checks that each ends with it and holds it only there."""
+    num_items, depth = padded.shape
+    if num_items == 0:
+        raise ValueError("an item trie needs at least one lexical ID")
+    lengths, wrong = np.zeros(num_items, dtype=np.int16), np.zeros(num_items, dtype=bool)
+    for level, column in enumerate(padded.T):
+        wrong |= (column >= 0) & (lengths < level)
+        lengths += column >= 0
+    if wrong.any():
+        raise ValueError(f"sequence {int(wrong.argmax())} holds a token below 0, or is not padded at its end")
+    if lengths.min(initial=depth) == 0:
+        raise ValueError(f"sequence {int(lengths.argmin())} is empty: a lexical ID ends with the end token")
     end = int(padded[0, lengths[0] - 1])
-    misplaced = (padded == end) != (np.arange(padded.shape[1]) == lengths[:, None] - 1)
-    if misplaced.any():
-        row = int(misplaced.any(axis=1).argmax())
-        raise ValueError(f"sequence {row} must end with the end token {end}, and hold it nowhere else")
-    return padded, end
+    for level, column in enumerate(padded.T):
+        wrong |= (column == end) != (lengths == level + 1)
+    if wrong.any():
+        raise ValueError(f"sequence {int(wrong.argmax())} must end with the end token {end}, and hold it nowhere else")
+    return lengths, end
 
 
-def _int32(values) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.int32))
+def _first_difference(padded: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """First level (I,) on which each sequence, taken in this order, differs from the one before; 0 for the first."""
+    depth = padded.shape[1]
+    first_difference = np.full(len(order), depth, dtype=np.int16)
+    for level in range(depth - 1, -1, -1):
+        column = padded[order, level]
+        first_difference[1:][column[1:] != column[:-1]] = level
+    first_difference[0] = 0
+    twins = np.flatnonzero(first_difference == depth)
+    if len(twins):
+        first, second = sorted(order[twins[0] - 1 : twins[0] + 1].tolist())
+        raise ValueError(f"sequences {first} and {second} are equal: every item needs a lexical ID of its own")
+    return first_difference

@@ -152,18 +152,3 @@ def test_what_generate_cannot_do_is_refused(small_model, arguments, message):
 def test_a_model_without_a_trie_says_so(small_model):
     with pytest.raises(ValueError, match="set_item_trie"):
         small_model.generate(passages(1))
-
-
-@pytest.mark.parametrize(
-    ("sequences", "message"),
-    [
-        ([], "at least one"),
-        ([[2, END], []], "sequence 1 is empty"),
-        ([[2, END], [3, 4]], "sequence 1 must end"),
-        ([[2, END], [3, END, 4, END]], "sequence 1 must end"),
-        ([[2, END], [3, END], [2, END]], "sequences 0 and 2 are equal"),
-    ],
-)
-def test_lexical_ids_that_make_no_trie_are_named(sequences, message):
-    with pytest.raises(ValueError, match=message):
-        ItemTrie.from_sequences(sequences)
