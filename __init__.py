@@ -12,7 +12,7 @@ _HOMES = {
     "GramConfig": ".configuration_gram",
     "GramForConditionalGeneration": ".modeling_gram",
     "GramTokenizer": ".tokenization_gram",
-    "ItemTrie": ".generation_gram",
+    "ItemTrie": ".trie_gram",
 }
 
 __all__ = sorted(_HOMES)

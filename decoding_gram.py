@@ -49,6 +49,15 @@ class FusedPassages:
         index = (token + offset.gather(1, place)).masked_fill(~mask, 0)
         return cls(states, index, place, mask)
 
+    def of_user(self, user: int) -> FusedPassages:
+        """What one user attends to, without the rest of the batch."""
+        mask = self.mask[user]
+        index = torch.arange(int(mask.sum()), device=mask.device)[None]
+        place = None if self.place is None else self.place[user, mask][None]
+        return FusedPassages(
+            self.states[self.index[user, mask]], index, place, torch.ones_like(index, dtype=torch.bool)
+        )
+
 
 class PrefixDecoder:
     """Appends tokens to prefixes and scores what may come next.

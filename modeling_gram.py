@@ -14,7 +14,11 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_gram import GramConfig
 from .decoding_gram import SCORE_MODES, FusedPassages, PrefixDecoder
-from .generation_gram import ItemTrie, beam_search
+from .exact_gram import exact_search
+from .generation_gram import beam_search
+from .trie_gram import ItemTrie
+
+_EXACT_SLOTS = 1024  # prefixes that exact search has room for at first
 
 
 @dataclass
@@ -24,9 +28,12 @@ class GramGenerateOutput(GenerateBeamEncoderDecoderOutput):
     Args:
         item_indices (`torch.LongTensor` of shape `(batch_size, num_return_sequences)`):
             Catalogue rows of the recommended items, best first; -1 where there are fewer items than asked for.
+        num_scored_nodes (`torch.LongTensor` of shape `(batch_size,)`):
+            Prefixes that went through the decoder; of exact search only.
     """
 
     item_indices: torch.LongTensor | None = None
+    num_scored_nodes: torch.LongTensor | None = None
 
 
 class GramPositionEmbedding(nn.Embedding):
@@ -222,6 +229,7 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         excluded_items: torch.LongTensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
         score_mode: str = "vocabulary",
+        exact: bool = False,
         **kwargs,
     ) -> GramGenerateOutput | torch.LongTensor:
         r"""Recommend items: beam search over the trie of lexical IDs.
@@ -238,6 +246,7 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             encoder_outputs: what [`encode`] returned for these passages, in place of `input_ids`.
             score_mode: `"vocabulary"`: a token's log-probability is over the whole vocabulary. `"trie"`: over the
                 tokens that the trie allows; cheaper, and another ranking.
+            exact: search until no other item can be among the best K, user by user, in place of beam search.
 
         Returns:
             Sequences (B * K, 1 + T), K = `num_return_sequences`, each the start token, a lexical ID, its end token and
@@ -267,25 +276,39 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             fused = self._fused(input_ids, attention_mask)
         else:
             fused = _laid_end_to_end(encoder_outputs[0], attention_mask.flatten(1))
-        step = PrefixDecoder(self, fused, trie.depth, 1 + num_beams * (trie.depth - 1), score_mode)
         penalty = 1.0 if options.length_penalty is None else options.length_penalty
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
-        leaves, scores = beam_search(
-            step,
-            trie,
-            len(attention_mask),
-            num_beams,
-            num_items,
-            penalty,
-            start,
-            excluded_items,
-            renormalised=score_mode == "trie",
-        )
+        search = (num_items, penalty, start)
+        num_scored_nodes = None
+        if exact:
+            leaves, scores, num_scored_nodes = self._exact(fused, trie, score_mode, search, excluded_items)
+        else:
+            step = PrefixDecoder(self, fused, trie.depth, 1 + num_beams * (trie.depth - 1), score_mode)
+            renormalised = score_mode == "trie"
+            leaves, scores = beam_search(
+                step, trie, len(fused.index), num_beams, *search, excluded_items, renormalised=renormalised
+            )
         sequences = F.pad(trie.sequences(leaves, pad).flatten(0, 1), (1, 0), value=start)
         if not options.return_dict_in_generate:
             return sequences
         items = trie.items[leaves.clamp(min=0)].long().masked_fill(leaves < 0, -1)
-        return GramGenerateOutput(sequences=sequences, sequences_scores=scores.flatten(), item_indices=items)
+        return GramGenerateOutput(
+            sequences=sequences,
+            sequences_scores=scores.flatten(),
+            item_indices=items,
+            num_scored_nodes=num_scored_nodes,
+        )
+
+    def _exact(
+        self, fused, trie, score_mode, search, excluded_items
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        found = []
+        for user in range(len(fused.index)):
+            step = PrefixDecoder(self, fused.of_user(user), trie.depth, _EXACT_SLOTS, score_mode)
+            excluded = None if excluded_items is None else excluded_items[user]
+            found.append(exact_search(step, trie, *search, excluded_items=excluded))
+        leaves, scores, num_scored_nodes = zip(*found, strict=True)
+        return torch.stack(leaves), torch.stack(scores), torch.tensor(num_scored_nodes, device=self.device)
 
     def _fused(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor) -> FusedPassages:
         """Encode the distinct passages among (B, P, L), each once."""

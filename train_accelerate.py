@@ -29,13 +29,13 @@ from gram.configuration_gram import GramConfig
 from gram.data import RecommendationData, evaluation_histories, read_folder, training_part
 from gram.data.training_steps import TrainingSteps
 from gram.evaluation import gram_ranks, ranking_metrics
-from gram.generation_gram import ItemTrie
 from gram.modeling_gram import GramForConditionalGeneration
 from gram.processes import on_cpu
 from gram.settings import parse
 from gram.tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from gram.tokenizer_folder import make_tokenizer_folder
 from gram.translation import SASREC_FILE, TranslationSettings
+from gram.trie_gram import ItemTrie
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ def passages(num_users: int) -> torch.Tensor:
     return ids
 
 
-def exhaustive(model, input_ids, sequences, length_penalty=1.0) -> torch.Tensor:
+def exhaustive(model, input_ids, sequences, length_penalty=1.0, score_mode="vocabulary") -> torch.Tensor:
     """Scores (B, I) of every item, by teacher forcing."""
     length = max(map(len, sequences))
     labels = torch.tensor([[*tokens, *[-100] * (length - len(tokens))] for tokens in sequences])
@@ -42,10 +42,22 @@ def exhaustive(model, input_ids, sequences, length_penalty=1.0) -> torch.Tensor:
     with torch.no_grad():
         for user in input_ids:
             logits = model(input_ids=user.expand(len(labels), -1, -1), labels=labels).logits
+            if score_mode == "trie":
+                logits = logits.masked_fill(~legal_tokens(sequences, logits.shape), -torch.inf)
             picked = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
             total = picked.masked_fill(labels < 0, 0).sum(-1)
             rows.append(total / torch.tensor([len(tokens) ** length_penalty for tokens in sequences]))
     return torch.stack(rows)
+
+
+def legal_tokens(sequences, shape) -> torch.Tensor:
+    """(I, T, V): what may follow every prefix of every item; anything behind its end."""
+    legal = torch.zeros(shape, dtype=torch.bool)
+    for row, tokens in enumerate(sequences):
+        for place in range(len(tokens)):
+            legal[row, place, [other[place] for other in sequences if other[:place] == tokens[:place]]] = True
+        legal[row, len(tokens) :] = True
+    return legal
 
 
 def search(model, input_ids, trie, num_beams, num_items=None, **options):
@@ -86,6 +98,34 @@ def test_any_beam_width_returns_distinct_items_with_their_true_scores(small_mode
     if num_beams >= len(sequences):
         best = truth.sort(descending=True).values
         torch.testing.assert_close(output.sequences_scores.view(num_users, -1)[:, :expected], best, atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(catalogues, st.integers(1, 30))
+def test_scores_over_the_trie_are_those_over_legal_tokens_alone(small_model, sequences, num_beams):
+    input_ids, trie = passages(2), ItemTrie.from_sequences(sequences)
+    output = search(small_model, input_ids, trie, num_beams, score_mode="trie")
+    truth = exhaustive(small_model, input_ids, sequences, score_mode="trie")
+    found = min(num_beams, len(sequences))
+    scores = output.sequences_scores.view(2, -1)[:, :found]
+    torch.testing.assert_close(scores, truth.gather(1, output.item_indices[:, :found]), atol=1e-5, rtol=0)
+    if num_beams >= len(sequences):
+        torch.testing.assert_close(scores, truth.sort(descending=True).values, atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(catalogues, st.integers(1, 12), st.sampled_from(["vocabulary", "trie"]), st.data())
+def test_exact_search_returns_the_best_of_the_exhaustive_ranking(small_model, sequences, num_items, mode, data):
+    input_ids, trie = passages(3), ItemTrie.from_sequences(sequences)
+    excluded = torch.tensor([data.draw(st.lists(st.integers(-1, len(sequences) - 1), min_size=2, max_size=2))] * 3)
+    output = search(small_model, input_ids, trie, num_items, score_mode=mode, excluded_items=excluded, exact=True)
+    truth = exhaustive(small_model, input_ids, sequences, score_mode=mode)
+    truth[:, [item for item in excluded[0].tolist() if item >= 0]] = -torch.inf
+    best = torch.nn.functional.pad(truth.sort(descending=True).values, (0, 12), value=-torch.inf)[:, :num_items]
+    torch.testing.assert_close(output.sequences_scores.view(3, -1), best, atol=1e-5, rtol=0)
+    assert ((output.item_indices >= 0) == (best > -torch.inf)).all()
+    assert (1 <= output.num_scored_nodes).all()
+    assert (output.num_scored_nodes <= trie.num_nodes - trie.num_items).all()
 
 
 @settings(deadline=None, max_examples=40)
@@ -142,6 +182,7 @@ def test_threads_share_a_model(model, tokenizer):
         ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences"),
         ({"do_sample": True}, "do_sample"),
         ({"warmth": 1}, "unknown argument 'warmth'"),
+        ({"score_mode": "loud"}, "score_mode is 'loud'"),
     ],
 )
 def test_what_generate_cannot_do_is_refused(small_model, arguments, message):
@@ -152,18 +193,3 @@ def test_what_generate_cannot_do_is_refused(small_model, arguments, message):
 def test_a_model_without_a_trie_says_so(small_model):
     with pytest.raises(ValueError, match="set_item_trie"):
         small_model.generate(passages(1))
-
-
-@pytest.mark.parametrize(
-    ("sequences", "message"),
-    [
-        ([], "at least one"),
-        ([[2, END], []], "sequence 1 is empty"),
-        ([[2, END], [3, 4]], "sequence 1 must end"),
-        ([[2, END], [3, END, 4, END]], "sequence 1 must end"),
-        ([[2, END], [3, END], [2, END]], "sequences 0 and 2 are equal"),
-    ],
-)
-def test_lexical_ids_that_make_no_trie_are_named(sequences, message):
-    with pytest.raises(ValueError, match=message):
-        ItemTrie.from_sequences(sequences)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, T5Tokenizer
 
 from gram.data import Interactions, ItemTable, RecommendationData, read_folder
-from gram.generation_gram import ItemTrie
 from gram.tokenization_gram import CATALOGUE_SCHEMA, GramTokenizer
 from gram.translation import (
     SASRecSettings,
@@ -23,6 +22,7 @@ from gram.translation.embedding import embed_texts
 from gram.translation.hierarchy import cluster_hierarchy
 from gram.translation.lexical_ids import Candidates, name_items
 from gram.translation.matching import greedy_matching
+from gram.trie_gram import ItemTrie
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 PROMPTS = ["What would user purchase after ; ?", "item: similar items: ,"]

@@ -1,0 +1,226 @@
+"""The catalogue's lexical IDs as a prefix tree of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, pairwise
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class ItemTrie(nn.Module):
+    """Prefix tree of a catalogue's lexical IDs, as tensors in compressed sparse rows.
+
+    Nodes are numbered level by level and, within a level, in the lexicographic order of their paths. So the children
+    of node `n` are the nodes `offsets[n] ... offsets[n + 1] - 1`, and no list of edges is needed. Node 0 is the root.
+
+    Buffers (`N` nodes, `I` items, `D` levels, all int32):
+        offsets (N + 1,): first child of each node.
+        tokens (N,): token on the edge into the node; the root's is -1.
+        items (N,): catalogue row of the item that ends here; -1 at inner nodes.
+        sizes (N,): number of items below the node.
+        leaves (I,): node where an item ends; -1 for catalogue rows that this trie leaves out.
+        fan_out (D,): most children of any node of each level.
+    """
+
+    def __init__(self, num_items: int = 0, num_nodes: int = 0, depth: int = 0):
+        super().__init__()
+        shapes = {"offsets": num_nodes + 1, "tokens": num_nodes, "items": num_nodes, "sizes": num_nodes}
+        for name, size in {**shapes, "leaves": num_items, "fan_out": depth}.items():
+            self.register_buffer(name, torch.zeros(size, dtype=torch.int32))
+
+    @property
+    def num_items(self) -> int:
+        """Rows of the catalogue, those that this trie leaves out included."""
+        return len(self.leaves)
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes, the root included."""
+        return len(self.tokens)
+
+    @property
+    def depth(self) -> int:
+        """Tokens of the longest lexical ID, end token included."""
+        return len(self.fan_out)
+
+    @classmethod
+    def from_sequences(
+        cls, sequences: Sequence[Sequence[int]] | np.ndarray | torch.Tensor, rows: Sequence[int] | None = None
+    ) -> ItemTrie:
+        """Build the trie of lexical IDs.
+
+        Args:
+            sequences: one list of token ids per item, each ending with the end token, of any lengths and in any order;
+                or, what needs the least memory, an integer array (I, D) of the same, padded at the end with -1.
+            rows: catalogue row of each sequence; by default its position. Give it to restrict a catalogue to a subset.
+
+        Raises:
+            ValueError: no sequences; an empty one; one that does not end with the end token or holds it earlier; two
+                equal ones; a token below 0; an array that is not (I, D) integers.
+        """
+        # A catalogue may have 10 million items: whatever is held per item is narrow, and only one level is in work.
+        padded = _as_array(sequences)
+        lengths, end = _checked(padded)
+        padded = padded[:, : lengths.max()]  # (I, D)
+        order = np.lexsort(padded.T[::-1]).astype(np.int32)  # (I,)
+        lengths = lengths[order]
+        first_difference = _first_difference(padded, order)  # (I,)
+        rows = order if rows is None else np.asarray(rows, dtype=np.int32)[order]
+
+        depth = padded.shape[1]
+        counts = [np.count_nonzero((first_difference <= level) & (lengths > level)) for level in range(depth)]
+        levels = np.cumsum([0, 1, *counts])  # first node of each level, and of the one after the last
+        trie = cls(int(rows.max()) + 1, int(levels[-1]), depth)
+        offsets, tokens, items, sizes, leaves, fan_out = (buffer.numpy() for buffer in trie.buffers())
+        tokens[0], items[:], sizes[0], leaves[:] = -1, -1, len(padded), -1
+        offsets[levels[-2] :] = levels[-1]  # below the last level there is nothing
+        starts = np.zeros(1, dtype=np.int32)  # the first item, in order, of each node of the level above
+        for level, (base, after) in enumerate(pairwise(levels[1:])):
+            parents = starts
+            groups = np.flatnonzero(first_difference <= level).astype(np.int32)  # an ID that has ended is one of them
+            here = lengths[groups] > level
+            starts = groups[here]
+            sizes[base:after] = np.diff(groups, append=np.int32(len(padded)))[here]
+            del groups, here
+            tokens[base:after] = padded[order[starts], level]
+            offsets[levels[level] : base] = base + np.searchsorted(starts, parents)
+            fan_out[level] = np.diff(offsets[levels[level] : base], append=np.int32(after)).max()
+            ends = np.flatnonzero(tokens[base:after] == end)
+            items[base + ends] = rows[starts[ends]]
+            leaves[rows[starts[ends]]] = base + ends
+        return trie
+
+    def expand(self, nodes: torch.Tensor, level: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Children of nodes.
+
+        Args:
+            nodes (B, W): node indices.
+            level: their distance from the root, the same for all; None: any.
+
+        Returns:
+            Child nodes (B, W, F), 0 beyond a node's own children, and a mask that is False there. F is the level's
+            largest fan-out; where none is given, the largest of these nodes.
+        """
+        first, after = self.offsets[nodes], self.offsets[nodes + 1]  # (B, W)
+        fan_out = (after - first).max() if level is None else self.fan_out[level]
+        children = first[..., None] + torch.arange(int(fan_out), device=nodes.device)  # (B, W, F)
+        exists = children < after[..., None]
+        return children.masked_fill(~exists, 0).long(), exists
+
+    def deepest(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Levels from each node (...) down to the deepest leaf below it, 0 at a leaf."""
+        first, after = nodes, nodes + 1  # what is below a node is a run of nodes on every level
+        distance = torch.zeros_like(nodes)
+        for _ in range(self.depth):
+            first, after = self.offsets[first], self.offsets[after]
+            distance += first < after
+        return distance
+
+    def nearest(self, nodes: torch.Tensor, leaves_before: torch.Tensor) -> torch.Tensor:
+        """Levels from each node (...) down to the nearest leaf below it, 0 at a leaf.
+
+        Args:
+            nodes (...): node indices.
+            leaves_before (N + 1,): what [`leaves_before`] returned.
+        """
+        first, after = nodes, nodes + 1
+        distance, found = torch.zeros_like(nodes), torch.zeros_like(nodes, dtype=torch.bool)
+        for _ in range(self.depth):
+            found |= leaves_before[first] < leaves_before[after]
+            distance += ~found
+            first, after = self.offsets[first], self.offsets[after]
+        return distance
+
+    def leaves_before(self) -> torch.Tensor:
+        """Number (N + 1,) of leaves among the nodes before each, and in all."""
+        return nn.functional.pad((self.items >= 0).cumsum(0, dtype=torch.int32), (1, 0))
+
+    def paths(self, leaves: torch.Tensor) -> torch.Tensor:
+        """Nodes (..., D) from each leaf (...) up to the root's child, then the root, 0, again and again."""
+        path = [leaves]
+        for _ in range(self.depth - 1):
+            parent = torch.searchsorted(self.offsets, path[-1].to(self.offsets.dtype), right=True) - 1
+            path.append(parent.clamp(min=0))
+        return torch.stack(path, dim=-1)
+
+    def sequences(self, leaves: torch.Tensor, pad_token_id: int) -> torch.Tensor:
+        """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1."""
+        path = self.paths(leaves.clamp(min=0))
+        position = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(self.depth, device=path.device)
+        tokens = self.tokens[path.gather(-1, position.clamp(min=0))].long()
+        return tokens.masked_fill(position < 0, pad_token_id)
+
+    def exhausted_nodes(self, excluded_items: torch.Tensor) -> torch.Tensor:
+        """Nodes below which every item is excluded.
+
+        Args:
+            excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
+
+        Returns:
+            Sorted keys (X,), each `user * num_nodes + node`.
+        """
+        users = torch.arange(len(excluded_items), device=excluded_items.device)[:, None]  # (B, 1)
+        leaves = self.leaves[excluded_items.clamp(min=0)].long()  # (B, E)
+        keys = torch.unique((users * self.num_nodes + leaves)[(excluded_items >= 0) & (leaves >= 0)])
+        path = self.paths(keys % self.num_nodes)  # (L, D)
+        keys = (keys[:, None] // self.num_nodes * self.num_nodes + path)[path > 0]
+        keys, counts = torch.unique(keys, return_counts=True)
+        return keys[counts == self.sizes[keys % self.num_nodes]]
+
+
+def _as_array(sequences: Sequence[Sequence[int]] | np.ndarray | torch.Tensor) -> np.ndarray:
+    """Sequences (I, D), padded with -1; an array is taken as it is."""
+    if isinstance(sequences, np.ndarray | torch.Tensor):
+        padded = np.asarray(sequences)
+        if padded.ndim != 2 or padded.dtype.kind != "i":
+            raise ValueError(
+                f"`sequences` must be signed integers (items, tokens), got {padded.dtype} of shape {padded.shape}"
+            )
+        return padded
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    flat = np.fromiter(chain.from_iterable(sequences), dtype=np.int32, count=int(lengths.sum()))
+    if (flat < 0).any():
+        row = int(np.searchsorted(lengths.cumsum(), (flat < 0).argmax(), side="right"))
+        raise ValueError(f"sequence {row} holds a token below 0")
+    padded = np.full((len(lengths), lengths.max(initial=0)), -1, dtype=np.int32)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = flat
+    return padded
+
+
+def _checked(padded: np.ndarray) -> tuple[np.ndarray, int]:
+    """Lengths (I,) of padded sequences and their end token; checks that each ends with it and holds it only there."""
+    num_items, depth = padded.shape
+    if num_items == 0:
+        raise ValueError("an item trie needs at least one lexical ID")
+    lengths, wrong = np.zeros(num_items, dtype=np.int16), np.zeros(num_items, dtype=bool)
+    for level, column in enumerate(padded.T):
+        wrong |= (column >= 0) & (lengths < level)
+        lengths += column >= 0
+    if wrong.any():
+        raise ValueError(f"sequence {int(wrong.argmax())} holds a token below 0, or is not padded at its end")
+    if lengths.min(initial=depth) == 0:
+        raise ValueError(f"sequence {int(lengths.argmin())} is empty: a lexical ID ends with the end token")
+    end = int(padded[0, lengths[0] - 1])
+    for level, column in enumerate(padded.T):
+        wrong |= (column == end) != (lengths == level + 1)
+    if wrong.any():
+        raise ValueError(f"sequence {int(wrong.argmax())} must end with the end token {end}, and hold it nowhere else")
+    return lengths, end
+
+
+def _first_difference(padded: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """First level (I,) on which each sequence, taken in this order, differs from the one before; 0 for the first."""
+    depth = padded.shape[1]
+    first_difference = np.full(len(order), depth, dtype=np.int16)
+    for level in range(depth - 1, -1, -1):
+        column = padded[order, level]
+        first_difference[1:][column[1:] != column[:-1]] = level
+    first_difference[0] = 0
+    twins = np.flatnonzero(first_difference == depth)
+    if len(twins):
+        first, second = sorted(order[twins[0] - 1 : twins[0] + 1].tolist())
+        raise ValueError(f"sequences {first} and {second} are equal: every item needs a lexical ID of its own")
+    return first_difference
