@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_gram import GramConfig
 from .generation_gram import ItemTrie, beam_search
+from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
 
 
 @dataclass
@@ -148,6 +149,42 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         fused = fused.masked_scatter(real[..., None, None], states)
         return BaseModelOutput(last_hidden_state=fused.flatten(1, 2))
 
+    def encode_items(
+        self,
+        tokenizer,
+        folder: str | None = None,
+        dtype: str = "float32",
+        batch_tokens: int = BATCH_TOKENS,
+        rows_per_shard: int = ROWS_PER_SHARD,
+        processes=None,
+        progress: bool = True,
+        overwrite: bool = False,
+    ) -> ItemCache:
+        """Encode every item of the catalogue once, for [`generate`] to look up.
+
+        In a folder, what fits this model and catalogue is kept: an interrupted run goes on, items that were added at
+        the catalogue's end are appended, a finished run does nothing.
+
+        Args:
+            tokenizer: the model's [`GramTokenizer`].
+            folder: where the encodings are kept, to be opened later with `ItemCache.open`; None: in memory only.
+            dtype: `"float32"`, `"bfloat16"` (half the size) or `"int8"` (a quarter).
+            batch_tokens: most tokens that are encoded at once.
+            rows_per_shard: items in a file of the folder; what an interruption may cost.
+            processes: an `accelerate.PartialState`; each process encodes its share of the shards, and all wait for all.
+            progress: show a bar with the time left.
+            overwrite: replace what does not fit.
+
+        Raises:
+            ValueError: an unknown `dtype`; without `overwrite`, a folder of another encoder, of other item prompts or
+                of another `dtype`.
+        """
+        if folder is None:
+            return ItemCache.in_memory(self, tokenizer, None, dtype, batch_tokens, progress)
+        return ItemCache.update(
+            folder, self, tokenizer, dtype, batch_tokens, rows_per_shard, processes, progress, overwrite
+        )
+
     @can_return_tuple
     def forward(
         self,
@@ -225,6 +262,8 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         item_trie: ItemTrie | None = None,
         excluded_items: torch.LongTensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        history: torch.LongTensor | None = None,
+        item_cache: ItemCache | None = None,
         **kwargs,
     ) -> GramGenerateOutput | torch.LongTensor:
         r"""Recommend items: beam search over the trie of lexical IDs.
@@ -239,6 +278,10 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             item_trie: the items to choose from, in place of the model's own trie.
             excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
             encoder_outputs: what [`encode`] returned for these passages, in place of `input_ids`.
+            history (B, S): catalogue rows of the items that the model reads, newest first, padded with -1, in place of
+                their prompts: `input_ids` are then the user prompts alone, (B, 1, L). Needs `item_cache`. This is what
+                `tokenizer(histories=..., item_prompts=False)` gives.
+            item_cache: encodings of the items, see [`encode_items`].
 
         Returns:
             Sequences (B * K, 1 + T), K = `num_return_sequences`, each the start token, a lexical ID, its end token and
@@ -248,7 +291,8 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             choose from, the rest is padding with score -inf.
 
         Raises:
-            ValueError: sampling is asked for; more items than beams; no trie; an unknown argument.
+            ValueError: sampling is asked for; more items than beams; no trie; an unknown argument; a history without
+                cache, or with an item that the cache does not hold.
         """
         options, unknown = self._prepare_generation_config(generation_config, **kwargs)
         num_beams, num_items = options.num_beams or 1, options.num_return_sequences or 1
@@ -261,6 +305,9 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         if trie is None:
             raise ValueError("the model has no item trie: give `item_trie`, or call `set_item_trie` once")
 
+        if history is not None or item_cache is not None:
+            states, attention_mask = self._memory_from_cache(input_ids, attention_mask, history, item_cache)
+            encoder_outputs = BaseModelOutput(states)
         attention_mask = self._mask(input_ids, attention_mask)
         if encoder_outputs is None:
             encoder_outputs = self.encode(input_ids, attention_mask)
@@ -275,6 +322,48 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             return sequences
         items = trie.items[leaves.clamp(min=0)].long().masked_fill(leaves < 0, -1)
         return GramGenerateOutput(sequences=sequences, sequences_scores=scores.flatten(), item_indices=items)
+
+    def _memory_from_cache(self, input_ids, attention_mask, history, item_cache) -> tuple[torch.Tensor, torch.Tensor]:
+        """What [`encode`] gives, but with the items looked up: the real tokens of each user laid end to end.
+
+        Args:
+            input_ids, attention_mask (B, 1, L): the user prompts.
+            history (B, S): see [`generate`].
+            item_cache: holds the items.
+
+        Returns:
+            States (B, M, d), passage positions added, and their mask (B, M).
+        """
+        if history is None or item_cache is None or input_ids is None:
+            raise ValueError("give `history`, `item_cache` and the user prompts' `input_ids` together")
+        if input_ids.dim() != 3 or input_ids.shape[1] != 1:
+            raise ValueError(f"with `history`, `input_ids` must be (users, 1, tokens), got {tuple(input_ids.shape)}")
+        if history.dim() != 2 or len(history) != len(input_ids) or history.shape[1] > self.config.max_history:
+            most = f"({len(input_ids)}, {self.config.max_history} or fewer)"
+            raise ValueError(f"`history` must be of shape {most}, got {tuple(history.shape)}")
+        in_history = history >= 0  # (B, S)
+        if not in_history.any():
+            raise ValueError("`history` holds no item; give catalogue rows, padded with -1")
+        user_mask = self._mask(input_ids, attention_mask)[:, 0].bool()  # (B, L)
+        users = self.encoder(input_ids=input_ids[:, 0], attention_mask=user_mask.long()).last_hidden_state[user_mask]
+        rows, inverse = history[in_history].unique(return_inverse=True)
+        items, item_lengths = (found.to(self.device) for found in item_cache.gather(rows))
+        table = torch.cat([users, items.to(users.dtype)])  # (T, d), every passage once
+
+        passages = len(history), 1 + history.shape[1]
+        lengths, starts = history.new_zeros(2, *passages)  # of every passage of every user, in the table
+        lengths[:, 0] = user_mask.sum(dim=1)
+        starts[:, 0] = lengths[:, 0].cumsum(0) - lengths[:, 0]
+        lengths[:, 1:][in_history] = item_lengths[inverse]
+        starts[:, 1:][in_history] = len(users) + (item_lengths.cumsum(0) - item_lengths)[inverse]
+
+        ends = lengths.cumsum(dim=1)
+        tokens = torch.arange(int(ends[:, -1].max()), device=self.device).repeat(len(history), 1)  # (B, M)
+        places = torch.searchsorted(ends, tokens, right=True).clamp(max=passages[1] - 1)
+        sources = (starts + lengths - ends).gather(1, places) + tokens
+        mask = tokens < ends[:, -1:]
+        states = F.embedding(sources.masked_fill(~mask, 0), table)
+        return states.add_(self.position_embedding(places)), mask.long()
 
     def _mask(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
         if attention_mask is not None:
