@@ -8,9 +8,7 @@ import numpy as np
 
 from .item_cache_gram import ItemCache
 
-MOST_BYTES = (
-    1 << 30
-)  # of the item encodings held in memory for a group of users; of two groups while one follows another
+MOST_BYTES = 1 << 30  # of a group's item encodings in memory; of two groups' while one follows the other
 
 
 def batches_of_users(
