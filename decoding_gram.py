@@ -3,60 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .fusion_gram import FusedPassages
+
 SCORE_MODES = ("vocabulary", "trie")
 _ROWS_OF_LOGITS = 64  # that are computed at once on a CPU: a block of them stays in its cache
-
-
-@dataclass(frozen=True)
-class FusedPassages:
-    """What the decoder attends to: the distinct passages of a batch, each encoded once, and each user's view of them.
-
-    Attributes:
-        states (T, d): encoder states of real tokens, passage after passage, without passage position.
-        index (B, M): row of `states` of every token that a user attends to; 0 at padding.
-        place (B, M): position of the token's passage; None where `states` have their position already.
-        mask (B, M): False at padding.
-    """
-
-    states: torch.Tensor
-    index: torch.Tensor
-    place: torch.Tensor | None
-    mask: torch.Tensor
-
-    @classmethod
-    def of(cls, states: torch.Tensor, lengths: torch.Tensor, passages: torch.Tensor) -> FusedPassages:
-        """Lay out users' passages.
-
-        Args:
-            states (T, d): the distinct passages, laid end to end.
-            lengths (U,): tokens of each.
-            passages (B, P): which of them each user has, in the order of their positions; -1 for none.
-        """
-        starts = lengths.cumsum(0) - lengths
-        counts = lengths[passages.clamp(min=0)].masked_fill(passages < 0, 0)  # (B, P)
-        ends = counts.cumsum(1)
-        token = torch.arange(int(ends[:, -1].max()), device=states.device).expand(len(passages), -1).contiguous()
-        mask = token < ends[:, -1:]  # (B, M)
-        place = torch.searchsorted(ends, token, right=True).clamp(max=passages.shape[1] - 1)
-        offset = starts[passages.clamp(min=0)] - ends + counts  # (B, P), of a passage's row from its place in M
-        index = (token + offset.gather(1, place)).masked_fill(~mask, 0)
-        return cls(states, index, place, mask)
-
-    def of_user(self, user: int) -> FusedPassages:
-        """What one user attends to, without the rest of the batch."""
-        mask = self.mask[user]
-        index = torch.arange(int(mask.sum()), device=mask.device)[None]
-        place = None if self.place is None else self.place[user, mask][None]
-        return FusedPassages(
-            self.states[self.index[user, mask]], index, place, torch.ones_like(index, dtype=torch.bool)
-        )
 
 
 class PrefixDecoder:
@@ -209,4 +165,4 @@ def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
 
 
-__all__ = ["FusedPassages", "PrefixDecoder"]
+__all__ = ["PrefixDecoder"]

@@ -30,10 +30,12 @@ from tqdm.auto import tqdm
 
 from .baselines import ItemKNN, Popularity
 from .data import Interactions, RecommendationData, evaluation_histories, leave_one_out, training_part
+from .item_cache_gram import ItemCache
 from .processes import on_cpu
 from .translation import SASRec, fit_or_load
 from .translation.artefacts import read_provenance
 from .translation.collaborative import hash_of_interactions
+from .user_batches import batches_of_users
 
 CUTOFFS = (1, 5, 10, 20, 50)
 PROTOCOLS = ("all_items", "unseen_items")
@@ -82,6 +84,7 @@ def gram_ranks(
     exclude_seen: bool = False,
     batch_size: int = 16,
     progress: bool = True,
+    item_cache: ItemCache | None = None,
 ) -> np.ndarray:
     """Rank of every user's target among the items that beam search returns.
 
@@ -96,27 +99,30 @@ def gram_ranks(
         exclude_seen: mask every item of the whole history, not only of its newest part that the model reads.
         batch_size: users in one search.
         progress: show a bar with the time left.
+        item_cache: encodings of the items; without it those of the histories are encoded in memory, each but once
+            unless that takes too much memory (see `gram.user_batches`).
 
     Returns:
         (U,) int64 ranks from 1; 0 where the target is not among the `num_beams` items.
     """
     protocol = PROTOCOLS[exclude_seen]
-    return _gram_ranks(model, tokenizer, histories, targets, (protocol,), num_beams, batch_size, progress)[protocol]
+    options = (protocol,), num_beams, batch_size, progress, item_cache
+    return _gram_ranks(model, tokenizer, histories, targets, *options)[protocol]
 
 
 def _gram_ranks(
-    model, tokenizer, histories, targets, protocols, num_beams, batch_size, progress
+    model, tokenizer, histories, targets, protocols, num_beams, batch_size, progress, item_cache
 ) -> dict[str, np.ndarray]:
-    """Ranks (U,) of each protocol. The histories are encoded once for all protocols."""
+    """Ranks (U,) of each protocol. Items are encoded once for all protocols."""
     ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in protocols}
     histories = list(histories)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), tqdm(total=len(targets), desc="GRAM", unit="user", disable=not progress) as bar:
-            for users in _batches_of_like_length(histories, tokenizer.max_history, batch_size):
+            for users, cache in batches_of_users(model, tokenizer, histories, batch_size, item_cache, progress):
                 chosen = [histories[user] for user in users]
-                for protocol, items in _search(model, tokenizer, chosen, protocols, num_beams):
+                for protocol, items in _search(model, tokenizer, chosen, protocols, num_beams, cache):
                     hit = items == targets[users, None]  # (B, K)
                     ranks[protocol][users] = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)
                 bar.update(len(users))
@@ -125,23 +131,14 @@ def _gram_ranks(
     return ranks
 
 
-def _batches_of_like_length(histories: list[np.ndarray], max_history: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Rows of users, longest histories first: little padding, and what does not fit in memory shows at once."""
-    read = np.minimum([len(history) for history in histories], max_history)
-    order = np.argsort(-read, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
-def _search(model, tokenizer, histories, protocols, num_beams) -> Iterator[tuple[str, np.ndarray]]:
+def _search(model, tokenizer, histories, protocols, num_beams, item_cache) -> Iterator[tuple[str, np.ndarray]]:
     """For each protocol the catalogue rows (B, num_beams) that beam search returns, best first, -1 beyond the last."""
     newest = [[tokenizer.item_ids[row] for row in history[-tokenizer.max_history :]] for history in histories]
-    inputs = tokenizer(histories=newest, return_tensors="pt").to(model.device)
-    states = model.encode(**inputs)
+    inputs = tokenizer(histories=newest, item_prompts=False, return_tensors="pt").to(model.device)
     for protocol in protocols:
         output = model.generate(
-            attention_mask=inputs["attention_mask"],
-            encoder_outputs=states,
+            **inputs,
+            item_cache=item_cache,
             excluded_items=seen_items(histories).to(model.device) if protocol == "unseen_items" else None,
             num_beams=num_beams,
             num_return_sequences=num_beams,
@@ -251,6 +248,7 @@ def evaluate(
     batch_size: int = 16,
     accelerator: Accelerator | None = None,
     progress: bool = True,
+    item_cache: ItemCache | None = None,
 ) -> Evaluation:
     """Rank the held-out item of every user by GRAM, popularity, item-kNN and SASRec, under both protocols.
 
@@ -271,6 +269,7 @@ def evaluate(
         batch_size: users in one search.
         accelerator: where to run; by default all of the launched processes.
         progress: show bars with the time left.
+        item_cache: encodings of the items; without it every process encodes those of its users, see [`gram_ranks`].
 
     Raises:
         ValueError: an item of the data is not in the tokenizer's catalogue; a split or a number that cannot be.
@@ -295,7 +294,8 @@ def evaluate(
 
     def gram():
         runner = model.to(accelerator.device)
-        return _gram_ranks(runner, tokenizer, own_histories, own_targets, PROTOCOLS, num_beams, batch_size, progress)
+        options = PROTOCOLS, num_beams, batch_size, progress, item_cache
+        return _gram_ranks(runner, tokenizer, own_histories, own_targets, *options)
 
     def dense(make: Callable[[], Any]):
         return _dense_ranks(make(), own_histories, own_targets)
@@ -318,6 +318,7 @@ def evaluate(
         "split": split,
         "users": num_users,
         "num_beams": num_beams,
+        "item_encodings": item_cache.dtype if item_cache else "float32",
         "data": {
             "folder": None if data.folder is None else str(data.folder),
             "items": len(data.items),

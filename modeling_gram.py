@@ -13,9 +13,11 @@ from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_gram import GramConfig
-from .decoding_gram import SCORE_MODES, FusedPassages, PrefixDecoder
+from .decoding_gram import SCORE_MODES, PrefixDecoder
 from .exact_gram import exact_search
+from .fusion_gram import FusedPassages
 from .generation_gram import beam_search
+from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
 from .trie_gram import ItemTrie
 
 _EXACT_SLOTS = 1024  # prefixes that exact search has room for at first
@@ -151,6 +153,42 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         fused = fused.masked_scatter(real[..., None, None], states)
         return BaseModelOutput(last_hidden_state=fused.flatten(1, 2))
 
+    def encode_items(
+        self,
+        tokenizer,
+        folder: str | None = None,
+        dtype: str = "float32",
+        batch_tokens: int = BATCH_TOKENS,
+        rows_per_shard: int = ROWS_PER_SHARD,
+        processes=None,
+        progress: bool = True,
+        overwrite: bool = False,
+    ) -> ItemCache:
+        """Encode every item of the catalogue once, for [`generate`] to look up.
+
+        In a folder, what fits this model and catalogue is kept: an interrupted run goes on, items that were added at
+        the catalogue's end are appended, a finished run does nothing.
+
+        Args:
+            tokenizer: the model's [`GramTokenizer`].
+            folder: where the encodings are kept, to be opened later with `ItemCache.open`; None: in memory only.
+            dtype: `"float32"`, `"bfloat16"` (half the size) or `"int8"` (a quarter).
+            batch_tokens: most tokens that are encoded at once.
+            rows_per_shard: items in a file of the folder; what an interruption may cost.
+            processes: an `accelerate.PartialState`; each process encodes its share of the shards, and all wait for all.
+            progress: show a bar with the time left.
+            overwrite: replace what does not fit.
+
+        Raises:
+            ValueError: an unknown `dtype`; without `overwrite`, a folder of another encoder, of other item prompts or
+                of another `dtype`.
+        """
+        if folder is None:
+            return ItemCache.in_memory(self, tokenizer, None, dtype, batch_tokens, progress)
+        return ItemCache.update(
+            folder, self, tokenizer, dtype, batch_tokens, rows_per_shard, processes, progress, overwrite
+        )
+
     @can_return_tuple
     def forward(
         self,
@@ -228,6 +266,8 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         item_trie: ItemTrie | None = None,
         excluded_items: torch.LongTensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        history: torch.LongTensor | None = None,
+        item_cache: ItemCache | None = None,
         score_mode: str = "vocabulary",
         exact: bool = False,
         **kwargs,
@@ -244,6 +284,10 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             item_trie: the items to choose from, in place of the model's own trie.
             excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
             encoder_outputs: what [`encode`] returned for these passages, in place of `input_ids`.
+            history (B, S): catalogue rows of the items that the model reads, newest first, padded with -1, in place of
+                their prompts: `input_ids` are then the user prompts alone, (B, 1, L). Needs `item_cache`. This is what
+                `tokenizer(histories=..., item_prompts=False)` gives.
+            item_cache: encodings of the items, see [`encode_items`].
             score_mode: `"vocabulary"`: a token's log-probability is over the whole vocabulary. `"trie"`: over the
                 tokens that the trie allows; cheaper, and another ranking.
             exact: search until no other item can be among the best K, user by user, in place of beam search.
@@ -256,7 +300,8 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             choose from, the rest is padding with score -inf.
 
         Raises:
-            ValueError: sampling is asked for; more items than beams; no trie; an unknown argument.
+            ValueError: sampling is asked for; more items than beams; no trie; an unknown argument; a history without
+                cache, or with an item that the cache does not hold.
         """
         options, unknown = self._prepare_generation_config(generation_config, **kwargs)
         num_beams, num_items = options.num_beams or 1, options.num_return_sequences or 1
@@ -271,11 +316,12 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         if trie is None:
             raise ValueError("the model has no item trie: give `item_trie`, or call `set_item_trie` once")
 
-        attention_mask = self._mask(input_ids, attention_mask)
-        if encoder_outputs is None:
-            fused = self._fused(input_ids, attention_mask)
+        if encoder_outputs is not None:
+            fused = FusedPassages.of_encoder_outputs(encoder_outputs[0], self._mask(None, attention_mask).flatten(1))
+        elif history is not None or item_cache is not None:
+            fused = self._fused_from_cache(input_ids, attention_mask, history, item_cache)
         else:
-            fused = _laid_end_to_end(encoder_outputs[0], attention_mask.flatten(1))
+            fused = self._fused(input_ids, self._mask(input_ids, attention_mask))
         penalty = 1.0 if options.length_penalty is None else options.length_penalty
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
         search = (num_items, penalty, start)
@@ -327,6 +373,27 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         if input_ids.shape[1] > self.config.max_history + 1:
             most = self.config.max_history + 1
             raise ValueError(f"`input_ids` holds {input_ids.shape[1]} passages a user; the model reads at most {most}")
+
+    def _fused_from_cache(self, input_ids, attention_mask, history, item_cache) -> FusedPassages:
+        """Encode the user prompts, (B, 1, L), and look up the items of the histories; see [`generate`]."""
+        if history is None or item_cache is None or input_ids is None:
+            raise ValueError("give `history`, `item_cache` and the user prompts' `input_ids` together")
+        if input_ids.dim() != 3 or input_ids.shape[1] != 1:
+            raise ValueError(f"with `history`, `input_ids` must be (users, 1, tokens), got {tuple(input_ids.shape)}")
+        if history.dim() != 2 or len(history) != len(input_ids) or history.shape[1] > self.config.max_history:
+            most = f"({len(input_ids)}, {self.config.max_history} or fewer)"
+            raise ValueError(f"`history` must be of shape {most}, got {tuple(history.shape)}")
+        in_history = history >= 0  # (B, S)
+        if not in_history.any():
+            raise ValueError("`history` holds no item; give catalogue rows, padded with -1")
+        mask = self._mask(input_ids, attention_mask)[:, 0]  # (B, L)
+        prompts = self.encoder(input_ids=input_ids[:, 0], attention_mask=mask).last_hidden_state[mask.bool()]
+        rows, which = history[in_history].unique(return_inverse=True)
+        items, lengths = (found.to(self.device) for found in item_cache.gather(rows))
+        states = torch.cat([prompts, items.to(prompts.dtype)])  # (T, d)
+        passages = F.pad(history.masked_scatter(in_history, which + len(history)), (1, 0))  # (B, 1 + S)
+        passages[:, 0] = torch.arange(len(history), device=self.device)
+        return FusedPassages.of(states, torch.cat([mask.sum(dim=1), lengths]), passages)
 
     def _mask(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
         if attention_mask is not None:
@@ -423,14 +490,6 @@ def _grouped_cross_attention(sublayer, states, users, items, mask, history, pass
     user_weights = user_weights.transpose(1, 2).flatten(0, 1)  # (N, H, T, Lu)
     mixed = mixed.transpose(1, 2).flatten(0, 1) + user_weights @ project(attention.v, users)  # (N, H, T, dk)
     return states + sublayer.dropout(attention.o(mixed.transpose(1, 2).flatten(2)))
-
-
-def _laid_end_to_end(states: torch.Tensor, mask: torch.Tensor) -> FusedPassages:
-    """Encoder states (B, M, d) that have their positions; what is padding is left out."""
-    order = mask.bool().to(torch.int8).argsort(dim=1, descending=True, stable=True)
-    order = order[:, : int(mask.bool().sum(dim=1).max())]
-    index = order + torch.arange(len(mask), device=mask.device)[:, None] * mask.shape[1]
-    return FusedPassages(states.flatten(0, 1), index, None, mask.bool().take_along_dim(order, dim=1))
 
 
 __all__ = ["GramForConditionalGeneration", "GramGenerateOutput", "ItemTrie"]

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +18,10 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from .item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
 from .modeling_gram import GramForConditionalGeneration
 from .tokenization_gram import CATALOGUE_FILE, GramTokenizer
+from .user_batches import batches_of_users, cache_of_users
 
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", CATALOGUE_FILE)
 WEIGHT_INDEX = "model.safetensors.index.json"  # where the weights are in several files
@@ -83,6 +86,30 @@ def load_model(name_or_path: str | Path) -> tuple[GramForConditionalGeneration, 
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
+def find_item_cache(
+    name_or_path: str | Path,
+    model: GramForConditionalGeneration,
+    tokenizer: GramTokenizer,
+    folder: str | Path | None = None,
+) -> ItemCache | None:
+    """The cache in `folder`, or else in the model folder, where `gram encode` leaves it; None where there is none.
+
+    Args:
+        name_or_path: the model folder, or a name on the Hub.
+        model: what was loaded from there.
+        tokenizer: likewise.
+        folder: of the cache, if it stands elsewhere.
+
+    Raises:
+        FileNotFoundError: `folder` does not exist.
+        ValueError: the cache does not fit model and catalogue; it is brought up to date, or its folder removed.
+    """
+    default = Path(name_or_path) / ITEM_CACHE_FOLDER
+    if folder is None and not default.is_dir():
+        return None
+    return ItemCache.open(default if folder is None else folder, model, tokenizer)
+
+
 def _may_be_on_hub(name: str) -> bool:
     try:
         validate_repo_id(name)
@@ -109,6 +136,7 @@ class Recommender:
         model: with its item trie, in evaluation mode.
         tokenizer: the model's.
         batch_size: users in one search.
+        item_cache: with the encodings of all items; without it the items of the histories are encoded at every call.
 
     Example:
         >>> recommender = Recommender.from_pretrained("runs/quickstart")  # doctest: +SKIP
@@ -116,18 +144,35 @@ class Recommender:
         [[Recommendation(item_id='181', title='Return of the Jedi', score=-0.71)]]
     """
 
-    def __init__(self, model: GramForConditionalGeneration, tokenizer: GramTokenizer, batch_size: int = 16):
+    def __init__(
+        self,
+        model: GramForConditionalGeneration,
+        tokenizer: GramTokenizer,
+        batch_size: int = 16,
+        item_cache: ItemCache | None = None,
+    ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.model, self.tokenizer, self.batch_size, self.item_cache = model, tokenizer, batch_size, item_cache
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, batch_size: int = 16) -> Recommender:
-        """Load a model folder, or a model of the Hub; raises as [`load_model`] does."""
-        return cls(*load_model(name_or_path), batch_size=batch_size)
+    def from_pretrained(
+        cls, name_or_path: str | Path, batch_size: int = 16, item_cache: str | Path | None = None
+    ) -> Recommender:
+        """Load a model folder, or a model of the Hub, and its item cache: that in `item_cache`, or in the model folder.
+
+        Raises as [`load_model`] and [`find_item_cache`] do.
+        """
+        model, tokenizer = load_model(name_or_path)
+        return cls(model, tokenizer, batch_size, find_item_cache(name_or_path, model, tokenizer, item_cache))
 
     def recommend(
-        self, histories: Sequence[Sequence[str]], top_k: int = 10, exclude_seen: bool = True, num_beams: int = 50
+        self,
+        histories: Sequence[Sequence[str]],
+        top_k: int = 10,
+        exclude_seen: bool = True,
+        num_beams: int = 50,
+        item_cache: ItemCache | None = None,
     ) -> list[list[Recommendation]]:
         """The next items of each user.
 
@@ -136,6 +181,7 @@ class Recommender:
             top_k: items per user.
             exclude_seen: leave out every item of the user's whole history.
             num_beams: width of the search; at least `top_k` are taken.
+            item_cache: in place of the recommender's own; it need hold no more than the items of these histories.
 
         Returns:
             For each user at most `top_k` recommendations, best first: fewer where the catalogue has no more.
@@ -151,15 +197,16 @@ class Recommender:
         found: list[list[Recommendation]] = []
         for start in range(0, len(histories), self.batch_size):
             batch = histories[start : start + self.batch_size]
-            found += self._search(batch, top_k, exclude_seen, max(num_beams, top_k))
+            found += self._search(batch, top_k, exclude_seen, max(num_beams, top_k), item_cache or self.item_cache)
         return found
 
-    def _search(self, histories, top_k: int, exclude_seen: bool, num_beams: int) -> list[list[Recommendation]]:
+    def _search(self, histories, top_k, exclude_seen, num_beams, item_cache) -> list[list[Recommendation]]:
         tokenizer, device = self.tokenizer, self.model.device
         seen = [torch.tensor([tokenizer.item_rows[item] for item in history]) for history in histories]
         seen = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True, padding_value=-1)  # (B, E)
         output = self.model.generate(
-            **tokenizer(histories=histories, return_tensors="pt").to(device),
+            **tokenizer(histories=histories, item_prompts=item_cache is None, return_tensors="pt").to(device),
+            item_cache=item_cache,
             excluded_items=seen.to(device) if exclude_seen else None,
             num_beams=num_beams,
             num_return_sequences=top_k,
@@ -193,6 +240,8 @@ def recommend_users(
 
     Finished parts are kept in the folder `OUTPUT.parts` until all are done: called again with the same model, users and
     settings, an interrupted run goes on where it was. Parts of other settings are of no use to it and are removed.
+    Where the recommender has no item cache, the items of all users are encoded once, in memory, or where they need too
+    much of it, once for each part or less (see `gram.user_batches`).
 
     Args:
         recommender: what to ask.
@@ -215,7 +264,8 @@ def recommend_users(
     if output.is_dir():
         raise ValueError(f"{output}: is a folder; give the name of the Parquet file to write")
     users = _read_users(users_file, recommender.tokenizer)
-    settings = (top_k, exclude_seen, max(num_beams, top_k), users_per_part)
+    stored = recommender.item_cache.dtype if recommender.item_cache else "float32"
+    settings = (top_k, exclude_seen, max(num_beams, top_k), users_per_part, stored)
     folder = output.with_name(output.name + ".parts")
     kept = folder / _fingerprint(recommender, users, settings)
     for stale in folder.glob("*"):
@@ -223,37 +273,41 @@ def recommend_users(
             shutil.rmtree(stale)
     kept.mkdir(parents=True, exist_ok=True)
 
-    parts = []
-    with tqdm(total=len(users), desc="recommending", unit="user", disable=not progress) as bar:
-        for start in range(0, len(users), users_per_part):
-            chunk = users[start : start + users_per_part]
-            parts.append(kept / f"{start:010d}.parquet")
-            if parts[-1].is_file():
-                bar.update(len(chunk))
-                bar.initial = bar.n  # what was there already says nothing about the time left
-                continue
-            rows = _recommend_chunk(recommender, chunk, (top_k, exclude_seen, num_beams), bar)
+    parts = {start: kept / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}
+    left = {start: users[start : start + users_per_part] for start, part in parts.items() if not part.is_file()}
+    item_cache = recommender.item_cache
+    if item_cache is None:
+        histories = (_rows(recommender.tokenizer, chunk) for chunk in left.values())
+        item_cache = cache_of_users(recommender.model, recommender.tokenizer, chain.from_iterable(histories), progress)
+    search, done = (top_k, exclude_seen, num_beams), len(users) - sum(map(len, left.values()))
+    with tqdm(total=len(users), initial=done, desc="recommending", unit="user", disable=not progress) as bar:
+        for start, chunk in left.items():
+            rows = _recommend_chunk(recommender, chunk, search, item_cache, bar)
             table = pa.table(list(zip(*rows, strict=True)) or [[]] * 5, schema=RECOMMENDATIONS_SCHEMA)
-            _write_tables([table], parts[-1])
-    _write_tables((pq.read_table(part) for part in parts), output)
+            _write_tables([table], parts[start])
+    _write_tables((pq.read_table(part) for part in parts.values()), output)
     shutil.rmtree(folder)
     return len(users)
 
 
-def _recommend_chunk(recommender: Recommender, chunk, settings, bar: tqdm) -> list[tuple]:
+def _recommend_chunk(recommender: Recommender, chunk, search, item_cache, bar: tqdm) -> list[tuple]:
     """Rows of the table, users in their order; users of similar history length are searched for together."""
-    found: dict[int, list[Recommendation]] = {}
-    longest = recommender.tokenizer.max_history
-    order = sorted(range(len(chunk)), key=lambda place: -min(len(chunk[place][1]), longest))
-    for start in range(0, len(order), recommender.batch_size):
-        places = order[start : start + recommender.batch_size]
-        found.update(zip(places, recommender.recommend([chunk[place][1] for place in places], *settings), strict=True))
+    model, tokenizer, found = recommender.model, recommender.tokenizer, {}
+    histories = _rows(tokenizer, chunk)
+    for users, cache in batches_of_users(model, tokenizer, histories, recommender.batch_size, item_cache):
+        places = users.tolist()
+        items = recommender.recommend([chunk[place][1] for place in places], *search, cache)
+        found.update(zip(places, items, strict=True))
         bar.update(len(places))
     return [
         (chunk[place][0], rank, item.item_id, item.title, item.score)
         for place in range(len(chunk))
         for rank, item in enumerate(found[place], start=1)
     ]
+
+
+def _rows(tokenizer: GramTokenizer, users: list[tuple[str, list[str]]]) -> list[list[int]]:
+    return [[tokenizer.item_rows[item] for item in history] for _, history in users]
 
 
 def _write_tables(tables: Iterable[pa.Table], path: Path) -> None:

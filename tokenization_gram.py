@@ -114,18 +114,26 @@ class GramTokenizer(TokenizersBackend):
         return self._end([*prompt, *self._wording("?")])
 
     def __call__(
-        self, text=None, *args, histories: Sequence[Sequence[str]] | None = None, return_tensors=None, **kwargs
+        self,
+        text=None,
+        *args,
+        histories: Sequence[Sequence[str]] | None = None,
+        item_prompts: bool = True,
+        return_tensors=None,
+        **kwargs,
     ) -> BatchEncoding:
         """Tokenize text, as every tokenizer does, or histories.
 
         Args:
             text: see [`~transformers.PreTrainedTokenizerBase.__call__`]; also for all other arguments.
             histories: item ids of each user, oldest first; the newest `max_history` of them are read.
+            item_prompts: False where the items' encodings come from a cache: only the user prompts are made.
             return_tensors: `"pt"` or `"np"`; lists by default.
 
         Returns:
             For histories `input_ids` and `attention_mask` (B, P, L), padded: passage 0 is the user prompt, passage 1
-            the newest item's prompt, and so on.
+            the newest item's prompt, and so on. With `item_prompts=False` P is 1, and `history` (B, S) int64 holds the
+            catalogue rows of the items that the model reads, newest first, padded with -1.
 
         Raises:
             ValueError: a history is empty or names an item that is not in the catalogue.
@@ -133,18 +141,24 @@ class GramTokenizer(TokenizersBackend):
         if histories is None:
             return super().__call__(text, *args, return_tensors=return_tensors, **kwargs)
         if text is not None or args or kwargs:
-            raise ValueError("give text or `histories`, not both; with histories only `return_tensors` has a meaning")
-        passages = [self.passages(self.history_rows(history)) for history in histories]
-        if not passages:
+            meaningful = "`item_prompts` and `return_tensors` have a meaning"
+            raise ValueError(f"give text or `histories`, not both; with histories only {meaningful}")
+        rows = [self.history_rows(history) for history in histories]
+        if not rows:
             raise ValueError("`histories` is empty; give at least one user's history")
+        passages = [self.passages(history) if item_prompts else [self.user_prompt(history)] for history in rows]
         shape = (len(passages), max(map(len, passages)), max(len(tokens) for user in passages for tokens in user))
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)  # (B, P, L)
         attention_mask = np.zeros(shape, dtype=np.int64)
-        for user, rows in enumerate(passages):
-            for place, tokens in enumerate(rows):
+        for user, prompts in enumerate(passages):
+            for place, tokens in enumerate(prompts):
                 input_ids[user, place, : len(tokens)] = tokens
                 attention_mask[user, place, : len(tokens)] = 1
         data = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if not item_prompts:
+            data["history"] = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int64)  # (B, S)
+            for user, history in enumerate(rows):
+                data["history"][user, : len(history)] = history
         if return_tensors is None:
             data = {name: values.tolist() for name, values in data.items()}
         return BatchEncoding(data, tensor_type=return_tensors)

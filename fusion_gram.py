@@ -1,0 +1,63 @@
+"""What GRAM's decoder attends to: the passages of all users of a batch, each of them held once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class FusedPassages:
+    """What the decoder attends to: the distinct passages of a batch, each encoded once, and each user's view of them.
+
+    Attributes:
+        states (T, d): encoder states of real tokens, passage after passage, without passage position.
+        index (B, M): row of `states` of every token that a user attends to; 0 at padding.
+        place (B, M): position of the token's passage; None where `states` have their position already.
+        mask (B, M): False at padding.
+    """
+
+    states: torch.Tensor
+    index: torch.Tensor
+    place: torch.Tensor | None
+    mask: torch.Tensor
+
+    @classmethod
+    def of(cls, states: torch.Tensor, lengths: torch.Tensor, passages: torch.Tensor) -> FusedPassages:
+        """Lay out users' passages.
+
+        Args:
+            states (T, d): the distinct passages, laid end to end.
+            lengths (U,): tokens of each.
+            passages (B, P): which of them each user has, in the order of their positions; -1 for none.
+        """
+        starts = lengths.cumsum(0) - lengths
+        counts = lengths[passages.clamp(min=0)].masked_fill(passages < 0, 0)  # (B, P)
+        ends = counts.cumsum(1)
+        token = torch.arange(int(ends[:, -1].max()), device=states.device).expand(len(passages), -1).contiguous()
+        mask = token < ends[:, -1:]  # (B, M)
+        place = torch.searchsorted(ends, token, right=True).clamp(max=passages.shape[1] - 1)
+        offset = starts[passages.clamp(min=0)] - ends + counts  # (B, P), of a passage's row from its place in M
+        index = (token + offset.gather(1, place)).masked_fill(~mask, 0)
+        return cls(states, index, place, mask)
+
+    @classmethod
+    def of_encoder_outputs(cls, states: torch.Tensor, mask: torch.Tensor) -> FusedPassages:
+        """Take states (B, M, d) that have their positions, and their mask (B, M); padding is left out."""
+        mask = mask.bool()
+        order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]
+        index = order + torch.arange(len(mask), device=mask.device)[:, None] * mask.shape[1]
+        return cls(states.flatten(0, 1), index, None, mask.take_along_dim(order, dim=1))
+
+    def of_user(self, user: int) -> FusedPassages:
+        """What one user attends to, without the rest of the batch."""
+        mask = self.mask[user]
+        index = torch.arange(int(mask.sum()), device=mask.device)[None]
+        place = None if self.place is None else self.place[user, mask][None]
+        return FusedPassages(
+            self.states[self.index[user, mask]], index, place, torch.ones_like(index, dtype=torch.bool)
+        )
+
+
+__all__ = ["FusedPassages"]

@@ -1,0 +1,387 @@
+"""Cache of item encodings: what the encoder makes of every item prompt, in memory or in memory-mapped shards.
+
+An item's encoding is the encoder's output for its item prompt, before the passage position is added. So it depends on
+the encoder's weights and on the prompt, and on no user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+ITEM_CACHE_FOLDER = "item_encodings"  # inside a model folder
+METADATA_KEY = "gram.item_cache"  # one key: safetensors writes several in an order of its own
+SHARD_NAME = re.compile(r"item_encodings-(\d{9,})-(\d{9,})\.safetensors")
+FORMAT = 1  # counted up when the same model and catalogue come to give other shards
+ROWS_PER_SHARD = 2048
+BATCH_TOKENS = 16_384
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+# All of a configuration that decides what the encoder gives.
+ENCODER_FIELDS = (
+    *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "layer_norm_epsilon", "feed_forward_proj"),
+    *("relative_attention_num_buckets", "relative_attention_max_distance"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Encodings of some rows: (T, d) states and for int8 their scales (T,), real tokens laid end to end."""
+
+    rows: np.ndarray  # (n,)
+    lengths: np.ndarray  # (n,)
+    states: torch.Tensor
+    scales: torch.Tensor | None
+
+
+class ItemCache:
+    """Encodings of a catalogue's items, looked up by catalogue row. Threads may share one: a look-up changes nothing.
+
+    Made by [`GramForConditionalGeneration.encode_items`], or by [`ItemCache.open`] from the folder that it wrote. A
+    folder holds shards `item_encodings-FIRST-LAST.safetensors`, catalogue rows FIRST to LAST, each with
+
+        states (T, d): float32, bfloat16 or int8, the real tokens of its items laid end to end;
+        scales (T,): float32, only for int8: what a token's numbers are to be multiplied by;
+        lengths (rows,): int32, tokens of each item;
+
+    and, in its metadata, hashes of the encoder and of the item prompts that it was made from.
+
+    Attributes:
+        dtype: `"float32"`, `"bfloat16"` or `"int8"`, what is stored; `gather` gives float32 in any case.
+        num_items: rows of the catalogue.
+    """
+
+    def __init__(self, num_items: int, dtype: str, blocks: Sequence[_Block]):
+        self.num_items, self.dtype = num_items, dtype
+        self._states = [block.states for block in blocks]
+        self._scales = [block.scales for block in blocks]
+        self._block = np.full(num_items, -1, dtype=np.int32)
+        self._start, self._length = np.zeros((2, num_items), dtype=np.int64)
+        for number, block in enumerate(blocks):
+            self._block[block.rows] = number
+            self._length[block.rows] = block.lengths
+            self._start[block.rows] = np.cumsum(block.lengths) - block.lengths
+
+    @classmethod
+    def open(cls, folder: str | Path, model, tokenizer) -> ItemCache:
+        """Open a folder of shards. They are memory-mapped: opening reads none of the encodings.
+
+        Args:
+            folder: what `encode_items` or `gram encode` wrote.
+            model: the [`GramForConditionalGeneration`] whose encoder made it.
+            tokenizer: its [`GramTokenizer`].
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            ValueError: a shard is damaged, or was made with another encoder or from other item prompts; or some items
+                are missing. The message says which, and what to run.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder; run `{_command(model, folder)}`")
+        prompts = tokenizer.item_prompts
+        shards, unfit = _survey(folder, hash_of_encoder(model), prompts)
+        if unfit:
+            raise ValueError(_refusal(unfit, _command(model, folder)))
+        missing = _gaps(shards, len(prompts), len(prompts))
+        if missing:
+            first, after = missing[0]
+            more = sum(after - first for first, after in missing[1:])
+            raise ValueError(
+                f"{folder}: the item encodings are incomplete, {_items(tokenizer.item_ids, first, after)} are missing"
+                f"{f' and {more} more' if more else ''}; run `{_command(model, folder)}`"
+            )
+        return cls(len(prompts), shards[0].dtype, [shard.block for shard in shards])
+
+    @classmethod
+    def in_memory(
+        cls,
+        model,
+        tokenizer,
+        rows: Sequence[int] | None = None,
+        dtype: str = "float32",
+        batch_tokens: int = BATCH_TOKENS,
+        progress: bool = False,
+    ) -> ItemCache:
+        """Encode items on the model's device and keep the encodings there.
+
+        Args:
+            model: a [`GramForConditionalGeneration`]; left in the mode, training or not, that it was in.
+            tokenizer: its [`GramTokenizer`].
+            rows: the catalogue rows to encode; by default all.
+            dtype: `"float32"`, `"bfloat16"` or `"int8"`.
+            batch_tokens: most tokens that are encoded at once.
+            progress: show a bar with the time left.
+
+        Raises:
+            ValueError: an unknown `dtype`.
+        """
+        prompts = tokenizer.item_prompts
+        rows = np.arange(len(prompts)) if rows is None else np.unique(np.asarray(rows, dtype=np.int64))
+        with tqdm(total=len(rows), desc="item encodings", unit="item", disable=not progress) as bar:
+            tensors = _encode(model, [prompts[row] for row in rows], dtype, batch_tokens, model.device, bar)
+        lengths = tensors["lengths"].numpy()
+        return cls(len(prompts), dtype, [_Block(rows, lengths, tensors["states"], tensors.get("scales"))])
+
+    @classmethod
+    def update(
+        cls,
+        folder: str | Path,
+        model,
+        tokenizer,
+        dtype: str = "float32",
+        batch_tokens: int = BATCH_TOKENS,
+        rows_per_shard: int = ROWS_PER_SHARD,
+        processes=None,
+        progress: bool = True,
+        overwrite: bool = False,
+    ) -> ItemCache:
+        """Bring a folder up to date: shards that fit stay as they are, and what is missing is encoded.
+
+        See [`GramForConditionalGeneration.encode_items`] for arguments, result and errors.
+        """
+        folder, prompts, encoder = Path(folder), tokenizer.item_prompts, hash_of_encoder(model)
+        _check_dtype(dtype)
+        shards, unfit = _survey(folder, encoder, prompts, dtype)
+        if unfit and not overwrite:
+            raise ValueError(_refusal(unfit, _command(model, folder)))
+        missing = _gaps(shards, len(prompts), rows_per_shard)
+        first, step = (processes.process_index, processes.num_processes) if processes else (0, 1)
+        if step > 1:
+            processes.wait_for_everyone()  # all have seen the same shards
+        if first == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in (*unfit, *folder.glob(".item_encodings-*.part")):
+                path.unlink()
+        if step > 1:
+            processes.wait_for_everyone()
+        share = missing[first::step]
+        total = sum(after - first for first, after in share)
+        with tqdm(total=total, desc="item encodings", unit="item", disable=not progress or first > 0) as bar:
+            for begin, after in share:
+                chosen = prompts[begin:after]
+                facts = {"dtype": dtype, "encoder": encoder, "item_prompts": hash_of_prompts(chosen)}
+                tensors = _encode(model, chosen, dtype, batch_tokens, torch.device("cpu"), bar)
+                _write_shard(folder / f"item_encodings-{begin:09d}-{after - 1:09d}.safetensors", tensors, facts)
+        if step > 1:
+            processes.wait_for_everyone()
+        return cls.open(folder, model, tokenizer)
+
+    def gather(self, rows: torch.LongTensor | Sequence[int]) -> tuple[torch.Tensor, torch.LongTensor]:
+        """Encodings of items.
+
+        Args:
+            rows (n,): catalogue rows, in any order.
+
+        Returns:
+            States (T, d) float32, the real tokens of the items laid end to end in the order of `rows`; and the number
+            of tokens of each (n,) int64. Both lie where the cache lies: a folder's on the CPU.
+
+        Raises:
+            ValueError: a row that is not in the catalogue, or not in this cache.
+        """
+        rows = torch.as_tensor(rows, dtype=torch.long).cpu().numpy()
+        wrong = (rows < 0) | (rows >= self.num_items)
+        if wrong.any():
+            raise ValueError(f"row {rows[wrong][0]} is not in the catalogue of {self.num_items} items")
+        blocks, starts, lengths = self._block[rows], self._start[rows], self._length[rows]
+        if (blocks < 0).any():
+            raise ValueError(f"row {rows[blocks < 0][0]} is not in this cache, which holds a part of the catalogue")
+        places = list(zip(blocks.tolist(), starts.tolist(), (starts + lengths).tolist(), strict=True))
+        pieces = [self._states[block][start:end] for block, start, end in places] or [self._states[0][:0]]
+        states = _empty(int(lengths.sum()), pieces[0])  # (T, d)
+        if self.dtype == "float32":
+            torch.cat(pieces, out=states)
+        elif self.dtype == "bfloat16":
+            states.copy_(torch.cat(pieces))
+        else:
+            scales = [self._scales[block][start:end] for block, start, end in places] or [self._scales[0][:0]]
+            torch.mul(torch.cat(pieces), torch.cat(scales)[:, None], out=states)
+        return states, torch.from_numpy(lengths).to(states.device)
+
+
+def _empty(num_tokens: int, like: torch.Tensor) -> torch.Tensor:
+    """Memory (T, d) float32 to fill."""
+    shape = (num_tokens, like.shape[1])
+    if like.device.type != "cpu":
+        return torch.empty(shape, device=like.device)
+    return torch.from_numpy(np.empty(shape, dtype=np.float32))  # in huge pages, that take a third of the time to fill
+
+
+def hash_of_encoder(model) -> str:
+    """SHA-256 of all that decides what a model's encoder gives: configuration and weights, embeddings among them."""
+    digest = hashlib.sha256(json.dumps([getattr(model.config, name) for name in ENCODER_FIELDS]).encode())
+    for name, tensor in sorted(model.encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_of_prompts(prompts: Sequence[Sequence[int]]) -> str:
+    """SHA-256 of token ids, unambiguous in where a prompt ends."""
+    lengths = np.fromiter(map(len, prompts), dtype=np.int32, count=len(prompts))
+    tokens = np.fromiter(chain.from_iterable(prompts), dtype=np.int32, count=int(lengths.sum()))
+    digest = hashlib.sha256(lengths)
+    digest.update(tokens)
+    return digest.hexdigest()
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+
+
+@torch.no_grad()
+def _encode(
+    model, prompts: Sequence[Sequence[int]], dtype: str, batch_tokens: int, device: torch.device, bar: tqdm
+) -> dict[str, torch.Tensor]:
+    """The tensors of a shard for these prompts; prompts of like length are encoded together."""
+    _check_dtype(dtype)
+    lengths = np.fromiter(map(len, prompts), dtype=np.int64, count=len(prompts))
+    starts = np.cumsum(lengths) - lengths
+    states = torch.empty(int(lengths.sum()), model.config.d_model, dtype=DTYPES[dtype], device=device)
+    scales = torch.empty(len(states), device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in _batches(lengths, batch_tokens):
+            real = torch.from_numpy(np.arange(lengths[batch[0]]) < lengths[batch, None])  # (n, L)
+            input_ids = torch.full(real.shape, model.config.pad_token_id)
+            input_ids[real] = torch.tensor([token for row in batch for token in prompts[row]])
+            input_ids, mask = input_ids.to(model.device), real.to(model.device)
+            found = model.encoder(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[mask].float()
+            places = torch.from_numpy(np.concatenate([np.arange(lengths[row]) + starts[row] for row in batch]))
+            if dtype == "int8":
+                scale = found.abs().amax(dim=1) / 127
+                found = (found / scale.clamp(min=torch.finfo(scale.dtype).tiny)[:, None]).round()
+                scales[places.to(device)] = scale.to(device)
+            states[places.to(device)] = found.to(device, DTYPES[dtype])
+            bar.update(len(batch))
+    finally:
+        model.train(was_training)
+    tensors = {"states": states, "lengths": torch.from_numpy(lengths.astype(np.int32))}
+    return {**tensors, "scales": scales} if dtype == "int8" else tensors
+
+
+def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    order = np.argsort(-lengths, kind="stable")  # what needs most memory comes first
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // int(lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """A shard's file, opened: the rows from `first` up to `after`."""
+
+    first: int
+    after: int
+    dtype: str
+    encoder: str
+    item_prompts: str
+    block: _Block
+
+
+def _write_shard(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        save_file(tensors, part, {METADATA_KEY: json.dumps({"format": FORMAT, **facts}, sort_keys=True)})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_shard(path: Path) -> _Shard:
+    """Open a shard; raises ValueError with what is wrong with it."""
+    first, last = map(int, SHARD_NAME.fullmatch(path.name).groups())
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot be read ({' '.join(str(error).split())})") from None
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"has format {facts.get('format')}, not {FORMAT}")
+    lengths = tensors["lengths"].numpy().astype(np.int64)
+    block = _Block(np.arange(first, last + 1), lengths, tensors["states"], tensors.get("scales"))
+    return _Shard(first, last + 1, facts["dtype"], facts["encoder"], facts["item_prompts"], block)
+
+
+def _survey(
+    folder: Path, encoder: str, prompts: Sequence[Sequence[int]], dtype: str | None = None
+) -> tuple[list[_Shard], dict[Path, str]]:
+    """The shards that fit, in catalogue order, and for every other one what is wrong with it.
+
+    Args:
+        folder: may be missing.
+        encoder: hash of the encoder.
+        prompts: the catalogue's item prompts.
+        dtype: what the shards must hold; by default what the first one holds.
+    """
+    shards, unfit = [], {}
+    for path in sorted(path for path in folder.glob("*") if SHARD_NAME.fullmatch(path.name)):
+        try:
+            shard = _read_shard(path)
+            dtype = dtype or shard.dtype
+            _check_shard(shard, encoder, prompts, dtype, shards[-1].after if shards else 0)
+        except ValueError as error:
+            unfit[path] = str(error)
+        else:
+            shards.append(shard)
+    return shards, unfit
+
+
+def _check_shard(shard: _Shard, encoder: str, prompts: Sequence[Sequence[int]], dtype: str, covered: int) -> None:
+    rows = f"rows {shard.first} to {shard.after - 1}"
+    if shard.encoder != encoder:
+        raise ValueError("was made with other weights of the encoder than the model has now")
+    if shard.after > len(prompts):
+        raise ValueError(f"holds items that are not in the catalogue: {rows} of {len(prompts)} rows")
+    if shard.item_prompts != hash_of_prompts(prompts[shard.first : shard.after]):
+        raise ValueError(f"was made from other item prompts than the catalogue has now for {rows}")
+    if shard.dtype != dtype:
+        raise ValueError(f"holds {shard.dtype}, not {dtype}")
+    if shard.first < covered:
+        raise ValueError(f"holds {rows}, of which other shards hold some too")
+
+
+def _refusal(unfit: dict[Path, str], command: str) -> str:
+    path, reason = next(iter(unfit.items()))
+    more = f" (and {len(unfit) - 1} other shards do not fit)" if len(unfit) > 1 else ""
+    return f"{path}: the cache of item encodings is stale: it {reason}{more}; run `{command} --overwrite`"
+
+
+def _gaps(shards: Sequence[_Shard], num_items: int, most: int) -> list[tuple[int, int]]:
+    """Rows (first, after) that no shard holds, at most `most` together."""
+    edges = [0, *(edge for shard in shards for edge in (shard.first, shard.after)), num_items]
+    return [
+        (first, min(first + most, end))
+        for begin, end in zip(edges[::2], edges[1::2], strict=True)
+        for first in range(begin, end, most)
+    ]
+
+
+def _items(item_ids: Sequence[str], first: int, after: int) -> str:
+    return f"items {item_ids[first]} to {item_ids[after - 1]} (rows {first} to {after - 1})"
+
+
+def _command(model, folder: Path) -> str:
+    name = model.name_or_path or "MODEL"
+    output = "" if folder == Path(name) / ITEM_CACHE_FOLDER else f" --output {folder}"
+    return f"gram encode {name}{output}"
+
+
+__all__ = ["ItemCache"]

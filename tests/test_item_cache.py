@@ -1,0 +1,490 @@
+"""The cache of item encodings: the same ranking as without it, shards that are refused, appended, resumed, shared."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gram import GramTokenizer, cli
+from gram.data import evaluation_histories
+from gram.evaluation import gram_ranks
+from gram.item_cache_gram import ItemCache
+from gram.recommendation import Recommender, recommend_users
+from gram.user_batches import batches_of_users
+
+ROWS = {"rows_per_shard": 8, "progress": False}  # 30 items in 4 shards
+SHARDS = ["000000000-000000007", "000000008-000000015", "000000016-000000023", "000000024-000000029"]
+SEARCH = {"num_beams": 30, "num_return_sequences": 30, "return_dict_in_generate": True}
+
+# Run in a process that cannot import the package, on a copy of the model folder with its cache.
+ELSEWHERE = """
+import importlib, json, sys
+try:
+    import gram
+    raise SystemExit("the package can be imported here")
+except ImportError:
+    pass
+from transformers import AutoModel, AutoTokenizer
+folder, histories = json.load(sys.stdin)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+cache = model.encode_items(tokenizer, folder + "/item_encodings", progress=False)
+inputs = tokenizer(histories=histories, item_prompts=False, return_tensors="pt")
+output = model.generate(**inputs, item_cache=cache, num_beams=10, num_return_sequences=5, return_dict_in_generate=True)
+print(json.dumps([tokenizer.decode_items(output.sequences, 5), output.sequences_scores.tolist()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(model, tokenizer, tmp_path_factory):
+    """A folder of four float32 shards; copy it before you change it."""
+    folder = tmp_path_factory.mktemp("cache") / "shards"
+    model.encode_items(tokenizer, folder, **ROWS)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "shards")
+
+
+@pytest.fixture(scope="module")
+def smaller(tokenizer):
+    """The same catalogue before its last six items came: no other item is similar to them."""
+    catalogue, newest = tokenizer.catalogue, set(tokenizer.item_ids[24:])
+    similar = [[item for item in items if item not in newest] for items in catalogue["similar_items"].to_pylist()]
+    place = catalogue.column_names.index("similar_items")
+    catalogue = catalogue.set_column(place, "similar_items", pa.array(similar, pa.list_(pa.string())))
+    limits = {"max_history": 8, "max_passage_length": 48}
+    grown = GramTokenizer.from_catalogue(tokenizer, catalogue, **limits)
+    return GramTokenizer.from_catalogue(tokenizer, catalogue.slice(0, 24), **limits), grown
+
+
+def state_of(folder):
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+def encoder_output(model, tokenizer, row):
+    """(L, d), of the encoder alone."""
+    with torch.no_grad():
+        return model.encoder(input_ids=torch.tensor([tokenizer.item_prompts[row]])).last_hidden_state[0]
+
+
+def changed(model):
+    other = copy.deepcopy(model)
+    other.encoder.block[0].layer[0].SelfAttention.q.weight.data[0, 0] += 1e-3
+    return other
+
+
+def cached_and_plain(model, tokenizer, histories, cache):
+    plain = model.generate(**tokenizer(histories=histories, return_tensors="pt"), **SEARCH)
+    inputs = tokenizer(histories=histories, item_prompts=False, return_tensors="pt")
+    return model.generate(**inputs, item_cache=cache, **SEARCH), plain
+
+
+@pytest.mark.parametrize("place", ["folder", "memory"])
+def test_ranking_and_scores_are_those_without_a_cache(model, tokenizer, made, place):
+    cache = (
+        ItemCache.open(made, model, tokenizer) if place == "folder" else model.encode_items(tokenizer, progress=False)
+    )
+    draw = np.random.default_rng(1)
+    for size in (1, 3, 8):
+        rows = [
+            draw.integers(30, size=draw.integers(1, 12)) for _ in range(size)
+        ]  # with repeats, and more than are read
+        histories = [[tokenizer.item_ids[row] for row in user] for user in rows]
+        cached, plain = cached_and_plain(model, tokenizer, histories, cache)
+        assert torch.equal(cached.item_indices, plain.item_indices)
+        assert torch.equal(cached.sequences, plain.sequences)
+        torch.testing.assert_close(cached.sequences_scores, plain.sequences_scores, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("bfloat16", 1 / 256), ("int8", 0.51 / 127)])
+@pytest.mark.parametrize("place", ["folder", "memory"])
+def test_gathered_states_are_the_encoders(model, tokenizer, tmp_path, dtype, bound, place):
+    where = tmp_path / "shards" if place == "folder" else None
+    cache = model.encode_items(tokenizer, where, dtype, batch_tokens=100, **ROWS)
+    rows = [29, 3, 3, 17, 8, 0]
+    states, lengths = cache.gather(torch.tensor(rows))
+    assert (states.dtype, lengths.dtype, cache.dtype) == (torch.float32, torch.int64, dtype)
+    assert lengths.tolist() == [len(tokenizer.item_prompts[row]) for row in rows]
+    for row, found in zip(rows, states.split(lengths.tolist()), strict=True):
+        expected = encoder_output(model, tokenizer, row)
+        error = (found - expected).abs().amax(dim=1) / expected.abs().amax(dim=1)  # of each token
+        assert error.max() <= bound + 1e-6
+    states, lengths = cache.gather([])
+    assert (states.shape, lengths.shape) == ((0, 32), (0,))
+
+
+def test_a_token_of_zeros_stays_zero_in_int8(model, tokenizer):
+    silent = copy.deepcopy(model)
+    silent.encoder.final_layer_norm.weight.data.zero_()
+    states, _ = ItemCache.in_memory(silent, tokenizer, [3], "int8").gather([3])
+    assert torch.equal(states, torch.zeros_like(states))
+
+
+def test_shards_hold_real_tokens_only_and_say_what_they_are(tokenizer, made, model):
+    assert sorted(path.name for path in made.iterdir()) == [f"item_encodings-{rows}.safetensors" for rows in SHARDS]
+    for first, path in zip(range(0, 30, 8), sorted(made.iterdir()), strict=True):
+        tensors, lengths = load_file(path), [len(prompt) for prompt in tokenizer.item_prompts[first : first + 8]]
+        assert sorted(tensors) == ["lengths", "states"]
+        assert tensors["lengths"].tolist() == lengths
+        assert tensors["states"].shape == (sum(lengths), 32)
+    model.encode_items(tokenizer, made.parent / "int8", "int8", **ROWS)
+    tensors = load_file(made.parent / "int8" / f"item_encodings-{SHARDS[0]}.safetensors")
+    assert tensors["states"].dtype == torch.int8
+    assert tensors["scales"].shape == tensors["states"].shape[:1]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_shards_are_memory_mapped(model, tokenizer, folder):
+    cache = ItemCache.open(folder, model, tokenizer)
+    with open("/proc/self/maps", encoding="utf-8") as lines:
+        mapped = {line.split()[-1] for line in lines}
+    assert {str(path) for path in folder.iterdir()} <= mapped
+    before = cache.gather([9])[0].clone()
+    shutil.rmtree(folder)  # what is mapped stays readable
+    assert torch.equal(cache.gather([9])[0], before)
+
+
+def test_a_finished_cache_is_left_alone(model, tokenizer, folder):
+    before = state_of(folder)
+    model.encode_items(tokenizer, folder, overwrite=True, **ROWS)
+    assert state_of(folder) == before
+
+
+def test_an_interrupted_run_goes_on(model, tokenizer, made, tmp_path):
+    calls, encode = [], model.encoder.forward
+
+    def interrupted(*args, **kwargs):
+        calls.append(len(kwargs["input_ids"]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(*args, **kwargs)
+
+    model.encoder.forward = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.encode_items(tokenizer, tmp_path / "shards", **ROWS)
+        (tmp_path / "shards" / f".item_encodings-{SHARDS[3]}.safetensors.part").write_bytes(b"half a shard")
+        finished = state_of(tmp_path / "shards")
+        assert len(finished) == 3
+        with pytest.raises(
+            ValueError, match=r"incomplete, items B0016 to B0029 \(rows 16 to 29\) are missing; run `gram"
+        ):
+            ItemCache.open(tmp_path / "shards", model, tokenizer)
+        calls[:] = [0] * 3
+        model.encode_items(tokenizer, tmp_path / "shards", **ROWS)
+        assert calls[3:] == [8, 6]
+    finally:
+        model.encoder.forward = encode
+    found, whole = state_of(tmp_path / "shards"), state_of(made)
+    assert {name: content for name, (_, content) in found.items()} == {
+        name: content for name, (_, content) in whole.items()
+    }
+    assert all(found[name] == state for name, state in finished.items() if name in found)
+
+
+def test_new_items_are_appended(model, smaller, tmp_path):
+    old, grown = smaller
+    model.encode_items(old, tmp_path, **{**ROWS, "rows_per_shard": 9})
+    before = state_of(tmp_path)
+    with pytest.raises(ValueError, match=r"items B0024 to B0029 \(rows 24 to 29\) are missing"):
+        ItemCache.open(tmp_path, model, grown)
+    cache = model.encode_items(grown, tmp_path, **ROWS)
+    after = state_of(tmp_path)
+    assert set(after) - set(before) == {"item_encodings-000000024-000000029.safetensors"}
+    assert {name: after[name] for name in before} == before
+    for row in range(30):
+        torch.testing.assert_close(cache.gather([row])[0], encoder_output(model, grown, row), rtol=0, atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"000000024-000000029.*items that are not in the catalogue: rows 24 to 29 of 24"
+    ):
+        ItemCache.open(tmp_path, model, old)
+
+
+def assert_refused(message, model, tokenizer, folder, dtype="float32"):
+    """Refused by name until it is overwritten; then it is as good as new."""
+    command = rf"run `gram encode MODEL --output {folder} --overwrite`"
+    if dtype == "float32":
+        with pytest.raises(ValueError, match=message) as refused:
+            ItemCache.open(folder, model, tokenizer)
+        assert command in str(refused.value)
+    before = state_of(folder)
+    with pytest.raises(ValueError, match=message) as refused:
+        model.encode_items(tokenizer, folder, dtype, **ROWS)
+    assert command in str(refused.value)
+    assert state_of(folder) == before
+    cache = model.encode_items(tokenizer, folder, dtype, overwrite=True, **ROWS)
+    error = (cache.gather([20])[0] - encoder_output(model, tokenizer, 20)).abs().max()
+    assert error < (0.1 if dtype == "int8" else 1e-5)
+    return before
+
+
+@pytest.mark.parametrize("part", ["encoder", "shared"])
+def test_other_weights_are_refused(model, tokenizer, folder, part):
+    other = changed(model)
+    if part == "shared":
+        other = copy.deepcopy(model)
+        other.shared.weight.data[7, 7] += 1e-3
+    assert_refused("shards/item_encodings-000000000.*other weights of the encoder", other, tokenizer, folder)
+    with pytest.raises(ValueError, match="other weights of the encoder"):
+        ItemCache.open(folder, model, tokenizer)
+
+
+def test_weights_of_the_decoder_do_not_matter(model, tokenizer, folder):
+    other = copy.deepcopy(model)
+    other.position_embedding.weight.data += 1
+    other.decoder.final_layer_norm.weight.data += 1
+    assert ItemCache.open(folder, other, tokenizer).num_items == 30
+
+
+def test_other_item_prompts_are_refused(model, tokenizer, folder):
+    texts = tokenizer.catalogue["text"].to_pylist()
+    texts[12] = "title: pure calm mask"
+    place = tokenizer.catalogue.column_names.index("text")
+    catalogue = tokenizer.catalogue.set_column(place, "text", pa.array(texts))
+    other = GramTokenizer.from_catalogue(tokenizer, catalogue, max_history=8, max_passage_length=48)
+    message = f"{SHARDS[1]}.*other item prompts than the catalogue has now for rows 8 to 15"
+    before = assert_refused(message, model, other, folder)
+    after = state_of(folder)
+    assert [name for name in before if before[name] != after[name]] == [f"item_encodings-{SHARDS[1]}.safetensors"]
+
+
+@pytest.mark.parametrize("size", [0, 5, 2000])
+def test_a_truncated_shard_is_refused(model, tokenizer, folder, size):
+    path = folder / f"item_encodings-{SHARDS[2]}.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    assert_refused(f"{SHARDS[2]}.*cannot be read", model, tokenizer, folder)
+
+
+def test_another_dtype_and_a_strange_shard_are_refused(model, tokenizer, folder):
+    assert_refused(f"{SHARDS[0]}.*holds float32, not int8", model, tokenizer, folder, "int8")
+    path = folder / f"item_encodings-{SHARDS[2]}.safetensors"
+    save_file({"states": torch.zeros(3, 32)}, path)
+    with pytest.raises(ValueError, match=f"{SHARDS[2]}.*has format None, not 1"):
+        ItemCache.open(folder, model, tokenizer)
+    with pytest.raises(ValueError, match="dtype is 'float16'; it must be one of float32, bfloat16, int8"):
+        model.encode_items(tokenizer, folder, "float16")
+
+
+def test_shards_that_overlap_are_refused(model, tokenizer, folder, tmp_path):
+    model.encode_items(tokenizer, tmp_path / "others", rows_per_shard=5, progress=False)
+    name = "item_encodings-000000005-000000009.safetensors"
+    shutil.copyfile(tmp_path / "others" / name, folder / name)
+    assert_refused("holds rows 5 to 9, of which other shards hold some", model, tokenizer, folder)
+    assert not (folder / name).exists()
+
+
+def test_a_missing_shard_and_a_missing_folder_are_named(model, tokenizer, folder):
+    for rows in SHARDS[1::2]:
+        (folder / f"item_encodings-{rows}.safetensors").unlink()
+    message = (
+        r"shards: .* items B0008 to B0015 \(rows 8 to 15\) are missing and 6 more; run `gram encode MODEL --output"
+    )
+    with pytest.raises(ValueError, match=message):
+        ItemCache.open(folder, model, tokenizer)
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder; run `gram encode MODEL --output"):
+        ItemCache.open(folder / "nowhere", model, tokenizer)
+
+
+def test_what_does_not_belong_together_is_refused(model, tokenizer):
+    cache = ItemCache.in_memory(model, tokenizer, [4, 2])
+    inputs = tokenizer(histories=[tokenizer.item_ids[2:5:2]], item_prompts=False, return_tensors="pt")
+    assert model.generate(**inputs, item_cache=cache, num_beams=2).shape[0] == 1
+    wrong = {
+        "`history`, `item_cache` and the user prompts": {**inputs},
+        "row 3 is not in this cache": {**inputs, "history": torch.tensor([[4, 3]]), "item_cache": cache},
+        "row 30 is not in the catalogue of 30 items": {**inputs, "history": torch.tensor([[30]]), "item_cache": cache},
+        "`history` holds no item": {**inputs, "history": torch.tensor([[-1]]), "item_cache": cache},
+        r"`history` must be of shape \(1, 8 or fewer\)": {
+            **inputs,
+            "history": torch.full((1, 9), 4),
+            "item_cache": cache,
+        },
+        r"must be \(users, 1, tokens\)": {
+            **tokenizer(histories=[tokenizer.item_ids[2:5:2]], return_tensors="pt"),
+            "history": inputs["history"],
+            "item_cache": cache,
+        },
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            model.generate(**arguments, num_beams=2)
+    with pytest.raises(ValueError, match="row -1 is not in the catalogue"):
+        cache.gather([-1])
+
+
+def test_gaps_in_a_history_and_padding_before_a_prompt_are_as_in_the_plain_form(model, tokenizer):
+    history = [tokenizer.item_ids[:3], tokenizer.item_ids[5:6]]
+    plain = tokenizer(histories=history, return_tensors="pt")
+    plain = {name: torch.cat([values[:, :2], 0 * values[:, :1], values[:, 2:]], 1) for name, values in plain.items()}
+    inputs = tokenizer(histories=history, item_prompts=False, return_tensors="pt")
+    inputs = {name: torch.nn.functional.pad(inputs[name], (2, 0)) for name in ("input_ids", "attention_mask")}
+    inputs["history"] = torch.tensor([[2, -1, 1, 0], [5, -1, -1, -1]])
+    found = model.generate(**inputs, item_cache=ItemCache.in_memory(model, tokenizer), **SEARCH)
+    expected = model.generate(**plain, **SEARCH)
+    assert torch.equal(found.item_indices, expected.item_indices)
+    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, rtol=0, atol=1e-5)
+
+
+def test_the_model_is_left_in_its_mode(model, tokenizer):
+    other = copy.deepcopy(model).train()
+    cache = ItemCache.in_memory(other, tokenizer, [3])
+    assert other.training
+    torch.testing.assert_close(cache.gather([3])[0], encoder_output(model, tokenizer, 3), rtol=0, atol=1e-5)
+
+
+def test_groups_of_users_whose_items_fit_in_memory(model, tokenizer, data, monkeypatch):
+    histories, targets = evaluation_histories(data, "test")
+    options = {"num_beams": 10, "batch_size": 3, "progress": False}
+    at_once = gram_ranks(model, tokenizer, histories, targets, **options)
+    size = 4 * 32 * max(map(len, tokenizer.item_prompts))
+    monkeypatch.setattr("gram.user_batches.MOST_BYTES", 16 * size)
+    caches, seen = [], []
+    for users, cache in batches_of_users(model, tokenizer, list(histories), 3):
+        seen += users.tolist()
+        caches += [] if cache in caches else [cache]
+        cache.gather([row for user in users for row in histories[user][-8:]])
+    assert sorted(seen) == list(range(len(targets)))
+    assert 1 < len(caches) < len(targets) / 3
+    assert np.array_equal(gram_ranks(model, tokenizer, histories, targets, **options), at_once)
+    cache = model.encode_items(tokenizer, progress=False)
+    assert np.array_equal(gram_ranks(model, tokenizer, histories, targets, **options, item_cache=cache), at_once)
+
+
+def test_a_file_of_users_gets_the_same_with_any_cache(model, tokenizer, made, tmp_path, monkeypatch):
+    lines = [f"u{user} {' '.join(tokenizer.item_ids[user : user + 2 + user % 9])}" for user in range(15)]
+    (tmp_path / "users.txt").write_text("\n".join(lines), encoding="utf-8")
+    tables = []
+    for number, cache in enumerate((None, None, ItemCache.open(made, model, tokenizer))):
+        monkeypatch.setattr("gram.user_batches.MOST_BYTES", (1 << 30, 50_000, 0)[number])
+        recommender = Recommender(model, tokenizer, 4, cache)
+        output = tmp_path / f"{number}.parquet"
+        recommend_users(recommender, tmp_path / "users.txt", output, users_per_part=7, progress=False)
+        tables.append(pq.read_table(output))
+    alone = Recommender(model, tokenizer).recommend([line.split()[1:] for line in lines])
+    for table in tables:
+        assert table["item_id"].to_pylist() == [item.item_id for found in alone for item in found]
+        np.testing.assert_allclose(table["score"], [item.score for found in alone for item in found], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_cache(model_folder, tmp_path_factory):
+    """A model folder with its cache, made by the command; copy it before you change it."""
+    folder = shutil.copytree(model_folder, tmp_path_factory.mktemp("model") / "tiny")
+    assert cli.main(["encode", str(folder)]) == 0
+    return folder
+
+
+def test_a_saved_folder_uses_its_cache_anywhere(model, tokenizer, with_cache, tmp_path):
+    folder, histories = shutil.copytree(with_cache, tmp_path / "elsewhere"), [["B0001", "B0007"], ["B0003"]]
+    (shard,) = (folder / "item_encodings").iterdir()
+    before = shard.stat().st_mtime_ns
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    blocked = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + ELSEWHERE],
+        input=json.dumps([str(folder), histories]),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert shard.stat().st_mtime_ns == before
+    items, scores = json.loads(done.stdout.splitlines()[-1])
+    inputs = tokenizer(histories=histories, return_tensors="pt")
+    output = model.generate(**inputs, num_beams=10, num_return_sequences=5, return_dict_in_generate=True)
+    assert items == tokenizer.decode_items(output.sequences, 5)
+    assert scores == pytest.approx(output.sequences_scores.tolist(), abs=1e-5)
+
+
+def test_two_processes_write_what_one_writes(model_folder, tokenizer, tmp_path):
+    script = """
+import sys
+from accelerate import PartialState
+from gram.recommendation import load_model
+model, tokenizer = load_model(sys.argv[1])
+model.encode_items(tokenizer, sys.argv[2], "int8", rows_per_shard=7, processes=PartialState(cpu=True), progress=False)
+"""
+    (tmp_path / "encode.py").write_text(script, encoding="utf-8")
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    for processes in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [*launch, "encode.py", str(model_folder), str(tmp_path / f"shards-{processes}")]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+    one, two = (state_of(tmp_path / f"shards-{processes}") for processes in (1, 2))
+    assert len(one) == 5
+    assert {name: content for name, (_, content) in one.items()} == {
+        name: content for name, (_, content) in two.items()
+    }
+
+
+@pytest.fixture
+def gram(capsys):
+    """Runs a command; returns its exit code, its lines, and its errors."""
+
+    def run(*argv):
+        code = cli.main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), [line for line in captured.err.splitlines() if "gram: " in line]
+
+    return run
+
+
+def test_commands_find_the_cache(gram, with_cache, model_folder, data_folder, tmp_path, monkeypatch):
+    opened = []
+    gather = ItemCache.gather
+    monkeypatch.setattr(ItemCache, "gather", lambda cache, rows: opened.append(cache.dtype) or gather(cache, rows))
+    history = ["--history", "B0001", "--history", "B0002", "--top-k", 4]
+    code, plain, _ = gram("recommend", model_folder, *history)
+    assert (code, opened) == (0, [])
+    assert gram("recommend", with_cache, *history) == (0, plain, [])
+    assert opened == ["float32"]
+    code, lines, _ = gram("encode", model_folder, "--output", tmp_path / "int8", "--dtype", "int8")
+    assert (code, lines) == (0, [f"30 items encoded in int8, saved to {tmp_path / 'int8'}"])
+    assert gram("recommend", model_folder, *history, "--item-cache", tmp_path / "int8")[0] == 0
+    assert opened == ["float32", "int8"]
+    results = []
+    for name, more in (("a", []), ("b", ["--item-cache", with_cache / "item_encodings"])):
+        output = tmp_path / f"{name}.json"
+        assert gram("evaluate", model_folder, "--data", data_folder, "--output", output, *more)[0] == 0
+        results.append(json.loads(output.read_text(encoding="utf-8")))
+    assert results[0]["models"] == results[1]["models"]
+
+
+def test_commands_refuse_a_stale_cache_in_one_line(gram, with_cache, model, tokenizer, data_folder, tmp_path):
+    folder = shutil.copytree(with_cache, tmp_path / "model")
+    changed(model).save_pretrained(folder)
+    message = (
+        f"stale: it was made with other weights of the encoder than the model has now; run `gram encode {folder} --"
+    )
+    for command in (
+        ["recommend", folder, "--history", "B0001"],
+        ["evaluate", folder, "--data", data_folder, "--output", tmp_path / "results.json"],
+        ["encode", folder],
+    ):
+        code, lines, errors = gram(*command)
+        assert (code, lines, len(errors)) == (2, [], 1)
+        assert message in errors[0]
+    assert gram("encode", folder, "--overwrite")[0] == 0
+    assert gram("recommend", folder, "--history", "B0001")[0] == 0
+    code, _, errors = gram("encode", "some/name")
+    assert code == 2
+    assert "some/name: no such model folder; for a model of the Hub give --output" in errors[0]
+    code, _, errors = gram("recommend", folder, "--history", "B0001", "--item-cache", tmp_path / "nowhere")
+    assert code == 2
+    assert f"nowhere: no such folder; run `gram encode {folder} --output" in errors[0]
