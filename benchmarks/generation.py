@@ -1,107 +1,306 @@
-"""Time per user of `generate` against stock beam search with `prefix_allowed_tokens_fn`, in one process.
+"""Seconds and peak memory per user of `generate` against stock beam search with `prefix_allowed_tokens_fn`.
 
-Both search the same random lexical IDs from the same encoder states, with the same random T5-small-shaped weights, and
-must return the same items with the same scores: `python -m benchmarks.generation`.
+`python -m benchmarks.generation --data DIR --tokenizer DIR --output-dir DIR`. Both search the same catalogue for the
+same users with the same weights, T5-small's shape, drawn at random, and must return the same items and scores. Stock
+search encodes all passages of a padded batch; ours encodes the user prompts and looks the items up.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from statistics import median
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import profile
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from gram import GramConfig, GramForConditionalGeneration, ItemTrie
+from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie
+from gram.data import evaluation_histories, read_folder
+from gram.item_cache_gram import ItemCache
 
-LENGTH, FAN_OUT = 7, 20  # tokens of a lexical ID before its end token, and choices at each
+from .measuring import GB, Machine, forget_peak, in_fresh_process, markdown, medians, peak_gb, pyplot, write_json
+
+BEAMS, NUM_ITEMS = 50, 10
+CURVES = {"beams": [10, 20, 50, 100, 200, 500], "history": [1, 2, 5, 10, 20], "batch": [1, 2, 4, 8, 16, 32]}
+KINDS = {  # of the operations that the profiler names
+    "weights": ("mkldnn::_linear", "aten::mm", "aten::addmm"),
+    "attention": ("aten::bmm", "aten::_softmax", "aten::baddbmm"),
+    "vocabulary's softmax": ("aten::exp_", "aten::amax", "aten::sub_", "aten::_log_softmax"),
+}
 
 
-def random_sequences(num_items: int, vocab_size: int, seed: int) -> list[list[int]]:
-    """Distinct lexical IDs of one length whose first tokens are shared, as in a cluster tree."""
-    draw = np.random.default_rng(seed)
-    tokens = draw.permutation(np.arange(3, vocab_size))[: FAN_OUT * LENGTH].reshape(LENGTH, FAN_OUT)
-    paths = np.unique(draw.integers(FAN_OUT, size=(2 * num_items, LENGTH)), axis=0)
-    paths = paths[draw.permutation(len(paths))[:num_items]]
-    return [[*tokens[np.arange(LENGTH), path].tolist(), 1] for path in paths]
+class Bench:
+    """A model of random weights for a real catalogue, and real histories to recommend for."""
+
+    def __init__(self, data: Path, tokenizer: Path, seed: int = 0):
+        self.tokenizer = GramTokenizer.from_pretrained(tokenizer)
+        torch.manual_seed(seed)
+        self.model = GramForConditionalGeneration(GramConfig(max_history=self.tokenizer.max_history)).eval()
+        self.model.set_item_trie(ItemTrie.from_sequences(self.tokenizer.sequences))
+        self.histories, _ = evaluation_histories(read_folder(data), "test")
+        self.cache = None
+
+    def users(self, count: int, length: int | None = None, seed: int = 0) -> list[list[str]]:
+        """Item ids of random users' histories, of this length where one is given (longer ones are cut)."""
+        lengths = self.histories.lengths
+        fit = np.flatnonzero(lengths >= (length or 1))
+        exact = np.flatnonzero(lengths == length)
+        chosen = np.random.default_rng(seed).permutation(exact if len(exact) >= count else fit)[:count]
+        ids = self.tokenizer.item_ids
+        return [[ids[row] for row in self.histories[user][-(length or 20) :]] for user in np.resize(chosen, count)]
+
+    def encode_items(self, histories: Sequence[Sequence[str]]) -> None:
+        """Look-ups of these histories' items need no encoder any more."""
+        rows = {self.tokenizer.item_rows[item] for history in histories for item in history}
+        self.cache = ItemCache.in_memory(self.model, self.tokenizer, sorted(rows))
+
+    def ours(self, histories: Sequence[Sequence[str]], beams: int = BEAMS, **options) -> Callable:
+        """A call of `generate`, from item ids to items."""
+
+        def run():
+            inputs = self.tokenizer(histories=histories, item_prompts=False, return_tensors="pt")
+            number = {"num_beams": beams, "num_return_sequences": min(beams, NUM_ITEMS)}
+            return self.model.generate(
+                **inputs, item_cache=self.cache, return_dict_in_generate=True, **number, **options
+            )
+
+        return run
+
+    def stock(self, histories: Sequence[Sequence[str]], beams: int = BEAMS) -> Callable:
+        """Stock beam search of a T5 with the same weights, from item ids to items."""
+        fields = {name: getattr(self.model.config, name) for name in T5Config().to_dict() if name in _SHAPE}
+        t5 = T5ForConditionalGeneration(T5Config(**fields, decoder_start_token_id=0)).eval()
+        t5.load_state_dict(self.model.state_dict(), strict=False)
+        choices = _choices(self.tokenizer.sequences)
+        end = self.tokenizer.eos_token_id
+
+        def run():
+            inputs = self.tokenizer(histories=histories, return_tensors="pt")
+            ids, mask = inputs["input_ids"], inputs["attention_mask"]
+            with torch.no_grad():
+                states = t5.encoder(input_ids=ids.flatten(0, 1), attention_mask=mask.flatten(0, 1)).last_hidden_state
+                places = self.model.position_embedding.weight[: ids.shape[1], None]
+                states = (states.unflatten(0, ids.shape[:2]) + places).flatten(1, 2)
+            return t5.generate(
+                encoder_outputs=BaseModelOutput(states),
+                attention_mask=mask.flatten(1),
+                prefix_allowed_tokens_fn=lambda _, prefix: choices.get(tuple(prefix[1:].tolist()), [end]),
+                num_beams=beams,
+                num_return_sequences=min(beams, NUM_ITEMS),
+                max_new_tokens=self.model.item_trie.depth,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+
+        return run
+
+    def work(self, histories: Sequence[Sequence[str]], beams: int = BEAMS) -> tuple[float, float]:
+        """Operations and bytes that cannot be avoided for these users, with the items' encodings given."""
+        config, tokenizer = self.model.config, self.tokenizer
+        inner = config.num_heads * config.d_kv
+        encoder_layer = 4 * config.d_model * inner + 2 * config.d_model * config.d_ff
+        decoder_layer = encoder_layer + 2 * config.d_model * inner
+        layers, head = config.num_decoder_layers, config.d_model * config.vocab_size
+        mean_length = float(np.mean([len(sequence) for sequence in tokenizer.sequences]))
+        appended = 1 + beams * (mean_length - 1)
+        flops = passage_bytes = 0.0
+        for history in histories:
+            rows = tokenizer.history_rows(history)
+            prompt = len(tokenizer.user_prompt(rows))
+            attended = prompt + sum(len(tokenizer.item_prompts[row]) for row in rows)
+            flops += 2 * prompt * encoder_layer * config.num_layers  # user prompt
+            flops += 2 * attended * 2 * config.d_model * inner * layers  # keys and values
+            flops += 2 * appended * (decoder_layer * layers + head + 2 * attended * inner * layers)
+            passage_bytes += 4 * attended * (config.d_model + 2 * inner * layers * mean_length)
+        weights = 4 * (decoder_layer * layers + head) * mean_length + 4 * encoder_layer * config.num_layers
+        return flops, weights + passage_bytes
 
 
-def stock(model: GramForConditionalGeneration, sequences: list[list[int]]) -> Callable:
-    """Stock beam search of a T5 with the same weights."""
-    fields = {name: getattr(model.config, name) for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers")}
-    t5 = T5ForConditionalGeneration(
-        T5Config(**fields, num_heads=model.config.num_heads, decoder_start_token_id=0)
-    ).eval()
-    t5.load_state_dict(model.state_dict(), strict=False)
+_SHAPE = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
+
+
+def _choices(sequences: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
     allowed: dict[tuple[int, ...], set[int]] = {}
     for tokens in sequences:
         for place, token in enumerate(tokens):
             allowed.setdefault(tuple(tokens[:place]), set()).add(token)
-    choices = {prefix: sorted(tokens) for prefix, tokens in allowed.items()}
-
-    def search(states, mask, num_beams):
-        return t5.generate(
-            encoder_outputs=BaseModelOutput(states),
-            attention_mask=mask.flatten(1),
-            prefix_allowed_tokens_fn=lambda _, prefix: choices.get(tuple(prefix[1:].tolist()), [1]),
-            num_beams=num_beams,
-            num_return_sequences=num_beams,
-            max_new_tokens=LENGTH + 1,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-
-    return search
+    return {prefix: sorted(tokens) for prefix, tokens in allowed.items()}
 
 
-def timed(run: Callable, repeats: int) -> float:
-    """Median seconds of `run`, after one that does not count."""
-    run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+def against_stock(bench: Bench, machine: Machine, batch: int, length: int, repeats: int) -> dict:
+    """Seconds per user of each form for one batch of users with so many history items."""
+    histories = bench.users(batch, length)
+    bench.encode_items(histories)
+    runs = {"stock": bench.stock(histories), "ours": bench.ours(histories)}
+    runs["ours, trie scores"] = bench.ours(histories, score_mode="trie")
+    seconds = {name: taken / batch for name, taken in medians(runs, repeats).items()}
+    return {
+        "batch": batch,
+        "history": length,
+        "seconds": seconds,
+        "floor": machine.floor(*bench.work(histories)) / batch,
+        "times_faster": {name: seconds["stock"] / taken for name, taken in seconds.items() if name != "stock"},
+        **agreement(runs["stock"](), runs["ours"]()),
+    }
+
+
+def agreement(stock, ours) -> dict:
+    """Whether two outputs hold the same items for every user, and how far their scores are apart."""
+    length = max(stock.sequences.shape[1], ours.sequences.shape[1])
+    left, right = (
+        torch.nn.functional.pad(output.sequences, (0, length - output.sequences.shape[1])).tolist()
+        for output in (stock, ours)
+    )
+    ids = [[[token for token in row if token > 1] for row in rows] for rows in (left, right)]
+    return {
+        "same_items": ids[0] == ids[1],
+        "score_difference": (stock.sequences_scores - ours.sequences_scores).abs().max().item(),
+    }
+
+
+def agree_on_users(bench: Bench, count: int) -> dict:
+    """Compare both forms on random users, one by one, whatever their histories."""
+    same, furthest, users = 0, 0.0, bench.users(count)
+    bench.encode_items(users)
+    for history in users:
+        found = agreement(bench.stock([history])(), bench.ours([history])())
+        same += found["same_items"]
+        furthest = max(furthest, found["score_difference"])
+    return {"users": count, "same_items": same, "score_difference": furthest}
+
+
+def where_time_goes(run: Callable) -> dict[str, float]:
+    """Share of the time by kind of operation."""
+    with profile() as profiler:
         run()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
+    taken = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    total = sum(taken.values())
+    shares = {
+        kind: sum(time for name, time in taken.items() if name.startswith(names)) / total
+        for kind, names in KINDS.items()
+    }
+    return {**shares, "other": 1 - sum(shares.values())}
 
 
-def main() -> None:
-    """Measure, compare and print a row per history length."""
+def curve(bench: Bench, machine: Machine, axis: str, repeats: int) -> Iterator[dict]:
+    """Seconds per user along one axis, the others at 50 beams, 8 items and one user."""
+    for value in CURVES[axis]:
+        setting = {"beams": BEAMS, "history": 8, "batch": 1, axis: value}
+        histories = bench.users(setting["batch"], setting["history"])
+        bench.encode_items(histories)
+        (taken,) = medians({"ours": bench.ours(histories, setting["beams"])}, repeats).values()
+        floor = machine.floor(*bench.work(histories, setting["beams"]))
+        yield {"axis": axis, "value": value, "seconds": taken / len(histories), "floor": floor / len(histories)}
+
+
+def measure_memory(data: Path, tokenizer: Path, form: str, batch: int, length: int, output: Path) -> None:
+    """Peak memory of one call over what was held before it, left in a file."""
+    bench = Bench(data, tokenizer)
+    histories = bench.users(batch, length)
+    bench.encode_items(histories)
+    run = getattr(bench, form)(histories)
+    if form == "ours":
+        bench.ours(histories[:1])()  # lays the weights out, once for all calls
+    forget_peak()
+    before = peak_gb()
+    run()
+    output.write_text(json.dumps(peak_gb() - before), encoding="utf-8")
+
+
+def memory(data: Path, tokenizer: Path, batch: int, length: int) -> dict[str, float]:
+    """Peak gigabytes per user of each form, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, found = Path(folder) / "peak.json", {}
+        for form in ("stock", "ours"):
+            in_fresh_process(measure_memory, data, tokenizer, form, batch, length, file)
+            found[form] = json.loads(file.read_text(encoding="utf-8")) / batch
+    return found
+
+
+def plot(curves: Sequence[dict], path: Path) -> None:
+    """Seconds per user and their floor along every axis."""
+    plt = pyplot()
+    figure, panels = plt.subplots(1, len(CURVES), figsize=(12, 4), layout="constrained")
+    for panel, axis in zip(panels, CURVES, strict=True):
+        points = [point for point in curves if point["axis"] == axis]
+        values = [point["value"] for point in points]
+        panel.plot(values, [point["seconds"] for point in points], "o-", label="generate")
+        panel.plot(values, [point["floor"] for point in points], "k--", label="floor")
+        panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds per user")
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def as_table(rows: Sequence[dict]) -> str:
+    """Markdown: a row per batch size."""
+    head = ["batch", "history", "stock s/user", "ours s/user", "times faster", "trie scores s/user", "times faster"]
+    head += ["floor s/user", "stock GB/user", "ours GB/user", "times less", "same items", "scores differ by"]
+    lines = []
+    for row in rows:
+        seconds, faster, peak = row["seconds"], row["times_faster"], row.get("peak_gb")
+        lines.append(
+            [
+                *(str(row["batch"]), str(row["history"]), f"{seconds['stock']:.2f}", f"{seconds['ours']:.3f}"),
+                *(f"{faster['ours']:.1f}", f"{seconds['ours, trie scores']:.3f}", f"{faster['ours, trie scores']:.1f}"),
+                f"{row['floor']:.3f}",
+                *(
+                    [f"{peak['stock']:.2f}", f"{peak['ours']:.3f}", f"{peak['stock'] / peak['ours']:.0f}"]
+                    if peak
+                    else "---"
+                ),
+                *("yes" if row["same_items"] else "no", f"{row['score_difference']:.1e}"),
+            ]
+        )
+    return markdown(head, lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the tables, and leave JSON and plot in the output folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=int, default=10_000, help="items of the catalogue (%(default)s)")
-    parser.add_argument("--beams", type=int, default=50, help="beams (%(default)s)")
+    parser.add_argument("--data", type=Path, required=True, help="data folder")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder that `gram translate` made of these data")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for generation.json and .png")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8], help="users in one search (1 8)")
+    parser.add_argument("--history", type=int, default=8, help="items in each history (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each; the median counts (%(default)s)")
-    parser.add_argument("--histories", type=int, nargs="+", default=[1, 5, 20], help="history lengths (1 5 20)")
-    given = parser.parse_args()
+    parser.add_argument("--agree", type=int, default=0, help="compare both forms on so many random users as well (0)")
+    parser.add_argument("--no-curves", action="store_true", help="leave out the curves over beams, history and batch")
+    given = parser.parse_args(argv)
+    given.output_dir.mkdir(parents=True, exist_ok=True)
 
-    torch.manual_seed(0)
-    model = GramForConditionalGeneration(GramConfig()).eval()
-    sequences = random_sequences(given.items, model.config.vocab_size, seed=0)
-    model.set_item_trie(ItemTrie.from_sequences(sequences))
-    search = stock(model, sequences)
-    print(f"{given.items:,} items, {given.beams} beams, {torch.get_num_threads()} threads, encoder states given")
-    print(f"{'history':>8}  {'stock s':>8}  {'GRAM s':>8}  {'ratio':>6}  same items and scores")
-    for history in given.histories:
-        input_ids = torch.randint(3, model.config.vocab_size, (1, 1 + history, 128))
-        mask = torch.ones_like(input_ids)
-        with torch.no_grad():
-            encoded = model.encode(input_ids, mask)
-
-        def ours(encoded=encoded, mask=mask):
-            options = {"num_beams": given.beams, "num_return_sequences": given.beams, "return_dict_in_generate": True}
-            return model.generate(encoder_outputs=encoded, attention_mask=mask, **options)
-
-        def theirs(encoded=encoded, mask=mask):
-            return search(encoded.last_hidden_state, mask, given.beams)
-
-        seconds = timed(theirs, given.repeats), timed(ours, given.repeats)
-        difference = (theirs().sequences_scores - ours().sequences_scores).abs().max().item()
-        same = "yes" if difference < 1e-4 else f"no, scores differ by up to {difference:.2g}"
-        print(f"{history:>8}  {seconds[0]:>8.3f}  {seconds[1]:>8.3f}  {seconds[0] / seconds[1]:>6.1f}  {same}")
+    machine, bench = Machine.measured(), Bench(given.data, given.tokenizer)
+    rows = []
+    for batch in given.batches:
+        rows.append(against_stock(bench, machine, batch, given.history, given.repeats))
+        rows[-1]["peak_gb"] = memory(given.data, given.tokenizer, batch, given.history)
+    report = {"threads": torch.get_num_threads(), "machine": vars(machine), "against_stock": rows}
+    print(f"{len(bench.tokenizer.item_ids):,} items, {BEAMS} beams, {torch.get_num_threads()} threads, ", end="")
+    print(f"{machine.flops / GB:.0f} GFLOP/s, {machine.bytes / GB:.0f} GB/s\n\n{as_table(rows)}")
+    report["where_time_goes"] = where_time_goes(bench.ours(bench.users(1, given.history)))
+    print("\n" + ", ".join(f"{kind} {share:.0%}" for kind, share in report["where_time_goes"].items()))
+    if given.agree:
+        report["agreement"] = agree_on_users(bench, given.agree)
+        print(
+            "\nagreement with stock search: {same_items} of {users} users, scores within {score_difference:.1e}".format(
+                **report["agreement"]
+            )
+        )
+    if not given.no_curves:
+        report["curves"] = [point for axis in CURVES for point in curve(bench, machine, axis, given.repeats)]
+        plot(report["curves"], given.output_dir / "generation.png")
+        lines = [
+            [f"{point['axis']} {point['value']}", f"{point['seconds']:.3f}", f"{point['floor']:.3f}"]
+            for point in report["curves"]
+        ]
+        print("\n" + markdown(["", "s/user", "floor s/user"], lines))
+    write_json(report, given.output_dir / "generation.json")
 
 
 if __name__ == "__main__":
