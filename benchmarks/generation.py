@@ -18,30 +18,17 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from gram import GramConfig, GramForConditionalGeneration, ItemTrie
 
-LENGTH, FAN_OUT = 7, 20  # tokens of a lexical ID before its end token, and choices at each
+from .catalogues import LENGTH, prefix_table, random_ids
 
 
-def random_sequences(num_items: int, vocab_size: int, seed: int) -> list[list[int]]:
-    """Distinct lexical IDs of one length whose first tokens are shared, as in a cluster tree."""
-    draw = np.random.default_rng(seed)
-    tokens = draw.permutation(np.arange(3, vocab_size))[: FAN_OUT * LENGTH].reshape(LENGTH, FAN_OUT)
-    paths = np.unique(draw.integers(FAN_OUT, size=(2 * num_items, LENGTH)), axis=0)
-    paths = paths[draw.permutation(len(paths))[:num_items]]
-    return [[*tokens[np.arange(LENGTH), path].tolist(), 1] for path in paths]
-
-
-def stock(model: GramForConditionalGeneration, sequences: list[list[int]]) -> Callable:
+def stock(model: GramForConditionalGeneration, ids: np.ndarray) -> Callable:
     """Stock beam search of a T5 with the same weights."""
     fields = {name: getattr(model.config, name) for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers")}
     t5 = T5ForConditionalGeneration(
         T5Config(**fields, num_heads=model.config.num_heads, decoder_start_token_id=0)
     ).eval()
     t5.load_state_dict(model.state_dict(), strict=False)
-    allowed: dict[tuple[int, ...], set[int]] = {}
-    for tokens in sequences:
-        for place, token in enumerate(tokens):
-            allowed.setdefault(tuple(tokens[:place]), set()).add(token)
-    choices = {prefix: sorted(tokens) for prefix, tokens in allowed.items()}
+    choices = prefix_table(ids)
 
     def search(states, mask, num_beams):
         return t5.generate(
@@ -80,9 +67,9 @@ def main() -> None:
 
     torch.manual_seed(0)
     model = GramForConditionalGeneration(GramConfig()).eval()
-    sequences = random_sequences(given.items, model.config.vocab_size, seed=0)
-    model.set_item_trie(ItemTrie.from_sequences(sequences))
-    search = stock(model, sequences)
+    ids = random_ids(given.items, model.config.vocab_size, seed=0)
+    model.set_item_trie(ItemTrie.from_sequences(ids))
+    search = stock(model, ids)
     print(f"{given.items:,} items, {given.beams} beams, {torch.get_num_threads()} threads, encoder states given")
     print(f"{'history':>8}  {'stock s':>8}  {'GRAM s':>8}  {'ratio':>6}  same items and scores")
     for history in given.histories:
