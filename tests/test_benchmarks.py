@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gram.benchmarks import lexical_ids, translation
+from gram import ItemTrie
+from gram.benchmarks import catalogues, lexical_ids, translation
+from gram.benchmarks import trie as trie_benchmark
+from gram.benchmarks.measuring import Machine
 from gram.translation import TranslationSettings, train_vocabulary, translate
 
 IDS = [["nail", "red"], ["nail", "red", "0"], ["nail", "blue"], ["hair", "dry"], ["hair"]]
@@ -201,3 +204,44 @@ def test_the_translation_is_measured_in_processes_of_its_own(benchmark_folder, t
 def test_a_process_that_fails_is_reported():
     with pytest.raises(RuntimeError, match="ended with code 1"):
         translation.in_fresh_process(math.sqrt, -1)
+
+
+def test_random_lexical_ids_are_distinct_and_share_prefixes():
+    ids = catalogues.random_ids(2000, vocab_size=1000, seed=1)
+    assert (ids.shape, ids.dtype) == ((2000, 8), np.int32)
+    assert len(np.unique(ids, axis=0)) == 2000
+    assert (ids[:, -1] == 1).all()
+    assert ids[:, :-1].min() >= 3
+    assert ids.max() < 1000
+    assert len(np.unique(ids[:, 0])) == 20
+    assert len(np.unique(ids[:, :2], axis=0)) <= 400
+    assert np.array_equal(ids, catalogues.random_ids(2000, vocab_size=1000, seed=1))
+
+
+def test_a_prefix_table_holds_every_continuation():
+    table = catalogues.prefix_table(np.array([[4, 5, 1], [4, 6, 1], [7, 5, 1]]))
+    assert table == {(): [4, 7], (4,): [5, 6], (7,): [5], (4, 5): [1], (4, 6): [1], (7, 5): [1]}
+
+
+def test_tries_are_built_and_stepped_through(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    arguments = ["--items", "30", "60", "--plain-items", "30", "--beams", "10", "20", "--batch-sizes", "3"]
+    trie_benchmark.main([*arguments, "--repeats", "1", "--output-dir", str(tmp_path)])
+    assert (tmp_path / "trie.png").stat().st_size > 0
+    found = json.loads((tmp_path / "trie.json").read_text(encoding="utf-8"))
+    assert [build["items"] for build in found["builds"]] == [30, 60]
+    assert ["plain_step_beside" in build for build in found["builds"]] == [True, False]
+    assert {path.name for path in tmp_path.iterdir()} == {"trie.png", "trie.json"}
+    shapes = [(step["batch_size"], step["beams"]) for step in found["steps"] if step["items"] == 60]
+    assert shapes == [(1, 10), (1, 20), (1, 50), (3, 50)]
+    assert all(step["floor"] > 0 for step in found["steps"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| 30 ", "| 60 ", "| 1 x"))]
+    assert len(rows) == 2 + 3
+
+
+def test_a_floor_counts_every_child_once():
+    trie = ItemTrie.from_sequences([[2, 1], [3, 4, 1], [3, 5, 1], [6, 4, 1]])  # fan-out 3, 2, 1
+    machine = Machine(flops=1.0, bytes=1.0)
+    beam, child = trie_benchmark.BYTES_PER_BEAM, trie_benchmark.BYTES_PER_CHILD
+    expected = 5 * ((beam + 3 * child) + 2 * (beam + 2 * child) + 2 * (beam + child))
+    assert trie_benchmark.floor(trie, 5, 2, machine) == expected
