@@ -157,24 +157,24 @@ class ItemCache:
         if unfit and not overwrite:
             raise ValueError(_refusal(unfit, _command(model, folder)))
         missing = _gaps(shards, len(prompts), rows_per_shard)
-        first, step = (processes.process_index, processes.num_processes) if processes else (0, 1)
-        if step > 1:
+        process, num_processes = (processes.process_index, processes.num_processes) if processes else (0, 1)
+        if num_processes > 1:
             processes.wait_for_everyone()  # all have seen the same shards
-        if first == 0:
+        if process == 0:
             folder.mkdir(parents=True, exist_ok=True)
             for path in (*unfit, *folder.glob(".item_encodings-*.part")):
                 path.unlink()
-        if step > 1:
+        if num_processes > 1:
             processes.wait_for_everyone()
-        share = missing[first::step]
+        share = missing[process::num_processes]
         total = sum(after - first for first, after in share)
-        with tqdm(total=total, desc="item encodings", unit="item", disable=not progress or first > 0) as bar:
+        with tqdm(total=total, desc="item encodings", unit="item", disable=not progress or process > 0) as bar:
             for begin, after in share:
                 chosen = prompts[begin:after]
                 facts = {"dtype": dtype, "encoder": encoder, "item_prompts": hash_of_prompts(chosen)}
                 tensors = _encode(model, chosen, dtype, batch_tokens, torch.device("cpu"), bar)
                 _write_shard(folder / f"item_encodings-{begin:09d}-{after - 1:09d}.safetensors", tensors, facts)
-        if step > 1:
+        if num_processes > 1:
             processes.wait_for_everyone()
         return cls.open(folder, model, tokenizer)
 
@@ -199,15 +199,11 @@ class ItemCache:
         if (blocks < 0).any():
             raise ValueError(f"row {rows[blocks < 0][0]} is not in this cache, which holds a part of the catalogue")
         places = list(zip(blocks.tolist(), starts.tolist(), (starts + lengths).tolist(), strict=True))
-        pieces = [self._states[block][start:end] for block, start, end in places] or [self._states[0][:0]]
-        states = _empty(int(lengths.sum()), pieces[0])  # (T, d)
-        if self.dtype == "float32":
-            torch.cat(pieces, out=states)
-        elif self.dtype == "bfloat16":
-            states.copy_(torch.cat(pieces))
-        else:
-            scales = [self._scales[block][start:end] for block, start, end in places] or [self._scales[0][:0]]
-            torch.mul(torch.cat(pieces), torch.cat(scales)[:, None], out=states)
+        states = _empty(int(lengths.sum()), self._states[0])  # (T, d)
+        for part, (block, start, end) in zip(states.split(lengths.tolist()), places, strict=True):
+            part.copy_(self._states[block][start:end])
+            if self.dtype == "int8":
+                part.mul_(self._scales[block][start:end, None])
         return states, torch.from_numpy(lengths).to(states.device)
 
 

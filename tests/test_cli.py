@@ -52,6 +52,7 @@ def test_help_is_instant():
     [
         ("prepare", "--skip-bad-lines"),
         ("translate", "--num-clusters"),
+        ("encode", "--overwrite"),
         ("evaluate", "--max-users"),
         ("recommend", "--top-k"),
         ("quickstart", "--output-dir"),

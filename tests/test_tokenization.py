@@ -69,6 +69,18 @@ def test_the_newest_items_are_read(tokenizer):
     assert np.array_equal(inputs["attention_mask"], inputs["input_ids"] != tokenizer.pad_token_id)
 
 
+def test_without_item_prompts_the_history_is_given_as_rows(tokenizer):
+    histories = [tokenizer.item_ids[:12], tokenizer.item_ids[3:4]]
+    inputs = tokenizer(histories=histories, item_prompts=False, return_tensors="pt")
+    assert inputs["history"].tolist() == [[11, 10, 9, 8, 7, 6, 5, 4], [3, *[-1] * 7]]
+    whole = tokenizer(histories=histories, return_tensors="pt")
+    assert inputs["input_ids"].shape[1] == 1
+    for name in ("input_ids", "attention_mask"):
+        length = inputs[name].shape[2]
+        assert np.array_equal(inputs[name], whole[name][:, :1, :length])
+    assert tokenizer(histories=histories, item_prompts=False)["history"] == inputs["history"].tolist()
+
+
 def test_text_is_tokenized_as_by_the_text_tokenizer(tokenizer):
     text = "Gentle  shampoo: 2 bottles 💧"
     assert tokenizer(text)["input_ids"] == [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
