@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import nn
 from torch.nn import functional as F
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .fusion_gram import FusedPassages
+from .linear_gram import feed_forward, norm, project
 
 SCORE_MODES = ("vocabulary", "trie")
 _ROWS_OF_LOGITS = 64  # that are computed at once on a CPU: a block of them stays in its cache
@@ -61,8 +58,8 @@ class PrefixDecoder:
         for block, slots, memory in zip(self.decoder.block, self.slots, self.memory, strict=True):
             states = states + self._self_attention(block.layer[0], states, slots, bias)
             states = states + self._cross_attention(block.layer[1], states, memory)
-            states = states + _feed_forward(block.layer[-1], states)
-        states = self.decoder.final_layer_norm(states)
+            states = states + feed_forward(block.layer[-1], states)
+        states = norm(self.decoder.final_layer_norm, states)
         if self.model.config.scale_decoder_outputs:
             states = states * self.model.model_dim**-0.5
         scores = self._over_legal if self.score_mode == "trie" else self._over_vocabulary
@@ -84,15 +81,15 @@ class PrefixDecoder:
         return bias[..., :-1]
 
     def _self_attention(self, sublayer, states, slots, bias) -> torch.Tensor:
-        attention, normed = sublayer.SelfAttention, sublayer.layer_norm(states)
-        query, *new = (_heads(attention, _linear(linear)(normed)) for linear in (attention.q, attention.k, attention.v))
+        attention, normed = sublayer.SelfAttention, norm(sublayer.layer_norm, states)
+        query, *new = (_heads(attention, p) for p in project(normed, attention.q, attention.k, attention.v))
         slots[:, :, :, self.num_slots - states.shape[1] : self.num_slots] = torch.stack(new)
         keys, values = slots[:, :, :, : self.num_slots]  # (H, B, S, dk)
         return self._mixed(attention, (query @ keys.transpose(2, 3)).add_(bias), values)
 
     def _cross_attention(self, sublayer, states, memory) -> torch.Tensor:
         attention, (keys, values) = sublayer.EncDecAttention, memory
-        query = _heads(attention, _linear(attention.q)(sublayer.layer_norm(states)))
+        query = _heads(attention, project(norm(sublayer.layer_norm, states), attention.q)[0])
         scores = query @ keys.transpose(2, 3)  # (H, B, W, M)
         if self.padding is not None:
             scores.masked_fill_(self.padding, -torch.inf)
@@ -100,25 +97,25 @@ class PrefixDecoder:
 
     def _mixed(self, attention, scores, values) -> torch.Tensor:
         mixed = scores.softmax(dim=-1) @ values  # (H, B, W, dk); T5 does not scale the scores
-        return _linear(attention.o)(mixed.permute(1, 2, 0, 3).flatten(2))
+        return project(mixed.permute(1, 2, 0, 3).flatten(2), attention.o)[0]
 
     def _projected(self, attention, fused: FusedPassages) -> list[torch.Tensor]:
         """Keys and values (H, B, M, dk). Both are linear, `W(h + p) = W h + W p`: each passage is projected once."""
-        projected = []
-        for linear in (attention.k, attention.v):
-            values = _heads(attention, _linear(linear)(fused.states)[None])[:, 0]  # (H, T, dk)
-            values = values.index_select(1, fused.index.flatten())
-            if fused.place is not None:
+        projected = [_heads(attention, p[None])[:, 0] for p in project(fused.states, attention.k, attention.v)]
+        if fused.place is None and len(fused.index) == 1:  # (H, T, dk), of one user, in any order
+            return [values[:, None].contiguous() for values in projected]
+        laid_out = [values.index_select(1, fused.index.flatten()) for values in projected]
+        if fused.place is not None:
+            for values, linear in zip(laid_out, (attention.k, attention.v), strict=True):
                 places = _heads(attention, linear(self.model.position_embedding.weight)[None])[:, 0]
                 values += places.index_select(1, fused.place.flatten())
-            projected.append(values.unflatten(1, fused.index.shape))
-        return projected
+        return [values.unflatten(1, fused.index.shape) for values in laid_out]
 
     def _over_vocabulary(self, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-        head, parts = _linear(self.model.lm_head), []
+        parts = []
         rows = _ROWS_OF_LOGITS if states.device.type == "cpu" else len(states)
         for some, wanted in zip(states.split(rows), candidates.split(rows), strict=True):
-            logits = head(some).float()
+            logits = project(some, self.model.lm_head)[0].float()
             chosen, highest = logits.gather(-1, wanted), logits.amax(dim=-1, keepdim=True)
             parts.append(chosen - highest - logits.sub_(highest).exp_().sum(dim=-1, keepdim=True).log_())
         return torch.cat(parts).masked_fill(~legal, -torch.inf)
@@ -134,35 +131,6 @@ class PrefixDecoder:
 def _heads(attention, projected: torch.Tensor) -> torch.Tensor:
     """(B, W, H * dk) as (H, B, W, dk): with the heads first, a user's keys and values are laid out once."""
     return projected.unflatten(-1, (attention.n_heads, attention.key_value_proj_dim)).permute(2, 0, 1, 3)
-
-
-def _feed_forward(sublayer, states: torch.Tensor) -> torch.Tensor:
-    dense, normed = sublayer.DenseReluDense, sublayer.layer_norm(states)
-    if hasattr(dense, "wi_0"):
-        hidden = dense.act(_linear(dense.wi_0)(normed)) * _linear(dense.wi_1)(normed)
-    else:
-        hidden = dense.act(_linear(dense.wi)(normed))
-    return _linear(dense.wo)(hidden)
-
-
-_packed_weights = WeakTensorKeyDictionary()  # weight -> its version, and it in the order that oneDNN reads it
-
-
-def _linear(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The module; for float32 on a CPU its weight is laid out once for oneDNN, which doubles the speed of few rows."""
-    weight = getattr(module, "weight", None)
-    plain = type(module) is nn.Linear and module.bias is None and weight.dtype == torch.float32
-    if not plain or weight.device.type != "cpu" or torch.is_grad_enabled() or not _has_onednn():
-        return module
-    version, packed = _packed_weights.get(weight, (None, None))
-    if version != weight._version:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS_OF_LOGITS)
-        _packed_weights[weight] = weight._version, packed
-    return lambda states: torch.ops.mkldnn._linear_pointwise(states, packed, None, "none", [], "")
-
-
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
 
 
 __all__ = ["PrefixDecoder"]

@@ -24,23 +24,33 @@ class FusedPassages:
     mask: torch.Tensor
 
     @classmethod
-    def of(cls, states: torch.Tensor, lengths: torch.Tensor, passages: torch.Tensor) -> FusedPassages:
+    def of(
+        cls, states: torch.Tensor, lengths: torch.Tensor, passages: torch.Tensor, positions: torch.Tensor
+    ) -> FusedPassages:
         """Lay out users' passages.
 
         Args:
             states (T, d): the distinct passages, laid end to end.
             lengths (U,): tokens of each.
             passages (B, P): which of them each user has, in the order of their positions; -1 for none.
+            positions (P', d): weights of the passage position embedding.
         """
-        starts = lengths.cumsum(0) - lengths
         counts = lengths[passages.clamp(min=0)].masked_fill(passages < 0, 0)  # (B, P)
         ends = counts.cumsum(1)
+        if int(ends[:, -1].sum()) == len(states):  # nobody shares a passage: position may be added here and now
+            user, place = (passages >= 0).nonzero(as_tuple=True)
+            of_passage = torch.empty_like(lengths).index_copy(0, passages[user, place], place)
+            states, positions = states + positions[of_passage.repeat_interleave(lengths)], None
+            if len(passages) == 1:  # and of one user's passages the order does not matter
+                index = torch.arange(len(states), device=states.device)[None]
+                return cls(states, index, None, torch.ones_like(index, dtype=torch.bool))
         token = torch.arange(int(ends[:, -1].max()), device=states.device).expand(len(passages), -1).contiguous()
         mask = token < ends[:, -1:]  # (B, M)
         place = torch.searchsorted(ends, token, right=True).clamp(max=passages.shape[1] - 1)
+        starts = lengths.cumsum(0) - lengths
         offset = starts[passages.clamp(min=0)] - ends + counts  # (B, P), of a passage's row from its place in M
         index = (token + offset.gather(1, place)).masked_fill(~mask, 0)
-        return cls(states, index, place, mask)
+        return cls(states, index, None if positions is None else place, mask)
 
     @classmethod
     def of_encoder_outputs(cls, states: torch.Tensor, mask: torch.Tensor) -> FusedPassages:

@@ -14,10 +14,12 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_gram import GramConfig
 from .decoding_gram import SCORE_MODES, PrefixDecoder
+from .encoding_gram import encode_packed
 from .exact_gram import exact_search
 from .fusion_gram import FusedPassages
 from .generation_gram import beam_search
 from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
+from .training_gram import decode_grouped, target_loss
 from .trie_gram import ItemTrie
 
 _EXACT_SLOTS = 1024  # prefixes that exact search has room for at first
@@ -134,24 +136,22 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
 
         Args:
             input_ids (B, P, L): passage 0 is the user prompt, passage 1 the newest item's prompt, and so on.
-            attention_mask (B, P, L): 0 at padding. Passages that are all padding are not computed.
+            attention_mask (B, P, L): 0 at padding, which is not computed.
 
         Returns:
-            `last_hidden_state` (B, P * L, d_model); zero in passages that are all padding.
+            `last_hidden_state` (B, P * L, d_model); zero at padding.
 
         Raises:
-            ValueError: not three dimensions, or more passages than `max_history + 1`.
+            ValueError: not three dimensions, more passages than `max_history + 1`, or padding within a passage.
         """
         self._check_passages(input_ids)
         batch_size, num_passages, length = input_ids.shape
         attention_mask = self._mask(input_ids, attention_mask)
-        real = attention_mask.any(dim=-1)  # (B, P)
-        states = self.encoder(input_ids=input_ids[real], attention_mask=attention_mask[real]).last_hidden_state
-        positions = torch.arange(num_passages, device=real.device).expand(batch_size, -1)[real]
-        states = states + self.position_embedding(positions)[:, None]  # (N, L, d)
-        fused = states.new_zeros(batch_size, num_passages, length, states.shape[-1])
-        fused = fused.masked_scatter(real[..., None, None], states)
-        return BaseModelOutput(last_hidden_state=fused.flatten(1, 2))
+        states = encode_packed(self.encoder, input_ids.flatten(0, 1), attention_mask.flatten(0, 1))  # (T, d)
+        rows = attention_mask.flatten().nonzero().flatten()  # (T,)
+        states = states + self.position_embedding(rows // length % num_passages)
+        fused = states.new_zeros(attention_mask.numel(), states.shape[-1]).index_copy(0, rows, states)
+        return BaseModelOutput(last_hidden_state=fused.view(batch_size, num_passages * length, -1))
 
     def encode_items(
         self,
@@ -220,25 +220,27 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict` and other arguments of T5's decoder.
 
         Returns:
-            `loss` (mean cross-entropy of the target tokens) where there are labels, `logits` (B, T, vocab_size).
+            `loss` (mean cross-entropy of the target tokens) where there are labels, `logits` (B, T, vocab_size); the
+            grouped form gives the loss or, without labels, the logits, which it never holds all at once.
         """
         if decoder_input_ids is None and labels is None:
             raise ValueError("give `labels`, or `decoder_input_ids`; to recommend items, call `generate`")
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
+        attention_mask = self._mask(input_ids, attention_mask)
         if history is not None:
-            decoded = BaseModelOutput(self._decode_grouped(input_ids, attention_mask, decoder_input_ids, history))
-            encoder_outputs = BaseModelOutput()
-        else:
-            attention_mask = self._mask(input_ids, attention_mask)
-            if encoder_outputs is None:
-                encoder_outputs = self.encode(input_ids, attention_mask)
-            decoded = self.decoder(
-                input_ids=decoder_input_ids,
-                encoder_hidden_states=encoder_outputs[0],
-                encoder_attention_mask=attention_mask.flatten(1),
-                **kwargs,
-            )
+            states = decode_grouped(self, input_ids, attention_mask, decoder_input_ids, history)
+            if labels is None:
+                return Seq2SeqLMOutput(logits=self._logits(states))
+            return Seq2SeqLMOutput(loss=target_loss(self, states, labels, num_items_in_batch))
+        if encoder_outputs is None:
+            encoder_outputs = self.encode(input_ids, attention_mask)
+        decoded = self.decoder(
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=encoder_outputs[0],
+            encoder_attention_mask=attention_mask.flatten(1),
+            **kwargs,
+        )
         logits = self._logits(decoded.last_hidden_state)
         loss = None
         if labels is not None:
@@ -363,9 +365,9 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         both = torch.stack([input_ids[real], attention_mask[real]], dim=-1)  # (N, L, 2)
         both, which = both.unique(dim=0, return_inverse=True)
         ids, mask = both.unbind(-1)
-        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]  # (T, d)
+        states = encode_packed(self.encoder, ids, mask)  # (T, d)
         passages = torch.full_like(real, -1, dtype=torch.long).masked_scatter(real, which)
-        return FusedPassages.of(states, mask.sum(-1), passages)
+        return FusedPassages.of(states, mask.sum(-1), passages, self.position_embedding.weight)
 
     def _check_passages(self, input_ids: torch.LongTensor) -> None:
         if input_ids.dim() != 3:
@@ -387,13 +389,14 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         if not in_history.any():
             raise ValueError("`history` holds no item; give catalogue rows, padded with -1")
         mask = self._mask(input_ids, attention_mask)[:, 0]  # (B, L)
-        prompts = self.encoder(input_ids=input_ids[:, 0], attention_mask=mask).last_hidden_state[mask.bool()]
+        prompts = encode_packed(self.encoder, input_ids[:, 0], mask)
         rows, which = history[in_history].unique(return_inverse=True)
         items, lengths = (found.to(self.device) for found in item_cache.gather(rows))
         states = torch.cat([prompts, items.to(prompts.dtype)])  # (T, d)
         passages = F.pad(history.masked_scatter(in_history, which + len(history)), (1, 0))  # (B, 1 + S)
         passages[:, 0] = torch.arange(len(history), device=self.device)
-        return FusedPassages.of(states, torch.cat([mask.sum(dim=1), lengths]), passages)
+        lengths = torch.cat([mask.sum(dim=1), lengths])
+        return FusedPassages.of(states, lengths, passages, self.position_embedding.weight)
 
     def _mask(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
         if attention_mask is not None:
@@ -404,92 +407,6 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         return self.lm_head(states * self.model_dim**-0.5 if self.config.scale_decoder_outputs else states)
-
-    def _decode_grouped(self, input_ids, attention_mask, decoder_input_ids, history) -> torch.Tensor:
-        """Decoder states (N, T, d) of the grouped form; see [`forward`]."""
-        attention_mask = self._mask(input_ids, attention_mask)
-        users = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        users = users + self.position_embedding.weight[0]  # (N, Lu, d)
-        items = self.encoder(input_ids=history["input_ids"], attention_mask=history["attention_mask"]).last_hidden_state
-
-        slot_mask = F.embedding(history["items"], history["attention_mask"]).bool()  # (G, S, L)
-        in_history = history["positions"] > 0  # (G, R, S)
-        num_groups, num_samples = in_history.shape[:2]
-        item_mask = (in_history[..., None] & slot_mask[:, None]).view(num_groups, 1, num_samples, 1, -1)
-        user_mask = attention_mask.bool().view(num_groups, 1, num_samples, 1, -1)
-        mask = torch.cat([item_mask, user_mask], dim=-1)  # (G, 1, R, 1, S * L + Lu)
-
-        length = decoder_input_ids.shape[1]
-        bias = self.decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
-        future = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)
-        bias = bias.masked_fill(future, torch.finfo(bias.dtype).min)
-
-        def layer(block, states):
-            states = block.layer[0](states, position_bias=bias)[0]
-            states = _grouped_cross_attention(
-                block.layer[1], states, users, items, mask, history, self.position_embedding.weight
-            )
-            return block.layer[-1](states)
-
-        states = self.decoder.dropout(self.decoder.embed_tokens(decoder_input_ids))
-        for block in self.decoder.block:
-            if block.gradient_checkpointing and self.training:
-                states = block._gradient_checkpointing_func(layer, block, states)
-            else:
-                states = layer(block, states)
-        return self.decoder.dropout(self.decoder.final_layer_norm(states))
-
-
-def _grouped_cross_attention(sublayer, states, users, items, mask, history, passage_positions) -> torch.Tensor:
-    """T5's cross-attention sub-layer for prefixes of one sequence folded into the query length.
-
-    A group's item keys exist once, without passage position, because that differs between prefixes. Keys and values
-    are linear in the encoder's output, `W(h + p) = W h + W p`: so `q . W_k p` is added to the score, and the weights,
-    summed by position, multiply `W_v p`.
-
-    Args:
-        sublayer: a decoder block's `T5LayerCrossAttention`.
-        states (N, T, d): decoder states, N = G * R.
-        users (N, Lu, d): encoded user prompts, position added.
-        items (U, L, d): encoded item prompts, no position added.
-        mask (G, 1, R, 1, S * L + Lu): what a sample may attend to, its items' slots first, then its user prompt.
-        history: see [`GramForConditionalGeneration.forward`].
-        passage_positions (P, d): weights of the passage position embedding.
-    """
-    attention, slots, positions = sublayer.EncDecAttention, history["items"], history["positions"]
-    (num_groups, num_samples, num_slots), (_, length, _) = positions.shape, states.shape
-    heads, width = attention.n_heads, attention.key_value_proj_dim
-
-    def project(linear, values):  # (..., M, d) -> (..., H, M, dk)
-        return linear(values).unflatten(-1, (heads, width)).transpose(-3, -2)
-
-    def spread(projected):  # (U, H, L, dk) -> (G, H, S * L, dk)
-        rows = F.embedding(slots, projected.flatten(1)).unflatten(-1, projected.shape[1:])
-        return rows.transpose(1, 2).flatten(2, 3)
-
-    query = project(attention.q, sublayer.layer_norm(states))  # (N, H, T, dk)
-    folded = query.unflatten(0, (num_groups, num_samples)).transpose(1, 2)  # (G, H, R, T, dk)
-    place = positions[:, None, :, None].expand(-1, heads, -1, length, -1)  # (G, H, R, T, S)
-
-    item_scores = folded.flatten(2, 3) @ spread(project(attention.k, items)).transpose(2, 3)  # (G, H, R * T, S * L)
-    item_scores = item_scores.unflatten(2, (num_samples, length)).unflatten(-1, (num_slots, -1))
-    place_scores = folded @ project(attention.k, passage_positions)[:, None].transpose(2, 3)  # (G, H, R, T, P)
-    item_scores += place_scores.gather(-1, place)[..., None]  # (G, H, R, T, S, L), the largest tensor: in place
-    user_scores = query @ project(attention.k, users).transpose(2, 3)  # (N, H, T, Lu)
-    user_scores = user_scores.unflatten(0, (num_groups, num_samples)).transpose(1, 2)
-
-    scores = torch.cat([item_scores.flatten(-2), user_scores], dim=-1)
-    scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
-    weights = F.dropout(scores.softmax(dim=-1), p=attention.dropout, training=attention.training)
-    item_weights, user_weights = weights.split([item_scores.shape[-1] * num_slots, users.shape[1]], dim=-1)
-
-    mixed = item_weights.flatten(2, 3) @ spread(project(attention.v, items))  # (G, H, R * T, dk)
-    by_slot = item_weights.unflatten(-1, (num_slots, -1)).sum(-1)  # (G, H, R, T, S)
-    by_place = torch.zeros_like(place_scores, dtype=by_slot.dtype).scatter_add(-1, place, by_slot)  # (G, H, R, T, P)
-    mixed = mixed.unflatten(2, (num_samples, length)) + by_place @ project(attention.v, passage_positions)[:, None]
-    user_weights = user_weights.transpose(1, 2).flatten(0, 1)  # (N, H, T, Lu)
-    mixed = mixed.transpose(1, 2).flatten(0, 1) + user_weights @ project(attention.v, users)  # (N, H, T, dk)
-    return states + sublayer.dropout(attention.o(mixed.transpose(1, 2).flatten(2)))
 
 
 __all__ = ["GramForConditionalGeneration", "GramGenerateOutput", "ItemTrie"]

@@ -1,0 +1,161 @@
+"""GRAM's training form: a user's prefixes folded into the query length, and a loss in chunks.
+
+It is exact: up to rounding it gives what T5's own decoder gives on padded passages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .encoding_gram import PackedLayout, encode_embedded, passage_lengths, run_block
+
+_LOGITS_AT_ONCE = 1 << 24  # elements; several tensors of this size live at once while a loss is computed
+
+
+def decode_grouped(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    decoder_input_ids: torch.Tensor,
+    history: dict[str, torch.Tensor],
+) -> torch.Tensor:
+    """Decoder states (N, T, d) of the grouped form; see `GramForConditionalGeneration.forward` for the arguments."""
+    item_mask = history["attention_mask"]
+    lengths = passage_lengths(attention_mask) + passage_lengths(item_mask)
+    layout = PackedLayout(lengths, input_ids.device)
+    tokens = torch.cat([input_ids[attention_mask.bool()], history["input_ids"][item_mask.bool()]])
+    # One look-up for encoder and decoder, because the gradient of each is as large as the vocabulary's.
+    tokens = torch.cat([tokens[layout.order], decoder_input_ids.flatten()])
+    embedded, targets = model.shared(tokens).split([len(layout.order), decoder_input_ids.numel()])
+    states = encode_embedded(model.encoder, embedded, layout)  # (M, d)
+    memory = _memory(attention_mask.bool(), item_mask.bool(), history, layout)
+
+    decoder, length = model.decoder, decoder_input_ids.shape[1]
+    bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
+    future = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)
+    bias = bias.masked_fill(future, torch.finfo(bias.dtype).min)
+    decoded = decoder.dropout(targets.view(*decoder_input_ids.shape, -1))
+    for block in decoder.block:
+        decoded = run_block(block, _decoder_block, decoded, states, bias, memory, model.position_embedding.weight)
+    return decoder.dropout(decoder.final_layer_norm(decoded))
+
+
+@dataclass(frozen=True)
+class GroupedMemory:
+    """What the samples of each group attend to, as rows of the packed encoder states; rows at padding are arbitrary.
+
+    Attributes:
+        user_rows (N, Lu): each sample's user prompt.
+        item_rows (G, S, L): each group's item prompts, one per slot.
+        positions (G, R, S): place of each slot in each sample's history, 0 where it is not in it.
+        mask (G, 1, R, 1, S * L + Lu): what a sample may attend to, its group's items first, then its user prompt.
+    """
+
+    user_rows: torch.Tensor
+    item_rows: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+
+
+def _memory(user_mask, item_mask, history, layout) -> GroupedMemory:
+    items, positions = history["items"], history["positions"]
+    num_groups, num_samples, _ = positions.shape
+    flat = torch.cat([user_mask.flatten(), item_mask.flatten()])
+    rows = torch.zeros_like(flat, dtype=torch.long)
+    rows[flat] = layout.inverse
+    user_rows, item_rows = rows.split([user_mask.numel(), item_mask.numel()])
+    in_history = (positions > 0)[..., None] & item_mask[items][:, None]  # (G, R, S, L)
+    of_user = user_mask.view(num_groups, num_samples, -1)
+    mask = torch.cat([in_history.flatten(2), of_user], dim=-1)[:, None, :, None]
+    return GroupedMemory(user_rows.view_as(user_mask), item_rows.view_as(item_mask)[items], positions, mask)
+
+
+def _decoder_block(block, decoded, states, bias, memory, passage_positions) -> torch.Tensor:
+    decoded = block.layer[0](decoded, position_bias=bias)[0]
+    return block.layer[-1](_cross_attention(block.layer[1], decoded, states, memory, passage_positions))
+
+
+def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> torch.Tensor:
+    """T5's cross-attention sub-layer for prefixes of one sequence folded into the query length.
+
+    A group's item keys exist once, without passage position, because that differs between prefixes. Keys and values
+    are linear in the encoder's output, `W(h + p) = W h + W p`: so `q . W_k p` is added to the score, and the weights,
+    summed by position, multiply `W_v p`.
+
+    Args:
+        sublayer: a decoder block's `T5LayerCrossAttention`.
+        decoded (N, T, d): decoder states, N = G * R.
+        states (M, d): packed encoder states, no position added.
+        memory: where in `states` are the passages of whom.
+        passage_positions (P, d): weights of the passage position embedding.
+    """
+    attention, positions = sublayer.EncDecAttention, memory.positions
+    (num_groups, num_samples, num_slots), length = positions.shape, decoded.shape[1]
+    heads, width = attention.n_heads, attention.key_value_proj_dim
+
+    def by_head(values):  # (..., M, H * dk) -> (..., H, M, dk)
+        return values.unflatten(-1, (heads, width)).transpose(-3, -2)
+
+    def project(linear):  # -> (N, H, Lu, dk), (G, H, S * L, dk), (H, P, dk)
+        rows, of_place = linear(states), by_head(linear(passage_positions))
+        users, items = F.embedding(memory.user_rows, rows), F.embedding(memory.item_rows.flatten(1), rows)
+        return by_head(users) + of_place[:, :1], by_head(items), of_place
+
+    query = by_head(attention.q(sublayer.layer_norm(decoded)))  # (N, H, T, dk)
+    folded = query.unflatten(0, (num_groups, num_samples)).transpose(1, 2)  # (G, H, R, T, dk)
+    place = positions[:, None, :, None].expand(-1, heads, -1, length, -1)  # (G, H, R, T, S)
+
+    user_keys, item_keys, place_keys = project(attention.k)
+    item_scores = folded.flatten(2, 3) @ item_keys.transpose(2, 3)  # (G, H, R * T, S * L)
+    item_scores = item_scores.unflatten(2, (num_samples, length)).unflatten(-1, (num_slots, -1))
+    place_scores = folded @ place_keys[:, None].transpose(2, 3)  # (G, H, R, T, P)
+    item_scores += place_scores.gather(-1, place)[..., None]  # (G, H, R, T, S, L), the largest tensor: in place
+    user_scores = (query @ user_keys.transpose(2, 3)).unflatten(0, (num_groups, num_samples)).transpose(1, 2)
+
+    scores = torch.cat([item_scores.flatten(-2), user_scores], dim=-1)
+    scores.masked_fill_(~memory.mask, torch.finfo(scores.dtype).min)
+    weights = F.dropout(scores.softmax(dim=-1), p=attention.dropout, training=attention.training)
+    item_weights, user_weights = weights.split([item_keys.shape[2], user_keys.shape[2]], dim=-1)
+
+    user_values, item_values, place_values = project(attention.v)
+    mixed = item_weights.flatten(2, 3) @ item_values  # (G, H, R * T, dk)
+    by_slot = item_weights.unflatten(-1, (num_slots, -1)).sum(-1)  # (G, H, R, T, S)
+    by_place = torch.zeros_like(place_scores, dtype=by_slot.dtype).scatter_add(-1, place, by_slot)  # (G, H, R, T, P)
+    mixed = mixed.unflatten(2, (num_samples, length)) + by_place @ place_values[:, None]
+    user_weights = user_weights.transpose(1, 2).flatten(0, 1)  # (N, H, T, Lu)
+    mixed = mixed.transpose(1, 2).flatten(0, 1) + user_weights @ user_values  # (N, H, T, dk)
+    return decoded + sublayer.dropout(attention.o(mixed.transpose(1, 2).flatten(2)))
+
+
+def target_loss(
+    model: nn.Module,
+    states: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: int | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean cross-entropy of the target tokens, with logits at these alone and never of all of them at once.
+
+    Args:
+        model: the GRAM whose head scores the vocabulary.
+        states (N, T, d): of the decoder.
+        labels (N, T): -100 where there is no target.
+        num_items_in_batch: divisor of the sum in place of the number of targets here.
+    """
+    is_target = labels >= 0
+    states, labels = states[is_target], labels[is_target]  # (M, d), (M,)
+    chunks = max(-(-len(labels) * model.config.vocab_size // _LOGITS_AT_ONCE), 1)
+
+    def summed(states, labels):
+        return F.cross_entropy(model._logits(states).float(), labels, reduction="sum")
+
+    if chunks == 1:
+        loss = summed(states, labels)
+    else:
+        pairs = zip(states.chunk(chunks), labels.chunk(chunks), strict=True)
+        loss = sum(checkpoint(summed, *pair, use_reentrant=False) for pair in pairs)
+    return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
