@@ -1,4 +1,4 @@
-"""Linear layers and norms of T5 without gradients: several layers of one input at once, weights laid out for the CPU."""
+"""Linear layers and norms of T5 without gradients: layers of one input at once, weights laid out for the CPU."""
 
 from __future__ import annotations
 
