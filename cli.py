@@ -123,7 +123,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-beams", type=_at_least_one, default=50, metavar="N", help="width of the search (50)")
     parser.add_argument("--batch-size", type=_at_least_one, default=16, metavar="N", help="users in one search (16)")
-    what = "item encodings that `gram encode` made (MODEL/item_encodings, where there is such a folder)"
+    what = "item encodings made by `gram encode` (MODEL/item_encodings if it is there; stale ones are an error)"
     parser.add_argument("--item-cache", type=Path, metavar="DIR", help=what)
 
 

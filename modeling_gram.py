@@ -179,6 +179,9 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             progress: show a bar with the time left.
             overwrite: replace what does not fit.
 
+        Returns:
+            The cache; for a folder in shards that are memory-mapped, otherwise on the model's device.
+
         Raises:
             ValueError: an unknown `dtype`; without `overwrite`, a folder of another encoder, of other item prompts or
                 of another `dtype`.

@@ -411,7 +411,7 @@ def test_a_saved_folder_uses_its_cache_anywhere(model, tokenizer, with_cache, tm
     assert scores == pytest.approx(output.sequences_scores.tolist(), abs=1e-5)
 
 
-def test_two_processes_write_what_one_writes(model_folder, tokenizer, tmp_path):
+def test_two_processes_write_what_one_writes(model_folder, with_cache, tmp_path):
     script = """
 import sys
 from accelerate import PartialState
@@ -421,16 +421,28 @@ model.encode_items(tokenizer, sys.argv[2], "int8", rows_per_shard=7, processes=P
 """
     (tmp_path / "encode.py").write_text(script, encoding="utf-8")
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    for processes in (1, 2):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command = [*launch, "encode.py", str(model_folder), str(tmp_path / f"shards-{processes}")]
+
+    def launch(processes, *command):
+        several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [sys.executable, *several, *map(str, command)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    for processes in (1, 2):
+        launch(processes, "encode.py", model_folder, tmp_path / f"shards-{processes}")
     one, two = (state_of(tmp_path / f"shards-{processes}") for processes in (1, 2))
     assert len(one) == 5
     assert {name: content for name, (_, content) in one.items()} == {
         name: content for name, (_, content) in two.items()
     }
+    lines = launch(2, "-m", "gram.cli", "encode", model_folder, "--output", tmp_path / "command")
+    assert lines == [f"30 items encoded in float32, saved to {tmp_path / 'command'}"]
+    found, expected = (
+        load_file(next(path.iterdir())) for path in (tmp_path / "command", with_cache / "item_encodings")
+    )
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=0, atol=1e-5)
 
 
 @pytest.fixture
@@ -452,7 +464,8 @@ def test_commands_find_the_cache(gram, with_cache, model_folder, data_folder, tm
     history = ["--history", "B0001", "--history", "B0002", "--top-k", 4]
     code, plain, _ = gram("recommend", model_folder, *history)
     assert (code, opened) == (0, [])
-    assert gram("recommend", with_cache, *history) == (0, plain, [])
+    code, lines, _ = gram("recommend", with_cache, *history)
+    assert [line.split()[2] for line in lines] == [line.split()[2] for line in plain]
     assert opened == ["float32"]
     code, lines, _ = gram("encode", model_folder, "--output", tmp_path / "int8", "--dtype", "int8")
     assert (code, lines) == (0, [f"30 items encoded in int8, saved to {tmp_path / 'int8'}"])
