@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+
 import torch
 from torch.nn import functional as F
+from transformers import CompileConfig
 
 from .fusion_gram import FusedPassages
 from .linear_gram import feed_forward, norm, project
 
 SCORE_MODES = ("vocabulary", "trie")
+_STATIC_TOKENS = 256  # the passages of a batch are padded to a multiple of this where every step has one shape
 _ROWS_OF_LOGITS = 64  # that are computed at once on a CPU: a block of them stays in its cache
 
 
@@ -26,17 +31,30 @@ class PrefixDecoder:
         depth: the longest prefix, in tokens.
         num_slots: room to begin with; it is doubled where it runs out.
         score_mode: `"vocabulary"`: log-probabilities over all tokens. `"trie"`: over the legal ones alone.
+        compile_config: settings of `torch.compile` for the decoder's blocks. Calls of one width then have one shape,
+            for which all slots are attended to and the passages are padded to a multiple of tokens.
     """
 
-    def __init__(self, model, fused: FusedPassages, depth: int, num_slots: int, score_mode: str = "vocabulary"):
+    def __init__(
+        self,
+        model,
+        fused: FusedPassages,
+        depth: int,
+        num_slots: int,
+        score_mode: str = "vocabulary",
+        compile_config: CompileConfig | None = None,
+    ):
         self.model, self.decoder, self.score_mode = model, model.decoder, score_mode
+        self.is_static = compile_config is not None
+        self.run_blocks = _compiled(json.dumps(compile_config.to_dict())) if self.is_static else _run_blocks
+        fused = fused.padded(_STATIC_TOKENS) if self.is_static else fused
         self.batch_size, self.num_slots = len(fused.index), 0
-        self.padding = None if fused.mask.all() else ~fused.mask[:, None]  # (B, 1, M)
+        self.padding = None if fused.mask.all() and not self.is_static else ~fused.mask[:, None]  # (B, 1, M)
         self.memory = [self._projected(block.layer[1].EncDecAttention, fused) for block in self.decoder.block]
         self.ancestors = fused.index.new_full((self.batch_size, num_slots, depth), -1)  # (B, S, D): itself, parent ...
         attention = self.decoder.block[0].layer[0].SelfAttention
-        shape = (2, attention.n_heads, self.batch_size, num_slots, attention.key_value_proj_dim)
-        self.slots = [fused.states.new_empty(shape) for _ in self.decoder.block]  # keys and values of every layer
+        shape = (len(self.memory), 2, attention.n_heads, self.batch_size, num_slots, attention.key_value_proj_dim)
+        self.slots = fused.states.new_zeros(shape)  # keys and values of every layer, (L, 2, H, B, S, dk)
         self.bias = attention.compute_bias(depth, depth)[0, :, -1].flip(-1)  # (H, D), by distance
 
     def __call__(
@@ -46,63 +64,52 @@ class PrefixDecoder:
 
         Args:
             tokens (B, W): appended to slots S ... S + W - 1, S being the number of slots before.
-            parents (B, W): slot of the token before; -1 for the start token.
+            parents (B, W): slot of the token before, appended by an earlier call; -1 for the start token.
             candidates (B, W, F): tokens that may come next.
             legal (B, W, F): False where there is no such candidate.
 
         Returns:
             float32 log-probabilities (B, W, F), -inf where not legal.
         """
-        bias = self._append(parents)
-        states = self.decoder.embed_tokens(tokens)  # (B, W, d)
-        for block, slots, memory in zip(self.decoder.block, self.slots, self.memory, strict=True):
-            states = states + self._self_attention(block.layer[0], states, slots, bias)
-            states = states + self._cross_attention(block.layer[1], states, memory)
-            states = states + feed_forward(block.layer[-1], states)
-        states = norm(self.decoder.final_layer_norm, states)
+        first, self.num_slots = self.num_slots, self.num_slots + parents.shape[1]
+        bias = self._append(parents, first)
+        states, new = self.run_blocks(
+            self.decoder,
+            self.decoder.embed_tokens(tokens),  # (B, W, d)
+            self.slots if self.is_static else self.slots[..., :first, :],
+            self.memory,
+            bias,
+            self.padding,
+        )
+        self.slots[..., first : self.num_slots, :] = new
         if self.model.config.scale_decoder_outputs:
             states = states * self.model.model_dim**-0.5
         scores = self._over_legal if self.score_mode == "trie" else self._over_vocabulary
         return scores(states.flatten(0, 1), candidates.flatten(0, 1), legal.flatten(0, 1)).view(candidates.shape)
 
-    def _append(self, parents: torch.Tensor) -> torch.Tensor:
-        """Take slots; returns the scores' bias (H, B, W, S): T5's relative one, -inf at all but the ancestors."""
-        first, self.num_slots = self.num_slots, self.num_slots + parents.shape[1]
+    def _append(self, parents: torch.Tensor, first: int) -> torch.Tensor:
+        """Note where tokens come from; returns the scores' bias (H, B, W, S + 1) for the slots and the token itself.
+
+        It is T5's relative one, and -inf at all slots but the ancestors.
+        """
         while self.num_slots > self.ancestors.shape[1]:
             self.ancestors = torch.cat([self.ancestors, self.ancestors], dim=1)
-            self.slots = [torch.cat([slots, slots], dim=3) for slots in self.slots]
-        lineage = self.ancestors[:, first : self.num_slots]  # (B, W, D)
-        lineage[..., 0] = torch.arange(first, self.num_slots, device=parents.device)
+            self.slots = torch.cat([self.slots, self.slots], dim=4)
         before = self.ancestors.take_along_dim(parents.clamp(min=0)[..., None], dim=1)[..., :-1]
-        lineage[..., 1:] = before.masked_fill(parents[..., None] < 0, -1)
-        bias = self.bias.new_full((len(self.bias), *parents.shape, self.num_slots + 1), -torch.inf)
-        slot = lineage.masked_fill(lineage < 0, self.num_slots).expand(len(bias), -1, -1, -1)  # no ancestor: the last
-        bias.scatter_(-1, slot, self.bias[:, None, None].expand_as(slot))
-        return bias[..., :-1]
-
-    def _self_attention(self, sublayer, states, slots, bias) -> torch.Tensor:
-        attention, normed = sublayer.SelfAttention, norm(sublayer.layer_norm, states)
-        query, *new = (_heads(attention, p) for p in project(normed, attention.q, attention.k, attention.v))
-        slots[:, :, :, self.num_slots - states.shape[1] : self.num_slots] = torch.stack(new)
-        keys, values = slots[:, :, :, : self.num_slots]  # (H, B, S, dk)
-        return self._mixed(attention, (query @ keys.transpose(2, 3)).add_(bias), values)
-
-    def _cross_attention(self, sublayer, states, memory) -> torch.Tensor:
-        attention, (keys, values) = sublayer.EncDecAttention, memory
-        query = _heads(attention, project(norm(sublayer.layer_norm, states), attention.q)[0])
-        scores = query @ keys.transpose(2, 3)  # (H, B, W, M)
-        if self.padding is not None:
-            scores.masked_fill_(self.padding, -torch.inf)
-        return self._mixed(attention, scores, values)
-
-    def _mixed(self, attention, scores, values) -> torch.Tensor:
-        mixed = scores.softmax(dim=-1) @ values  # (H, B, W, dk); T5 does not scale the scores
-        return project(mixed.permute(1, 2, 0, 3).flatten(2), attention.o)[0]
+        before = before.masked_fill(parents[..., None] < 0, -1)  # (B, W, D - 1)
+        self.ancestors[:, first : self.num_slots, 0] = torch.arange(first, self.num_slots, device=parents.device)
+        self.ancestors[:, first : self.num_slots, 1:] = before
+        width = self.ancestors.shape[1] if self.is_static else first
+        bias = self.bias.new_full((len(self.bias), *parents.shape, width + 1), -torch.inf)
+        slot = before.masked_fill(before < 0, width).expand(len(bias), -1, -1, -1)  # no ancestor: the last, set below
+        bias.scatter_(-1, slot, self.bias[:, None, None, 1:].expand_as(slot))
+        bias[..., -1] = self.bias[:, :1, None]
+        return bias
 
     def _projected(self, attention, fused: FusedPassages) -> list[torch.Tensor]:
         """Keys and values (H, B, M, dk). Both are linear, `W(h + p) = W h + W p`: each passage is projected once."""
         projected = [_heads(attention, p[None])[:, 0] for p in project(fused.states, attention.k, attention.v)]
-        if fused.place is None and len(fused.index) == 1:  # (H, T, dk), of one user, in any order
+        if fused.place is None and len(fused.index) == 1 and not self.is_static:  # (H, T, dk), of one user
             return [values[:, None].contiguous() for values in projected]
         laid_out = [values.index_select(1, fused.index.flatten()) for values in projected]
         if fused.place is not None:
@@ -128,9 +135,53 @@ class PrefixDecoder:
         return logits.log_softmax(dim=-1).masked_fill(~legal, -torch.inf)
 
 
+@cache
+def _compiled(config: str):
+    return torch.compile(_run_blocks, **json.loads(config))
+
+
+def _run_blocks(decoder, states, slots, memory, bias, padding) -> tuple[torch.Tensor, torch.Tensor]:
+    """T5's decoder on tokens that each attend to slots, to themselves and to the passages.
+
+    Args:
+        decoder: a `T5Stack`.
+        states (B, W, d): embedded tokens.
+        slots (L, 2, H, B, S, dk): keys and values of every layer.
+        memory: keys and values (H, B, M, dk) of every layer.
+        bias (H, B, W, S + 1): of the self-attention's scores.
+        padding (B, 1, M): True where there is no passage; None where there is everywhere.
+
+    Returns:
+        States (B, W, d) after the final norm; keys and values (L, 2, H, B, W, dk) of the new tokens.
+    """
+    new = []
+    for block, own_slots, passages in zip(decoder.block, slots, memory, strict=True):
+        attention, normed = block.layer[0].SelfAttention, norm(block.layer[0].layer_norm, states)
+        query, key, value = (_heads(attention, p) for p in project(normed, attention.q, attention.k, attention.v))
+        scores = [query @ own_slots[0].transpose(2, 3), (query * key).sum(dim=-1, keepdim=True)]
+        weights = torch.cat(scores, dim=-1).add_(bias).softmax(dim=-1)  # (H, B, W, S + 1); T5 does not scale
+        states = states + _joined(attention, weights[..., :-1] @ own_slots[1] + weights[..., -1:] * value)
+        new.append(torch.stack([key, value]))
+
+        attention, (keys, values) = block.layer[1].EncDecAttention, passages
+        query = _heads(attention, project(norm(block.layer[1].layer_norm, states), attention.q)[0])
+        scores = query @ keys.transpose(2, 3)  # (H, B, W, M)
+        if padding is not None:
+            scores = scores.masked_fill_(padding, -torch.inf)
+        states = states + _joined(attention, scores.softmax(dim=-1) @ values)
+
+        states = states + feed_forward(block.layer[-1], states)
+    return norm(decoder.final_layer_norm, states), torch.stack(new)
+
+
 def _heads(attention, projected: torch.Tensor) -> torch.Tensor:
     """(B, W, H * dk) as (H, B, W, dk): with the heads first, a user's keys and values are laid out once."""
     return projected.unflatten(-1, (attention.n_heads, attention.key_value_proj_dim)).permute(2, 0, 1, 3)
+
+
+def _joined(attention, mixed: torch.Tensor) -> torch.Tensor:
+    """(H, B, W, dk) through the output layer, (B, W, d)."""
+    return project(mixed.permute(1, 2, 0, 3).flatten(2), attention.o)[0]
 
 
 __all__ = ["PrefixDecoder"]

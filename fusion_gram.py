@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class FusedPassages:
         order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]
         index = order + torch.arange(len(mask), device=mask.device)[:, None] * mask.shape[1]
         return cls(states.flatten(0, 1), index, None, mask.take_along_dim(order, dim=1))
+
+    def padded(self, multiple: int) -> FusedPassages:
+        """The same with M rounded up, so that batches of many lengths have few shapes."""
+        more = -self.index.shape[1] % multiple
+        index, mask = F.pad(self.index, (0, more)), F.pad(self.mask, (0, more))
+        return FusedPassages(self.states, index, None if self.place is None else F.pad(self.place, (0, more)), mask)
 
     def of_user(self, user: int) -> FusedPassages:
         """What one user attends to, without the rest of the batch."""

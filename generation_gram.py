@@ -22,6 +22,7 @@ def beam_search(
     start_token_id: int,
     excluded_items: torch.Tensor | None = None,
     renormalised: bool = False,
+    is_static: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Beam search over an item trie: prune by summed log-probability, rank what has ended by the normalised score.
 
@@ -39,6 +40,7 @@ def beam_search(
         start_token_id: the decoder's first token.
         excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
         renormalised: log-probabilities are over legal tokens alone, so that a prefix of one item needs no more steps.
+        is_static: append `num_beams` tokens at every step, whether or not as many are needed.
 
     Returns:
         Leaves of the trie (B, K), best first, -1 where there are fewer items; and their scores (B, K), there -inf.
@@ -46,9 +48,10 @@ def beam_search(
     device = trie.offsets.device
     exhausted = None if excluded_items is None else trie.exhausted_nodes(excluded_items)
     users = torch.arange(batch_size, device=device)[:, None, None]  # (B, 1, 1)
-    nodes = torch.zeros(batch_size, 1, dtype=torch.long, device=device)  # (B, W)
+    nodes = torch.zeros(batch_size, num_beams if is_static else 1, dtype=torch.long, device=device)  # (B, W)
     tokens, slots, num_slots = torch.full_like(nodes, start_token_id), torch.full_like(nodes, -1), 0
-    scores = torch.zeros(batch_size, 1, device=device)  # (B, W), summed log-probabilities, falling
+    scores = torch.full(nodes.shape, -torch.inf, device=device)  # (B, W), summed log-probabilities, falling
+    scores[:, 0] = 0
     leaves = torch.full((batch_size, num_return_sequences), -1, device=device)  # (B, K)
     leaf_scores = torch.full((batch_size, num_return_sequences), -torch.inf, device=device)
 
@@ -59,7 +62,7 @@ def beam_search(
         undecided = scores > -torch.inf
         if renormalised:
             undecided &= trie.sizes[nodes] > 1
-        width = int(undecided.sum(dim=1).max())
+        width = num_beams if is_static else int(undecided.sum(dim=1).max())
         if width:
             asked = undecided.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]  # (B, width)
             wide = asked[..., None]

@@ -35,7 +35,12 @@ def project(states: torch.Tensor, *linears: nn.Module) -> tuple[torch.Tensor, ..
 
 
 def _runs_packed(states: torch.Tensor, linears: tuple[nn.Module, ...]) -> bool:
-    if torch.is_grad_enabled() or states.device.type != "cpu" or states.dtype != torch.float32:
+    if (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or states.device.type != "cpu"
+        or states.dtype != torch.float32
+    ):
         return False
     if torch.is_autocast_enabled("cpu") or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForSeq2SeqLM, GenerationMixin, initialization
+from transformers import AutoModelForSeq2SeqLM, CompileConfig, GenerationMixin, initialization
 from transformers.generation import GenerationConfig
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
@@ -285,7 +285,8 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         Args:
             input_ids, attention_mask (B, P, L): the users' passages.
             generation_config: `num_beams`, `num_return_sequences`, `length_penalty` and `return_dict_in_generate` are
-                heeded, also as keyword arguments; the trie bounds the length.
+                heeded, also as keyword arguments; the trie bounds the length. `cache_implementation="static"` gives
+                every step of beam search one shape and compiles it as `compile_config` says: for GPUs.
             item_trie: the items to choose from, in place of the model's own trie.
             excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
             encoder_outputs: what [`encode`] returned for these passages, in place of `input_ids`.
@@ -334,10 +335,13 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         if exact:
             leaves, scores, num_scored_nodes = self._exact(fused, trie, score_mode, search, excluded_items)
         else:
-            step = PrefixDecoder(self, fused, trie.depth, 1 + num_beams * (trie.depth - 1), score_mode)
-            renormalised = score_mode == "trie"
+            is_static = options.cache_implementation == "static"
+            config = (options.compile_config or CompileConfig()) if is_static else None
+            step = PrefixDecoder(self, fused, trie.depth, num_beams * trie.depth, score_mode, config)
             leaves, scores = beam_search(
-                step, trie, len(fused.index), num_beams, *search, excluded_items, renormalised=renormalised
+                *(step, trie, len(fused.index), num_beams, *search, excluded_items),
+                renormalised=score_mode == "trie",
+                is_static=is_static,
             )
         sequences = F.pad(trie.sequences(leaves, pad).flatten(0, 1), (1, 0), value=start)
         if not options.return_dict_in_generate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 LENGTH, FAN_OUT = 7, 20  # tokens of a lexical ID before its end token, and choices at each
@@ -35,11 +37,11 @@ def random_ids(num_items: int, vocab_size: int, seed: int) -> np.ndarray:
     return ids
 
 
-def prefix_table(ids: np.ndarray) -> dict[tuple[int, ...], list[int]]:
-    """The tokens that may follow each prefix of (I, L) lexical IDs: what `prefix_allowed_tokens_fn` looks up."""
+def prefix_table(ids: Iterable[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
+    """The tokens that may follow each prefix of the lexical IDs: what `prefix_allowed_tokens_fn` looks up."""
     table: dict[tuple[int, ...], list[int]] = {}
     for row in ids:
-        tokens = tuple(row.tolist())
+        tokens = tuple(map(int, row))
         for place, token in enumerate(tokens):
             following = table.setdefault(tokens[:place], [])
             if token not in following:

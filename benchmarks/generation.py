@@ -23,6 +23,7 @@ from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTr
 from gram.data import evaluation_histories, read_folder
 from gram.item_cache_gram import ItemCache
 
+from .catalogues import prefix_table
 from .measuring import GB, Machine, forget_peak, in_fresh_process, markdown, medians, peak_gb, pyplot, write_json
 
 BEAMS, NUM_ITEMS = 50, 10
@@ -76,7 +77,7 @@ class Bench:
         fields = {name: getattr(self.model.config, name) for name in T5Config().to_dict() if name in _SHAPE}
         t5 = T5ForConditionalGeneration(T5Config(**fields, decoder_start_token_id=0)).eval()
         t5.load_state_dict(self.model.state_dict(), strict=False)
-        choices = _choices(self.tokenizer.sequences)
+        choices = prefix_table(self.tokenizer.sequences)
         end = self.tokenizer.eos_token_id
 
         def run():
@@ -122,14 +123,6 @@ class Bench:
 
 
 _SHAPE = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
-
-
-def _choices(sequences: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
-    allowed: dict[tuple[int, ...], set[int]] = {}
-    for tokens in sequences:
-        for place, token in enumerate(tokens):
-            allowed.setdefault(tuple(tokens[:place]), set()).add(token)
-    return {prefix: sorted(tokens) for prefix, tokens in allowed.items()}
 
 
 def against_stock(bench: Bench, machine: Machine, batch: int, length: int, repeats: int) -> dict:

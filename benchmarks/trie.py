@@ -84,11 +84,8 @@ def search(trie: ItemTrie, batch_size: int, num_beams: int) -> Callable:
     """Beam search whose decoder has nothing to compute."""
     draw = torch.Generator().manual_seed(0)
     numbers = -torch.rand(batch_size, num_beams, int(trie.fan_out.max()), generator=draw)
-    vocabulary = -torch.rand(1, num_beams, int(trie.tokens.max()) + 1, generator=draw).expand(batch_size, -1, -1)
 
-    def step(tokens, parents, candidates=None, legal=None):
-        if candidates is None:
-            return vocabulary[:, : tokens.shape[1]]
+    def step(tokens, parents, candidates, legal):
         of_candidates = numbers[:, : candidates.shape[1], : candidates.shape[2]]
         return of_candidates.masked_fill(~legal, -torch.inf)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import CompileConfig
 
 from gram import GramConfig, GramForConditionalGeneration, ItemTrie
 
@@ -155,6 +156,21 @@ def test_sequences_are_start_lexical_id_end_and_padding(small_model):
     trie = ItemTrie.from_sequences([[2, END], [3, 4, 5, END]])
     sequences = small_model.generate(passages(1), item_trie=trie, num_beams=3, num_return_sequences=3).tolist()
     assert sorted(sequences) == [[0, 0, 0, 0, 0], [0, 2, 1, 0, 0], [0, 3, 4, 5, 1]]
+
+
+@pytest.mark.parametrize("score_mode", ["vocabulary", "trie"])
+def test_steps_of_one_shape_compile_to_one_graph_and_change_nothing(small_model, score_mode):
+    sequences = [[first, second, first, END] for first in range(2, 8) for second in range(2, 8)] + [[9, END]]
+    trie, counters = ItemTrie.from_sequences(sequences), torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = {"cache_implementation": "static", "compile_config": CompileConfig(backend="eager", fullgraph=True)}
+    for users in (2, 2):
+        plain = search(small_model, passages(users), trie, 10, score_mode=score_mode)
+        static = search(small_model, passages(users), trie, 10, score_mode=score_mode, **compiled)
+        assert torch.equal(static.item_indices, plain.item_indices)
+        torch.testing.assert_close(static.sequences_scores, plain.sequences_scores, atol=1e-5, rtol=0)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_subset_of_the_catalogue_keeps_its_rows(small_model):
