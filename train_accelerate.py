@@ -34,111 +34,13 @@ from gram.processes import on_cpu
 from gram.settings import parse
 from gram.tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from gram.tokenizer_folder import make_tokenizer_folder
+from gram.training_settings import TrainingSettings
 from gram.translation import SASREC_FILE, TranslationSettings
 from gram.trie_gram import ItemTrie
 
 logger = logging.getLogger(__name__)
 
 FINISHED_FILE = "training.json"
-
-
-@dataclass
-class TrainingSettings:
-    """Settings of one training run; the defaults are the paper's.
-
-    Attributes:
-        data: data folder, as `gram prepare` makes it, or with `user_sequence.txt` and `item_text.tsv`.
-        output_dir: folder of the trained model; holds the checkpoints until it is done.
-        translation: folder made by `gram translate`; without it the data are translated first.
-        tokenizer: text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it the
-            backbone's, or a vocabulary trained on the items' text.
-        backbone: T5 checkpoint to start from, a folder or a name on the Hub; without it a T5 of the following shape
-            starts from random weights.
-        d_model: width of the model.
-        d_kv: width of an attention head.
-        d_ff: width of the feed-forward layers.
-        num_layers: layers of the encoder.
-        num_decoder_layers: layers of the decoder; without it as many.
-        num_heads: attention heads.
-        dropout_rate: dropout, as in T5.
-        max_history: most items of a history that the model reads.
-        max_passage_length: tokens of the longest prompt.
-        epochs: passes over the training part.
-        batch_size: samples of an optimizer step, over all processes.
-        micro_batch_size: samples that a process runs through the model at once; bounds the memory.
-        prefixes_per_group: prefixes of one user's sequence that share their encoded history.
-        learning_rate: highest learning rate of AdamW.
-        adam_epsilon: epsilon of AdamW.
-        weight_decay: weight decay of AdamW; the layer norms have none.
-        warmup_ratio: share of the steps in which the learning rate rises from 0; it then falls to 0, both linearly.
-        max_grad_norm: gradients are clipped to this norm.
-        gradient_checkpointing: compute activations anew in the backward pass, for less memory.
-        mixed_precision: `auto` (bf16 autocast on GPUs that have it), `bf16` or `no`.
-        validate_every: validate after this many epochs by NDCG@10, and keep the best weights.
-        validation_users: users to validate on, the same every time; 0 takes all.
-        validation_beams: beams of the validation.
-        patience: stop after this many validations without a better one; 0 never stops early.
-        save_every: optimizer steps between checkpoints to resume from.
-        workers: processes that prepare batches ahead; 0 prepares them in the training process.
-        report_to: tracker of Accelerate, such as tensorboard, trackio or wandb.
-        seed: of the initial weights, the order of the samples and the dropout.
-
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
-    """
-
-    data: str
-    output_dir: str
-    translation: str | None = None
-    tokenizer: str | None = None
-    backbone: str | None = None
-    d_model: int = 512
-    d_kv: int = 64
-    d_ff: int = 2048
-    num_layers: int = 6
-    num_decoder_layers: int | None = None
-    num_heads: int = 8
-    dropout_rate: float = 0.1
-    max_history: int = 20
-    max_passage_length: int = 128
-    epochs: int = 30
-    batch_size: int = 128
-    micro_batch_size: int = 128
-    prefixes_per_group: int = 16
-    learning_rate: float = 1e-3
-    adam_epsilon: float = 1e-6
-    weight_decay: float = 0.01
-    warmup_ratio: float = 0.05
-    max_grad_norm: float = 1.0
-    gradient_checkpointing: bool = False
-    mixed_precision: str = "auto"
-    validate_every: int = 1
-    validation_users: int = 0
-    validation_beams: int = 50
-    patience: int = 5
-    save_every: int = 500
-    workers: int = 0
-    report_to: str | None = None
-    seed: int = 0
-
-    def __post_init__(self):
-        at_least_one = (
-            *("max_passage_length", "epochs", "batch_size", "micro_batch_size", "prefixes_per_group"),
-            *("validate_every", "validation_beams", "save_every"),
-        )
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("validation_users", "patience", "workers", "seed", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
-        if self.mixed_precision not in ("auto", "bf16", "no"):
-            raise ValueError(f"mixed_precision must be auto, bf16 or no, got {self.mixed_precision!r}")
 
 
 @dataclass
@@ -231,6 +133,7 @@ class _Run:
             epoch,
             accelerator.process_index,
             accelerator.num_processes,
+            settings.micro_batch_tokens,
         )
 
     def fit(self) -> None:
@@ -344,7 +247,7 @@ class _Run:
         """Go on from the last checkpoint, if there is one; otherwise make room for the first."""
         found = _checkpoints(self.checkpoints)
         if found:
-            _same_settings(self.settings, found[-1] / "settings.json")
+            self.settings.check_same(found[-1] / "settings.json")
             self.accelerator.load_state(str(found[-1]))
             logger.info("resuming from step %d", self.progress.updates)
         elif self._is_main:
@@ -359,7 +262,7 @@ class _Run:
             return
         for path in sorted((self.checkpoints / "best").iterdir()):
             os.replace(path, self.output_dir / path.name)
-        sasrec = _translation_folder(self.settings) / SASREC_FILE
+        sasrec = self.settings.translation_folder / SASREC_FILE
         if sasrec.is_file():
             shutil.copyfile(sasrec, self.output_dir / SASREC_FILE)
         facts = {"settings": asdict(self.settings), "progress": asdict(self.progress)}
@@ -403,10 +306,6 @@ def save_folder(model: GramForConditionalGeneration, tokenizer: GramTokenizer, f
     os.replace(partial, folder)
 
 
-def _translation_folder(settings: TrainingSettings) -> Path:
-    return Path(settings.translation or Path(settings.output_dir) / "translation")
-
-
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [
@@ -428,20 +327,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _is_finished(settings: TrainingSettings, output_dir: Path) -> bool:
     path = output_dir / FINISHED_FILE
     if path.exists():
-        _same_settings(settings, path, "settings")
+        settings.check_same(path, "settings")
     return path.exists()
-
-
-def _same_settings(settings: TrainingSettings, path: Path, key: str | None = None) -> None:
-    written = json.loads(path.read_text(encoding="utf-8"))
-    written = written if key is None else written[key]
-    places = {"data", "output_dir", "translation", "workers", "save_every", "report_to"}
-    for name, value in asdict(settings).items():
-        if name not in places and written.get(name, value) != value:
-            raise ValueError(
-                f"{path.parent}: trained with {name}={written[name]}, now {value}; "
-                "take the same settings to go on, or another --output-dir"
-            )
 
 
 def _to_device(inputs: dict, device: torch.device) -> dict:
@@ -482,7 +369,7 @@ def tokenizer_of(
         ValueError: it was made for another catalogue, or for longer or shorter prompts.
     """
     limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
-    folder = _translation_folder(settings)
+    folder = settings.translation_folder
     with PartialState(cpu=on_cpu()).main_process_first():
         if settings.translation is None and not (folder / CATALOGUE_FILE).is_file():
             words = settings.tokenizer or settings.backbone

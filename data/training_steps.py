@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .interactions import Interactions
+from .ragged import Ragged
 
 if TYPE_CHECKING:
     from ..tokenization_gram import GramTokenizer
@@ -37,12 +38,34 @@ class PrefixGroup:
 
 def prefix_groups(interactions: Interactions, prefixes_per_group: int) -> list[PrefixGroup]:
     """All prefixes of all users, in groups of at most `prefixes_per_group`; the first item is never a target."""
-    groups = []
-    for user, length in enumerate(interactions.lengths.tolist()):
-        count = max(-(-(length - 1) // prefixes_per_group), 1)
-        bounds = np.linspace(1, length, count + 1).astype(int).tolist() if length > 1 else [1]
-        groups += [PrefixGroup(user, first, last) for first, last in pairwise(bounds)]
-    return groups
+    samples = np.maximum(interactions.lengths - 1, 0)  # (users,)
+    counts = -(-samples // prefixes_per_group)
+    users = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(users)) - np.repeat(counts.cumsum() - counts, counts)  # of the group among its user's
+    first, last = (1 + samples[users] * bound // counts[users] for bound in (place, place + 1))
+    return list(map(PrefixGroup, users.tolist(), first.tolist(), last.tolist()))
+
+
+@dataclass(frozen=True)
+class TokenizedCatalogue:
+    """What batches are made of, tokenised once.
+
+    Attributes:
+        tokenizer: writes the user prompts.
+        item_prompts: every item's prompt.
+        targets: every item's lexical ID with its end token.
+    """
+
+    tokenizer: GramTokenizer
+    item_prompts: Ragged
+    targets: Ragged
+
+    @classmethod
+    @lru_cache(maxsize=1)  # every epoch has steps of its own, over one catalogue
+    def of(cls, tokenizer: GramTokenizer) -> TokenizedCatalogue:
+        """Tokenise a tokenizer's catalogue."""
+        tokenizer.user_prompt([0])  # keeps the wording, so that no worker process needs the text tokenizer
+        return cls(tokenizer, Ragged.of(tokenizer.item_prompts), Ragged.of(tokenizer.sequences))
 
 
 class TrainingSteps(Dataset):
@@ -56,6 +79,7 @@ class TrainingSteps(Dataset):
         tokenizer: makes the prompts.
         batch_size: samples of a step, over all processes; the last groups may overshoot it by less than one group.
         micro_batch_size: samples that a process runs through the model at once.
+        micro_batch_tokens: tokens of prompts that it encodes at once; a single group may have more.
         prefixes_per_group: see [`prefix_groups`].
         seed, epoch: determine the order.
         process, num_processes: which share of every step to give.
@@ -72,9 +96,11 @@ class TrainingSteps(Dataset):
         epoch: int,
         process: int = 0,
         num_processes: int = 1,
+        micro_batch_tokens: int = 16384,
     ):
-        self.interactions, self.tokenizer = interactions, tokenizer
-        self.micro_batch_size, self.process, self.num_processes = micro_batch_size, process, num_processes
+        self.interactions, self.catalogue = interactions, TokenizedCatalogue.of(tokenizer)
+        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
+        self.process, self.num_processes = process, num_processes
         rng = np.random.default_rng([seed, epoch])
         groups = prefix_groups(interactions, prefixes_per_group)
         self.steps = _steps([groups[index] for index in rng.permutation(len(groups))], batch_size, rng)
@@ -85,7 +111,8 @@ class TrainingSteps(Dataset):
     def __getitem__(self, index: int) -> tuple[list[dict], int]:
         """Micro-batches, keyword arguments of the model's `forward`, and the target tokens of all processes' shares."""
         step = self.steps[index]
-        num_tokens = sum(len(self._target(group, place)) for group in step for place in range(group.first, group.last))
+        targets = np.concatenate([self._targets(group) for group in step])
+        num_tokens = int(self.catalogue.targets.lengths[targets].sum())
         # A process without a share still takes part in the exchange of gradients, with a sample that counts nothing.
         share = step[self.process :: self.num_processes] or [step[0]]
         idle = self.process >= len(step)
@@ -93,76 +120,78 @@ class TrainingSteps(Dataset):
 
     def _micro_batches(self, groups: Sequence[PrefixGroup]) -> Iterator[list[PrefixGroup]]:
         batch: list[PrefixGroup] = []
+        longest = tokens = 0
         for group in groups:
-            if batch and (len(batch) + 1) * max(map(len, [*batch, group])) > self.micro_batch_size:
+            longest, tokens = max(longest, len(group)), tokens + self._num_tokens(group)
+            too_many = (len(batch) + 1) * longest > self.micro_batch_size or tokens > self.micro_batch_tokens
+            if batch and too_many:
                 yield batch
-                batch = []
+                batch, longest, tokens = [], len(group), self._num_tokens(group)
             batch.append(group)
         yield batch
 
-    def _target(self, group: PrefixGroup, place: int) -> list[int]:
-        return self.tokenizer.sequences[self.interactions[group.user][place]]
+    def _targets(self, group: PrefixGroup) -> np.ndarray:
+        return self.interactions[group.user][group.first : group.last]
+
+    def _start(self, group: PrefixGroup) -> int:
+        """Place of the oldest item that any sample of the group reads."""
+        return max(0, group.first - self.catalogue.tokenizer.max_history)
+
+    def _num_tokens(self, group: PrefixGroup) -> int:
+        """Tokens of a group's prompts; those of user prompts are bounded by the longest passage."""
+        items = self.interactions[group.user][self._start(group) : group.last - 1]
+        ids = (self.catalogue.targets.lengths[items].sum() + 8).clip(max=self.catalogue.tokenizer.max_passage_length)
+        return int(self.catalogue.item_prompts.lengths[items].sum() + len(group) * ids)
 
     def _collate(self, groups: list[PrefixGroup], idle: bool) -> dict:
         """Inputs of the grouped form; see `GramForConditionalGeneration.forward` for the shapes."""
-        longest = self.tokenizer.max_history
-        starts = [max(0, group.first - longest) for group in groups]
+        catalogue, longest = self.catalogue, self.catalogue.tokenizer.max_history
+        starts = [self._start(group) for group in groups]
         num_samples = max(map(len, groups))  # R
         num_slots = max(group.last - 1 - start for group, start in zip(groups, starts, strict=True))  # S
         rows = np.full((len(groups), num_slots), -1)
+        targets = np.full((len(groups), num_samples), -1)
         positions = np.zeros((len(groups), num_samples, num_slots), dtype=np.int64)
-        prompts, labels = [], []
+        prompts = []
         for index, (group, start) in enumerate(zip(groups, starts, strict=True)):
             sequence = self.interactions[group.user]
             rows[index, : group.last - 1 - start] = sequence[start : group.last - 1]
+            targets[index, : len(group)] = self._targets(group)
             places = np.arange(group.first, group.last)
             distance = places[:, None] - np.arange(start, group.last - 1)
             within = (distance >= 1) & (distance <= longest)
             positions[index, : len(places), : distance.shape[1]] = np.where(within, distance, 0)
-            for place in places:
-                prompts.append(self.tokenizer.user_prompt(sequence[max(0, place - longest) : place][::-1]))
-                labels.append([] if idle else self._target(group, place))
-            prompts += [[self.tokenizer.eos_token_id]] * (num_samples - len(places))
-            labels += [[]] * (num_samples - len(places))
+            newest_first = sequence[start : group.last - 1][::-1].tolist()
+            for newer in range(len(group) - 1, -1, -1):  # how many items of the group come after the sample's newest
+                prompts.append(catalogue.tokenizer.user_prompt(newest_first[newer : newer + longest]))
+            prompts += [[catalogue.tokenizer.eos_token_id]] * (num_samples - len(places))
         unique, slots = np.unique(rows, return_inverse=True)
         if unique[0] < 0:  # padding slots: no sample's history holds them, so any item will do
             unique, slots = unique[1:], np.maximum(slots - 1, 0)
-        pad = self.tokenizer.pad_token_id
-        input_ids, attention_mask = _pad(prompts, pad)
-        item_ids, item_mask = _pad([self.tokenizer.item_prompts[row] for row in unique], pad)
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "labels": _pad(labels, -100)[0],
-            "history": {
-                "input_ids": item_ids,
-                "attention_mask": item_mask,
-                "items": torch.from_numpy(slots.reshape(rows.shape)),
-                "positions": torch.from_numpy(positions),
-            },
-        }
+        pad = catalogue.tokenizer.pad_token_id
+        input_ids, attention_mask = Ragged.of(prompts).padded(pad)
+        item_ids, item_mask = catalogue.item_prompts.take(unique).padded(pad)
+        labels, _ = catalogue.targets.take(np.maximum(targets, 0).flatten()).padded(-100)
+        labels[targets.flatten() < 0] = -100
+        if idle:
+            labels = np.full_like(labels[:, :1], -100)
+        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        shared = {"input_ids": item_ids, "attention_mask": item_mask, "items": slots.reshape(rows.shape)}
+        history = {name: torch.from_numpy(array) for name, array in {**shared, "positions": positions}.items()}
+        return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "history": history}
 
 
 def _steps(groups: list[PrefixGroup], batch_size: int, rng: np.random.Generator) -> list[list[PrefixGroup]]:
     """Groups of similar shape together, so that little is padded, and in random order nevertheless."""
-    steps, start, average = [], 0, max(sum(map(len, groups)) / max(len(groups), 1), 1)
-    while start < len(groups):
-        chunk = groups[start : start + max(int(_STEPS_SORTED_TOGETHER * batch_size / average), 1)]
-        start += len(chunk)
-        step: list[PrefixGroup] = []
-        for group in sorted(chunk, key=lambda group: (len(group), group.last)):
-            step.append(group)
-            if sum(map(len, step)) >= batch_size:
-                steps.append(step)
-                step = []
-        steps += [step] if step else []
+    sizes = np.array([len(group) for group in groups], dtype=np.int64)
+    lasts = np.array([group.last for group in groups], dtype=np.int64)
+    steps, chunk = [], max(int(_STEPS_SORTED_TOGETHER * batch_size / max(sizes.mean(), 1)), 1) if len(groups) else 1
+    for start in range(0, len(groups), chunk):
+        order = start + np.lexsort((lasts[start : start + chunk], sizes[start : start + chunk]))
+        total, first = sizes[order].cumsum(), 0
+        while first < len(order):
+            before = total[first - 1] if first else 0
+            last = min(int(np.searchsorted(total, before + batch_size)) + 1, len(order))
+            steps.append([groups[index] for index in order[first:last]])
+            first = last
     return [steps[index] for index in rng.permutation(len(steps))]
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows as one tensor (N, longest), filled up with `value`, and their mask."""
-    lengths = np.array([len(row) for row in rows])
-    mask = np.arange(max(lengths.max(), 1)) < lengths[:, None]
-    padded = np.full(mask.shape, value, dtype=np.int64)
-    padded[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
-    return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64))

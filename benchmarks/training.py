@@ -1,0 +1,294 @@
+"""Training samples a second and peak memory: the grouped, packed form against passages padded for every sample.
+
+`python -m benchmarks.training --data DIR --tokenizer DIR --output-dir DIR`; the tokenizer is a folder that `gram
+translate` made. An optimizer step holds whole users, drawn at random until there are enough samples. Of the same
+samples and weights, in turns in one process:
+
+- *fast*: all micro-batches of the step as training runs them, gradients accumulated;
+- *padded*: every slot of every sample through T5's own encoder, up to the longest history and prompt of the step. It
+  needs too much memory to run the step at once, so evenly spaced micro-batches are timed and scaled to all samples.
+
+The optimizer, the same for both, is timed apart and added. The peak is that of a fresh process each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+# Large tensors on huge pages, where Linux has them: for both forms, before torch takes its first memory.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+import numpy as np
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from benchmarks.measuring import Machine, in_fresh_process, markdown, medians, peak_gb, pyplot, write_json
+from gram import GramConfig, GramForConditionalGeneration, GramTokenizer
+from gram.data import Interactions, read_folder, training_part
+from gram.data.training_steps import TrainingSteps
+from gram.training_gram import decode_grouped, encode_packed
+
+PREFIXES_PER_GROUP = 16
+
+
+class Step:
+    """One optimizer step of whole users, as the fast form and as padded samples.
+
+    Args:
+        tokenizer: writes the prompts.
+        interactions: the users of the step.
+        micro_batch_tokens: of the fast form.
+    """
+
+    def __init__(self, tokenizer: GramTokenizer, interactions: Interactions, micro_batch_tokens: int):
+        self.tokenizer = tokenizer
+        everything = int(interactions.lengths.sum())
+        steps = TrainingSteps(
+            interactions,
+            tokenizer,
+            everything,
+            everything,
+            PREFIXES_PER_GROUP,
+            seed=0,
+            epoch=0,
+            micro_batch_tokens=micro_batch_tokens,
+        )
+        ((self.micro_batches, self.num_tokens),) = [steps[index] for index in range(len(steps))]
+        sequences = [interactions[user] for user in range(len(interactions))]
+        self.samples = [
+            (sequence[:place], sequence[place]) for sequence in sequences for place in range(1, len(sequence))
+        ]
+
+    def padded(self, size: int, count: int) -> list[dict[str, torch.Tensor]]:
+        """Evenly spaced micro-batches of `size` samples, padded as the batch of all samples is."""
+        slots = 1 + min(max(len(past) for past, _ in self.samples), self.tokenizer.max_history)
+        length = max(batch["history"]["input_ids"].shape[1] for batch in self.micro_batches)
+        length = max(length, *(batch["input_ids"].shape[1] for batch in self.micro_batches))
+        places = np.linspace(0, len(self.samples) - 1, size * count).astype(int).reshape(count, size, order="F")
+        return [self._pad([self.samples[place] for place in row], slots, length) for row in places]
+
+    def _pad(self, samples, slots: int, length: int) -> dict[str, torch.Tensor]:
+        histories = [[self.tokenizer.item_ids[row] for row in past] for past, _ in samples]
+        given = self.tokenizer(histories=histories, return_tensors="pt")
+        shape = (len(samples), slots, length)
+        inputs = {
+            "input_ids": torch.full(shape, self.tokenizer.pad_token_id),
+            "attention_mask": torch.zeros(shape).long(),
+        }
+        for name, values in inputs.items():
+            values[:, : given[name].shape[1], : given[name].shape[2]] = given[name]
+        targets = [torch.tensor(self.tokenizer.sequences[target]) for _, target in samples]
+        return {**inputs, "labels": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)}
+
+
+def draw_step(data: Path, tokenizer: GramTokenizer, samples: int, micro_batch_tokens: int, seed: int) -> Step:
+    """Whole users, drawn at random from the training part until they have `samples` samples."""
+    training = training_part(read_folder(data))
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(training.lengths > 1))
+    count = int(np.searchsorted((training.lengths[order] - 1).cumsum(), samples)) + 1
+    return Step(tokenizer, users(training, order[:count]), micro_batch_tokens)
+
+
+def users(interactions: Interactions, rows: np.ndarray) -> Interactions:
+    return Interactions.from_sequences([str(row) for row in rows], [interactions[row].tolist() for row in rows])
+
+
+def fast(model: GramForConditionalGeneration, micro_batches: list[dict], num_tokens: int, bf16: bool = False) -> None:
+    for micro_batch in micro_batches:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(**micro_batch, num_items_in_batch=num_tokens).loss
+        loss.backward()
+
+
+def padded(model: GramForConditionalGeneration, micro_batches: list[dict], num_tokens: int, bf16: bool = False) -> None:
+    """As a batch of padded passages is trained without any of this package's savings."""
+    for batch in micro_batches:
+        mask = batch["attention_mask"]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            passages = batch["input_ids"].flatten(0, 1), mask.flatten(0, 1)
+            states = model.encoder(input_ids=passages[0], attention_mask=passages[1]).last_hidden_state
+            states = states.unflatten(0, mask.shape[:2]) + model.position_embedding.weight[: mask.shape[1], None]
+            encoded = BaseModelOutput(states.flatten(1, 2))
+            inputs = {"attention_mask": mask, "labels": batch["labels"], "num_items_in_batch": num_tokens}
+            loss = model(encoder_outputs=encoded, **inputs).loss
+        loss.backward()
+
+
+def new_model(dropout: float) -> GramForConditionalGeneration:
+    torch.manual_seed(0)
+    return GramForConditionalGeneration(GramConfig(dropout_rate=dropout)).train()
+
+
+def stages(model: GramForConditionalGeneration, step: Step) -> dict[str, Callable]:
+    """Parts of the fast form's forward pass, each holding the one before."""
+
+    def encoder():
+        for batch in step.micro_batches:
+            for passages in (batch, batch["history"]):
+                encode_packed(model.encoder, passages["input_ids"], passages["attention_mask"])
+
+    def decoder():
+        for batch in step.micro_batches:
+            tokens = model._shift_right(batch["labels"])
+            decode_grouped(model, batch["input_ids"], batch["attention_mask"], tokens, batch["history"])
+
+    def forward():
+        for batch in step.micro_batches:
+            model(**batch, num_items_in_batch=step.num_tokens)
+
+    return {"encoder": torch.no_grad()(encoder), "decoder": torch.no_grad()(decoder), "head": torch.no_grad()(forward)}
+
+
+def floor(model: GramForConditionalGeneration, step: Step, machine: Machine) -> float:
+    """Seconds that the fast form's products with weights, and the optimizer's reads and writes, need at least."""
+    prompts = sum(int(b["attention_mask"].sum() + b["history"]["attention_mask"].sum()) for b in step.micro_batches)
+    sizes = {name: weight.numel() for name, weight in model.named_parameters() if "block" in name and weight.dim() == 2}
+    keys = sum(
+        size for name, size in sizes.items() if name.endswith(("EncDecAttention.k.weight", "EncDecAttention.v.weight"))
+    )
+    encoder = sum(size for name, size in sizes.items() if name.startswith("encoder"))
+    decoder = sum(sizes.values()) - encoder - keys + model.lm_head.weight.numel()
+    weights = sum(weight.numel() for weight in model.parameters())
+    # A product forward and two backward, two operations each; AdamW reads four arrays and writes three.
+    return machine.floor(6 * (prompts * (encoder + keys) + step.num_tokens * decoder), 7 * 4 * weights)
+
+
+def peak_of(form: str, tokenizer: str, data: str, given: argparse.Namespace, path: str) -> None:
+    """Run one step of a form, and leave this process's peak memory in a file."""
+    torch.set_num_threads(given.threads)
+    step = draw_step(
+        Path(data), GramTokenizer.from_pretrained(tokenizer), given.samples, given.micro_batch_tokens, given.seed
+    )
+    model = new_model(given.dropout)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    if form == "fast":
+        fast(model, step.micro_batches, step.num_tokens)
+    else:
+        padded(model, step.padded(given.padded_size, 1), step.num_tokens)
+    optimizer.step()
+    Path(path).write_text(str(peak_gb()))
+
+
+def measure(given: argparse.Namespace) -> dict:
+    tokenizer = GramTokenizer.from_pretrained(given.tokenizer)
+    step = draw_step(given.data, tokenizer, given.samples, given.micro_batch_tokens, given.seed)
+    model, few = new_model(given.dropout), step.padded(given.padded_size, given.padded_count)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scale = len(step.samples) / (given.padded_size * given.padded_count)
+    runs = {"fast": partial(fast, model, step.micro_batches, step.num_tokens), "optimizer": optimizer.step}
+    runs["padded"] = partial(padded, model, few, step.num_tokens)
+    if given.bf16:
+        runs["fast, bf16"] = partial(fast, model, step.micro_batches, step.num_tokens, bf16=True)
+        runs["padded, bf16"] = partial(padded, model, few, step.num_tokens, bf16=True)
+    seconds = medians(runs, given.repeats)
+    seconds = {name: taken * scale if name.startswith("padded") else taken for name, taken in seconds.items()}
+    parts = medians(stages(model, step), min(given.repeats, 3))
+    optimizing = seconds.pop("optimizer")
+    where = {
+        "encoder, forward": parts["encoder"],
+        "decoder with cross-attention, forward": parts["decoder"] - parts["encoder"],
+        "head and loss, forward": parts["head"] - parts["decoder"],
+        "backward": seconds["fast"] - parts["head"],
+        "optimizer": optimizing,
+    }
+    return {
+        "samples": len(step.samples),
+        "users": len({tuple(past[:1]) for past, _ in step.samples}),
+        "slots": few[0]["input_ids"].shape[1],
+        "seconds": {name: taken + optimizing for name, taken in seconds.items()},
+        "where": where,
+        "floor": floor(model, step, Machine.measured()),
+    }
+
+
+def curves(given: argparse.Namespace) -> dict:
+    """Seconds a sample of the fast form, by items in the history and by the size of a micro-batch."""
+    tokenizer, model = GramTokenizer.from_pretrained(given.tokenizer), new_model(given.dropout)
+    draw, by_history, by_tokens = np.random.default_rng(given.seed), {}, {}
+    for history in given.histories:
+        count = max(16 // history, 1)
+        sequences = draw.integers(len(tokenizer.item_ids), size=(count, history + 1)).tolist()
+        step = Step(tokenizer, Interactions.from_sequences(list(map(str, range(count))), sequences), 1 << 30)
+        taken = medians({"fast": partial(fast, model, step.micro_batches, step.num_tokens)}, given.repeats)["fast"]
+        by_history[history] = taken / len(step.samples)
+    for tokens in given.micro_batches:
+        step = draw_step(given.data, tokenizer, given.samples // 4, tokens, given.seed)
+        taken = medians({"fast": partial(fast, model, step.micro_batches, step.num_tokens)}, given.repeats)["fast"]
+        by_tokens[tokens] = taken / len(step.samples)
+    return {"seconds a sample by history": by_history, "seconds a sample by micro-batch tokens": by_tokens}
+
+
+def plot(report: dict, path: Path) -> None:
+    figure, axes = pyplot().subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    rates = {name: report["samples"] / taken for name, taken in report["seconds"].items()}
+    axes[0].bar(list(rates), list(rates.values()))
+    axes[0].set(ylabel="samples a second")
+    for axis, name in zip(axes[1:], ("history", "micro-batch tokens"), strict=True):
+        points = report[f"seconds a sample by {name}"]
+        axis.plot(list(points), list(points.values()), marker="o")
+        axis.set(xlabel=name, ylabel="seconds a sample", ylim=0)
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print tables, leave JSON and a plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="data folder")
+    parser.add_argument("--tokenizer", required=True, help="folder that `gram translate` made of it")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for training.json and training.png")
+    parser.add_argument("--samples", type=int, default=128, help="samples of an optimizer step (%(default)s)")
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="of the fast form (%(default)s)")
+    parser.add_argument("--padded-size", type=int, default=2, help="samples of a padded micro-batch (%(default)s)")
+    parser.add_argument("--padded-count", type=int, default=3, help="padded micro-batches that are timed (%(default)s)")
+    parser.add_argument("--dropout", type=float, default=0.1, help="dropout (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each; the median counts (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (%(default)s)")
+    parser.add_argument("--histories", type=int, nargs="*", default=[1, 2, 5, 10, 20], help="of the cost curve")
+    parser.add_argument(
+        "--micro-batches", type=int, nargs="*", default=[1024, 4096, 8192], help="tokens, of the cost curve"
+    )
+    parser.add_argument("--bf16", action="store_true", help="both forms under bf16 autocast too")
+    parser.add_argument("--seed", type=int, default=0, help="of the users and the weights (%(default)s)")
+    given = parser.parse_args(argv)
+    torch.set_num_threads(given.threads)
+    given.output_dir.mkdir(parents=True, exist_ok=True)
+
+    peaks = {}
+    for form in ("fast", "padded"):
+        path = given.output_dir / f"{form}.peak"
+        in_fresh_process(peak_of, form, given.tokenizer, str(given.data), given, str(path))
+        peaks[form] = float(path.read_text())
+        path.unlink()
+    report = {
+        "settings": {**vars(given), "data": given.data.name, "output_dir": None},
+        "peak_gb": peaks,
+        **measure(given),
+    }
+    del report["settings"]["output_dir"], report["settings"]["tokenizer"]
+    report |= curves(given)
+    write_json(report, given.output_dir / "training.json")
+    plot(report, given.output_dir / "training.png")
+
+    print(f"{report['samples']} samples of {report['users']} users; padded: {report['slots']} passages a sample\n")
+    rows = []
+    for name, taken in report["seconds"].items():
+        peak = f"{peaks[name]:.2f}" if name in peaks else "-"
+        against = report["seconds"][name.replace("fast", "padded")] / taken
+        rows.append([name, f"{report['samples'] / taken:.2f}", f"{against:.1f}", peak])
+    rows.append(["floor", f"{report['samples'] / report['floor']:.2f}", "", ""])
+    print(markdown(["form", "samples a second", "times padded", "peak GB"], rows), "\n")
+    print(
+        markdown(["part of the fast form", "seconds"], [[name, f"{s:.2f}"] for name, s in report["where"].items()]),
+        "\n",
+    )
+    for name in ("history", "micro-batch tokens"):
+        points = report[f"seconds a sample by {name}"].items()
+        print(markdown([name, "seconds a sample"], [[str(place), f"{taken:.3f}"] for place, taken in points]), "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The two forms that the training benchmark times do the same work."""
+
+import torch
+
+from benchmarks import training as benchmark
+from gram import GramConfig, GramForConditionalGeneration
+from gram.data import training_part
+
+
+def test_the_padded_form_has_loss_gradients_of_the_fast_one(data, tokenizer):
+    torch.manual_seed(0)
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
+    model = GramForConditionalGeneration(GramConfig(vocab_size=512, max_history=8, **shape)).train()
+    training = training_part(data)
+    step = benchmark.Step(tokenizer, benchmark.users(training, range(3)), 300)
+    assert len(step.samples) == int((training.lengths[:3] - 1).sum())
+    assert len(step.micro_batches) > 1
+    gradients = []
+    for form, micro_batches in (("fast", step.micro_batches), ("padded", step.padded(1, len(step.samples)))):
+        model.zero_grad()
+        getattr(benchmark, form)(model, micro_batches, step.num_tokens)
+        gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert (gradient - gradients[1][name]).abs().max() <= 1e-5 * gradient.abs().max(), name

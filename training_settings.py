@@ -1,0 +1,130 @@
+"""Settings of a training run, and whether a run that is there had the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PLACES = {"data", "output_dir", "translation", "workers", "save_every", "report_to"}  # settings that change no weight
+
+
+@dataclass
+class TrainingSettings:
+    """Settings of one training run; the defaults are the paper's.
+
+    Attributes:
+        data: data folder, as `gram prepare` makes it, or with `user_sequence.txt` and `item_text.tsv`.
+        output_dir: folder of the trained model; holds the checkpoints until it is done.
+        translation: folder made by `gram translate`; without it the data are translated first.
+        tokenizer: text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it the
+            backbone's, or a vocabulary trained on the items' text.
+        backbone: T5 checkpoint to start from, a folder or a name on the Hub; without it a T5 of the following shape
+            starts from random weights.
+        d_model: width of the model.
+        d_kv: width of an attention head.
+        d_ff: width of the feed-forward layers.
+        num_layers: layers of the encoder.
+        num_decoder_layers: layers of the decoder; without it as many.
+        num_heads: attention heads.
+        dropout_rate: dropout, as in T5.
+        max_history: most items of a history that the model reads.
+        max_passage_length: tokens of the longest prompt.
+        epochs: passes over the training part.
+        batch_size: samples of an optimizer step, over all processes.
+        micro_batch_size: samples that a process runs through the model at once.
+        micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
+        prefixes_per_group: prefixes of one user's sequence that share their encoded history.
+        learning_rate: highest learning rate of AdamW.
+        adam_epsilon: epsilon of AdamW.
+        weight_decay: weight decay of AdamW; the layer norms have none.
+        warmup_ratio: share of the steps in which the learning rate rises from 0; it then falls to 0, both linearly.
+        max_grad_norm: gradients are clipped to this norm.
+        gradient_checkpointing: compute activations anew in the backward pass, for less memory.
+        mixed_precision: `auto` (bf16 autocast on GPUs that have it), `bf16` or `no`.
+        validate_every: validate after this many epochs by NDCG@10, and keep the best weights.
+        validation_users: users to validate on, the same every time; 0 takes all.
+        validation_beams: beams of the validation.
+        patience: stop after this many validations without a better one; 0 never stops early.
+        save_every: optimizer steps between checkpoints to resume from.
+        workers: processes that prepare batches ahead; 0 prepares them in the training process.
+        report_to: tracker of Accelerate, such as tensorboard, trackio or wandb.
+        seed: of the initial weights, the order of the samples and the dropout.
+
+    Raises:
+        ValueError: a value that cannot be, with the name of its field.
+    """
+
+    data: str
+    output_dir: str
+    translation: str | None = None
+    tokenizer: str | None = None
+    backbone: str | None = None
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_decoder_layers: int | None = None
+    num_heads: int = 8
+    dropout_rate: float = 0.1
+    max_history: int = 20
+    max_passage_length: int = 128
+    epochs: int = 30
+    batch_size: int = 128
+    micro_batch_size: int = 128
+    micro_batch_tokens: int = 16384
+    prefixes_per_group: int = 16
+    learning_rate: float = 1e-3
+    adam_epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.05
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    mixed_precision: str = "auto"
+    validate_every: int = 1
+    validation_users: int = 0
+    validation_beams: int = 50
+    patience: int = 5
+    save_every: int = 500
+    workers: int = 1
+    report_to: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        at_least_one = (
+            *("max_passage_length", "epochs", "batch_size", "micro_batch_size", "micro_batch_tokens"),
+            *("prefixes_per_group", "validate_every", "validation_beams", "save_every"),
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("validation_users", "patience", "workers", "seed", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
+        if self.mixed_precision not in ("auto", "bf16", "no"):
+            raise ValueError(f"mixed_precision must be auto, bf16 or no, got {self.mixed_precision!r}")
+
+    def check_same(self, path: Path, key: str | None = None) -> None:
+        """Compare with the settings that a run has left in a JSON file, under `key` or as the whole of it.
+
+        Raises:
+            ValueError: a setting that matters to the weights differs.
+        """
+        written = json.loads(path.read_text(encoding="utf-8"))
+        written = written if key is None else written[key]
+        for name, value in asdict(self).items():
+            if name not in PLACES and written.get(name, value) != value:
+                raise ValueError(
+                    f"{path.parent}: trained with {name}={written[name]}, now {value}; "
+                    "take the same settings to go on, or another --output-dir"
+                )
+
+    @property
+    def translation_folder(self) -> Path:
+        """Where the tokenizer is, or will be made."""
+        return Path(self.translation or Path(self.output_dir) / "translation")
