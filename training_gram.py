@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-_LOGITS_AT_ONCE = 1 << 24  # elements; several tensors of this size live at once while a loss is computed
+_LOGITS_AT_ONCE = 1 << 26  # elements; several tensors of this size live at once while a loss is computed
 
 
 @dataclass(frozen=True)
