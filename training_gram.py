@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .encoding_gram import PackedLayout, encode_embedded, passage_lengths, run_block
 
-_LOGITS_AT_ONCE = 1 << 24  # elements; several tensors of this size live at once while a loss is computed
+_LOGITS_AT_ONCE = 1 << 26  # elements; several tensors of this size live at once while a loss is computed
 
 
 def decode_grouped(
