@@ -38,10 +38,10 @@ KINDS = {  # of the operations that the profiler names
 class Bench:
     """A model of random weights for a real catalogue, and real histories to recommend for."""
 
-    def __init__(self, data: Path, tokenizer: Path, seed: int = 0):
+    def __init__(self, data: Path, tokenizer: Path, seed: int = 0, **shape):
         self.tokenizer = GramTokenizer.from_pretrained(tokenizer)
         torch.manual_seed(seed)
-        self.model = GramForConditionalGeneration(GramConfig(max_history=self.tokenizer.max_history)).eval()
+        self.model = GramForConditionalGeneration(GramConfig(max_history=self.tokenizer.max_history, **shape)).eval()
         self.model.set_item_trie(ItemTrie.from_sequences(self.tokenizer.sequences))
         self.histories, _ = evaluation_histories(read_folder(data), "test")
         self.cache = None

@@ -30,7 +30,8 @@ from benchmarks.measuring import Machine, in_fresh_process, markdown, medians, p
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer
 from gram.data import Interactions, read_folder, training_part
 from gram.data.training_steps import TrainingSteps
-from gram.training_gram import decode_grouped, encode_packed
+from gram.encoding_gram import encode_packed
+from gram.training_gram import decode_grouped
 
 PREFIXES_PER_GROUP = 16
 
