@@ -6,7 +6,6 @@ Importing this module loads nothing heavy, so that `gram --help` answers at once
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,8 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exit_code_of(program: Callable[[], None], name: str = "gram") -> int:
     """Run a program; what a user can put right, and an interrupt, becomes one line on the standard error output."""
-    # Large tensors on huge pages, where Linux has them: else page faults take a good part of a training step.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         program()
     except KeyboardInterrupt:

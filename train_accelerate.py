@@ -105,6 +105,9 @@ class _Run:
         model = build_model(settings, tokenizer)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable()
+        if settings.compile:
+            for block in (*model.encoder.block, *model.decoder.block):
+                block.layer[-1].compile(dynamic=True)  # norm, activation, dropout and residual become one loop
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, eps=settings.adam_epsilon
         )
@@ -158,7 +161,7 @@ class _Run:
             steps,
             batch_size=None,
             sampler=range(progress.step, len(steps)),
-            num_workers=self.settings.workers,
+            num_workers=self._num_workers(),
             generator=torch.Generator(),  # the loader would draw from the generator that dropout uses
         )
         self.model.train()
@@ -177,6 +180,11 @@ class _Run:
             if progress.updates % self.settings.save_every == 0 and progress.step < len(steps):
                 self._save()
                 started = time.monotonic()
+
+    def _num_workers(self) -> int:
+        if self.settings.workers is None:
+            return int(self.accelerator.device.type != "cpu")
+        return self.settings.workers
 
     def _update(self, micro_batches: list[dict], num_tokens: int) -> torch.Tensor:
         """One optimizer step; returns this process's share of the mean loss of the step's target tokens."""

@@ -41,13 +41,15 @@ class TrainingSettings:
         warmup_ratio: share of the steps in which the learning rate rises from 0; it then falls to 0, both linearly.
         max_grad_norm: gradients are clipped to this norm.
         gradient_checkpointing: compute activations anew in the backward pass, for less memory.
+        compile: compile the feed-forward layers with `torch.compile`, which needs a C++ compiler.
         mixed_precision: `auto` (bf16 autocast on GPUs that have it), `bf16` or `no`.
         validate_every: validate after this many epochs by NDCG@10, and keep the best weights.
         validation_users: users to validate on, the same every time; 0 takes all.
         validation_beams: beams of the validation.
         patience: stop after this many validations without a better one; 0 never stops early.
         save_every: optimizer steps between checkpoints to resume from.
-        workers: processes that prepare batches ahead; 0 prepares them in the training process.
+        workers: processes that prepare batches ahead; 0 prepares them in the training process, and without it there is
+            one for a GPU and none for a CPU, which would share its cores.
         report_to: tracker of Accelerate, such as tensorboard, trackio or wandb.
         seed: of the initial weights, the order of the samples and the dropout.
 
@@ -80,13 +82,14 @@ class TrainingSettings:
     warmup_ratio: float = 0.05
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False
+    compile: bool = False
     mixed_precision: str = "auto"
     validate_every: int = 1
     validation_users: int = 0
     validation_beams: int = 50
     patience: int = 5
     save_every: int = 500
-    workers: int = 1
+    workers: int | None = None
     report_to: str | None = None
     seed: int = 0
 
@@ -99,7 +102,7 @@ class TrainingSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("validation_users", "patience", "workers", "seed", "weight_decay"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             if getattr(self, name) <= 0:

@@ -8,19 +8,16 @@ samples and weights, in turns in one process:
 - *padded*: every slot of every sample through T5's own encoder, up to the longest history and prompt of the step. It
   needs too much memory to run the step at once, so evenly spaced micro-batches are timed and scaled to all samples.
 
-The optimizer, the same for both, is timed apart and added. The peak is that of a fresh process each.
+The optimizer, the same for both, is timed apart and added. The peak is that of a fresh process each, with at most eight
+samples in a micro-batch of either form.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-
-# Large tensors on huge pages, where Linux has them: for both forms, before torch takes its first memory.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import numpy as np
 import torch
@@ -34,6 +31,7 @@ from gram.encoding_gram import encode_packed
 from gram.training_gram import decode_grouped
 
 PREFIXES_PER_GROUP = 16
+PEAK_SAMPLES = 8  # of a micro-batch, where peak memory is compared
 
 
 class Step:
@@ -42,18 +40,25 @@ class Step:
     Args:
         tokenizer: writes the prompts.
         interactions: the users of the step.
-        micro_batch_tokens: of the fast form.
+        micro_batch_tokens, prefixes_per_group, micro_batch_size: of the fast form; see [`TrainingSteps`].
     """
 
-    def __init__(self, tokenizer: GramTokenizer, interactions: Interactions, micro_batch_tokens: int):
+    def __init__(
+        self,
+        tokenizer: GramTokenizer,
+        interactions: Interactions,
+        micro_batch_tokens: int,
+        prefixes_per_group: int = PREFIXES_PER_GROUP,
+        micro_batch_size: int | None = None,
+    ):
         self.tokenizer = tokenizer
         everything = int(interactions.lengths.sum())
         steps = TrainingSteps(
             interactions,
             tokenizer,
             everything,
-            everything,
-            PREFIXES_PER_GROUP,
+            micro_batch_size or everything,
+            prefixes_per_group,
             seed=0,
             epoch=0,
             micro_batch_tokens=micro_batch_tokens,
@@ -86,12 +91,14 @@ class Step:
         return {**inputs, "labels": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)}
 
 
-def draw_step(data: Path, tokenizer: GramTokenizer, samples: int, micro_batch_tokens: int, seed: int) -> Step:
+def draw_step(
+    data: Path, tokenizer: GramTokenizer, samples: int, micro_batch_tokens: int, seed: int, **options
+) -> Step:
     """Whole users, drawn at random from the training part until they have `samples` samples."""
     training = training_part(read_folder(data))
     order = np.random.default_rng(seed).permutation(np.flatnonzero(training.lengths > 1))
     count = int(np.searchsorted((training.lengths[order] - 1).cumsum(), samples)) + 1
-    return Step(tokenizer, users(training, order[:count]), micro_batch_tokens)
+    return Step(tokenizer, users(training, order[:count]), micro_batch_tokens, **options)
 
 
 def users(interactions: Interactions, rows: np.ndarray) -> Interactions:
@@ -161,15 +168,15 @@ def floor(model: GramForConditionalGeneration, step: Step, machine: Machine) -> 
 def peak_of(form: str, tokenizer: str, data: str, given: argparse.Namespace, path: str) -> None:
     """Run one step of a form, and leave this process's peak memory in a file."""
     torch.set_num_threads(given.threads)
-    step = draw_step(
-        Path(data), GramTokenizer.from_pretrained(tokenizer), given.samples, given.micro_batch_tokens, given.seed
-    )
+    in_flight = {"prefixes_per_group": PEAK_SAMPLES, "micro_batch_size": PEAK_SAMPLES}
+    tokenizer = GramTokenizer.from_pretrained(tokenizer)
+    step = draw_step(Path(data), tokenizer, given.samples, given.micro_batch_tokens, given.seed, **in_flight)
     model = new_model(given.dropout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     if form == "fast":
         fast(model, step.micro_batches, step.num_tokens)
     else:
-        padded(model, step.padded(given.padded_size, 1), step.num_tokens)
+        padded(model, step.padded(PEAK_SAMPLES, 1), step.num_tokens)
     optimizer.step()
     Path(path).write_text(str(peak_gb()))
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from gram import ItemTrie
 from gram.benchmarks import catalogues, lexical_ids, translation
+from gram.benchmarks import generation as generation_benchmark
+from gram.benchmarks import quality as quality_benchmark
 from gram.benchmarks import trie as trie_benchmark
 from gram.benchmarks.measuring import Machine
 from gram.translation import TranslationSettings, train_vocabulary, translate
@@ -245,3 +247,42 @@ def test_a_floor_counts_every_child_once():
     beam, child = trie_benchmark.BYTES_PER_BEAM, trie_benchmark.BYTES_PER_CHILD
     expected = 5 * ((beam + 3 * child) + 2 * (beam + 2 * child) + 2 * (beam + child))
     assert trie_benchmark.floor(trie, 5, 2, machine) == expected
+
+
+@pytest.fixture(scope="module")
+def bench(data_folder, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    shape = {"vocab_size": len(tokenizer), "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    return generation_benchmark.Bench(data_folder, folder, **shape)
+
+
+def test_generate_returns_what_stock_beam_search_returns(bench):
+    machine = Machine(flops=1e9, bytes=1e9)
+    for batch, length in ((1, 3), (4, 5)):
+        row = generation_benchmark.against_stock(bench, machine, batch, length, repeats=1)
+        assert row["same_items"]
+        assert row["score_difference"] < 1e-5
+    found = generation_benchmark.agree_on_users(bench, 12)
+    assert found["same_items"] == found["users"] == 12
+    assert found["score_difference"] < 1e-5
+    assert found["plain_forward_difference"] < 1e-5
+
+
+def test_the_floor_of_generation_grows_with_beams_and_history(bench):
+    def work(length, beams):
+        return bench.work(bench.users(1, length), beams)[0]
+
+    assert work(2, 10) < work(2, 20) < work(6, 20)
+
+
+def test_ways_to_search_are_compared_with_the_truly_best_items(model_folder, data_folder):
+    users = quality_benchmark.Users(str(model_folder), data_folder, 20)
+    rows = {row["way"]: row for row in quality_benchmark.compare(users)}
+    assert rows["exact"]["best_found"] == rows["trie scores, exact"]["best_found"] == 1
+    assert rows["200 beams"]["best_missed_by"] == 0  # as many beams as there are items
+    assert rows["10 beams"]["best_found"] <= rows["200 beams"]["best_found"]
+    assert rows[quality_benchmark.REFERENCE]["equal_top_10"] == 1
+    assert rows[quality_benchmark.REFERENCE]["ndcg@10_change"] == 0
+    table = quality_benchmark.as_table(list(rows.values()))
+    assert len(table.splitlines()) == 2 + len(quality_benchmark.WAYS)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -52,6 +53,17 @@ def test_every_prefix_of_every_user_is_a_sample_once_per_epoch(data, tokenizer, 
         samples = [(group.user, place) for group in groups for place in range(group.first, group.last)]
         assert len(samples) == len(expected)
         assert set(samples) == expected
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_train_the_same_weights(data, tokenizer, data_folder, tmp_path):
+    weights = []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        changes = {"epochs": 1, "dropout_rate": 0.0, "validation_users": 5, "compile": compiled}
+        train(small(data_folder, tmp_path / name, **changes), data, tokenizer)
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_a_user_of_one_item_is_no_sample():
