@@ -301,14 +301,16 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         Returns:
             Sequences (B * K, 1 + T), K = `num_return_sequences`, each the start token, a lexical ID, its end token and
             padding; or a [`GramGenerateOutput`] with these, `sequences_scores` (B * K,) and `item_indices` (B, K).
-            A sequence's score is the sum of its tokens' log-probabilities, divided by its
-            length, end token included, to the power of `length_penalty`. Where a user has fewer than K items to
-            choose from, the rest is padding with score -inf.
+            A sequence's score is the sum of its tokens' log-probabilities, divided by its length, end token included,
+            to the power of `length_penalty`. Where a user has fewer than K items to choose from, the rest is padding
+            with score -inf. Exact search also gives `num_scored_nodes` (B,).
 
         Raises:
             ValueError: sampling is asked for; more items than beams; no trie; an unknown argument; a history without
                 cache, or with an item that the cache does not hold.
         """
+        if exact:  # has no beams, of which transformers would want as many as items are asked for
+            kwargs["num_beams"] = kwargs.get("num_return_sequences")
         options, unknown = self._prepare_generation_config(generation_config, **kwargs)
         num_beams, num_items = options.num_beams or 1, options.num_return_sequences or 1
         trie = self.item_trie if item_trie is None else item_trie.to(self.device)

@@ -1,5 +1,6 @@
 """The item trie and generation: always valid, never twice, scored by the contract, whatever the catalogue."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -127,6 +128,23 @@ def test_exact_search_returns_the_best_of_the_exhaustive_ranking(small_model, se
     assert ((output.item_indices >= 0) == (best > -torch.inf)).all()
     assert (1 <= output.num_scored_nodes).all()
     assert (output.num_scored_nodes <= trie.num_nodes - trie.num_items).all()
+
+
+def test_exact_search_needs_no_beams(small_model):
+    trie = ItemTrie.from_sequences([[2, END], [3, END], [4, 5, END]])
+    options = {"item_trie": trie, "exact": True, "return_dict_in_generate": True}
+    assert sorted(small_model.generate(passages(1), num_return_sequences=3, **options).item_indices[0]) == [0, 1, 2]
+    assert small_model.generate(passages(2), **options).item_indices.shape == (2, 1)
+
+
+def test_a_model_in_bfloat16_ranks_nearly_alike(small_model):
+    sequences = [[first, second, END] for first in range(2, 7) for second in range(2, 7)]
+    trie, low = ItemTrie.from_sequences(sequences), copy.deepcopy(small_model).bfloat16()
+    for options in ({}, {"score_mode": "trie"}, {"exact": True}):
+        true = search(small_model, passages(2), trie, 25, **options)
+        near = search(low, passages(2), trie, 25, **options)
+        scores = [found.sequences_scores.view(2, -1).gather(1, found.item_indices.argsort()) for found in (true, near)]
+        torch.testing.assert_close(*scores, rtol=0.05, atol=0.05)
 
 
 @settings(deadline=None, max_examples=40)

@@ -11,6 +11,7 @@ from gram import GramConfig, GramForConditionalGeneration
 from gram import training_gram as form
 from gram.data import training_part
 from gram.data.training_steps import TrainingSteps
+from gram.encoding_gram import PackedLayout, encode_packed
 
 SHAPE = {"vocab_size": 60, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
 
@@ -53,17 +54,30 @@ def test_packed_states_and_gradients_are_those_of_the_padded_encoder(lengths, ga
     expected = gradients_of(model, padded, weight)
     if checkpointing:
         model.gradient_checkpointing_enable()
-    packed = form.encode_packed(model.encoder, input_ids, mask)
+    packed = encode_packed(model.encoder, input_ids, mask)
     assert_like(packed, padded)
+    with torch.no_grad():
+        assert_like(encode_packed(model.encoder, input_ids, mask), padded)
     found = gradients_of(model, packed, weight)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert_like(found[name], gradient, name)
 
 
+def test_weights_that_change_are_laid_out_anew():
+    model, (input_ids, mask) = new_model(), passages([5, 3])
+    with torch.no_grad():
+        before = encode_packed(model.encoder, input_ids, mask)
+        model.encoder.block[0].layer[1].DenseReluDense.wo.weight.mul_(3)
+        model.encoder.block[1].layer[0].SelfAttention.k.weight.add_(0.1)
+        after = encode_packed(model.encoder, input_ids, mask)
+        assert_like(after, model.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state[mask.bool()])
+    assert not torch.allclose(before, after)
+
+
 @given(lengths=st.lists(st.integers(0, 300), max_size=40))
 def test_a_layout_holds_every_token_once_and_pads_little(lengths):
-    layout = form.PackedLayout(lengths)
+    layout = PackedLayout(lengths)
     assert torch.equal(layout.order[layout.inverse], torch.arange(sum(lengths)))
     assert sum(bucket.rows.stop - bucket.rows.start for bucket in layout.buckets) == sum(lengths)
     assert sum(bucket.count for bucket in layout.buckets) == sum(length > 0 for length in lengths)
@@ -78,7 +92,7 @@ def test_padding_within_a_passage_is_refused():
     input_ids, mask = passages([4, 5])
     mask[1, 2] = 0
     with pytest.raises(ValueError, match="`attention_mask`: passage 1 has padding between its tokens"):
-        form.encode_packed(new_model().encoder, input_ids, mask)
+        encode_packed(new_model().encoder, input_ids, mask)
 
 
 @pytest.mark.parametrize("num_items", [None, 7])
