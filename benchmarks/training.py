@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from benchmarks.measuring import Machine, in_fresh_process, markdown, medians, peak_gb, pyplot, write_json
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer
 from gram.data import Interactions, read_folder, training_part
 from gram.data.training_steps import TrainingSteps
 from gram.encoding_gram import encode_packed
 from gram.training_gram import decode_grouped
+
+from .measuring import Machine, in_fresh_process, markdown, medians, peak_gb, pyplot, write_json
 
 PREFIXES_PER_GROUP = 16
 PEAK_SAMPLES = 8  # of a micro-batch, where peak memory is compared

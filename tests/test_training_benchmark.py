@@ -2,8 +2,8 @@
 
 import torch
 
-from benchmarks import training as benchmark
 from gram import GramConfig, GramForConditionalGeneration
+from gram.benchmarks import training as benchmark
 from gram.data import training_part
 
 
