@@ -168,7 +168,9 @@ class ItemCache:
             processes.wait_for_everyone()
         share = missing[process::num_processes]
         total = sum(after - first for first, after in share)
-        with tqdm(total=total, desc="item encodings", unit="item", disable=not progress or process > 0) as bar:
+        with tqdm(
+            total=total, desc="item encodings", unit="item", disable=not progress or process > 0 or not total
+        ) as bar:
             for begin, after in share:
                 chosen = prompts[begin:after]
                 facts = {"dtype": dtype, "encoder": encoder, "item_prompts": hash_of_prompts(chosen)}
