@@ -1,6 +1,10 @@
 """A tiny data folder, and a tokenizer and a model for it, made once per session."""
 
+import copy
+import json
 import os
+import subprocess
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
@@ -77,3 +81,28 @@ def model_folder(model, tokenizer, tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def other_encoder(model):
+    """The same model but for one weight of its encoder."""
+    other = copy.deepcopy(model)
+    other.encoder.block[0].layer[0].SelfAttention.q.weight.data[0, 0] += 1e-3
+    return other
+
+
+@pytest.fixture
+def run_elsewhere(tmp_path):
+    """Runs a script where the package cannot be imported; JSON goes in, and comes out as its last line."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    blocked = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
+
+    def run(script: str, given):
+        command = [sys.executable, "-c", blocked + script]
+        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+        done = subprocess.run(command, input=json.dumps(given), **options)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run

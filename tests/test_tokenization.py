@@ -1,10 +1,6 @@
 """The tokenizer: prompts as the paper writes them, text as any tokenizer, the way back from sequences to items."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -145,24 +141,11 @@ def test_a_folder_without_its_catalogue_says_so(tokenizer, tmp_path):
         GramTokenizer.from_pretrained(tmp_path)
 
 
-def test_a_saved_folder_loads_anywhere_and_recommends_the_same(model, tokenizer, model_folder, tmp_path):
+def test_a_saved_folder_loads_anywhere_and_recommends_the_same(model, tokenizer, model_folder, run_elsewhere, tmp_path):
     folder = tmp_path / "elsewhere"
     shutil.copytree(model_folder, folder)
     histories, text = [tokenizer.item_ids[:3], tokenizer.item_ids[5:14]], "Rich  balm, 50 ml 💧"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
-    blocked = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
-    done = subprocess.run(
-        [sys.executable, "-c", blocked + ELSEWHERE],
-        input=json.dumps([str(folder), histories, text]),
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    text_ids, prompt_ids, item_ids, *found = json.loads(done.stdout.splitlines()[-1])
+    text_ids, prompt_ids, item_ids, *found = run_elsewhere(ELSEWHERE, [str(folder), histories, text])
     inputs = tokenizer(histories=histories, return_tensors="pt")
     output = model.generate(**inputs, num_beams=10, num_return_sequences=5, return_dict_in_generate=True)
     assert text_ids == tokenizer(text)["input_ids"]
