@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
@@ -19,6 +20,23 @@ BRANDS = ("Lumen", "Aqua", "Verde", "Nordic", "Petal")
 CATEGORIES = ("Hair Care", "Skin Care", "Make-up")
 WORDS = ("gentle", "rich", "daily", "repair", "fresh", "silk", "night", "herbal", "bright", "calm", "smooth", "pure")
 NOUNS = ("shampoo", "balm", "cream", "serum", "lotion", "mask")
+
+QUICKSTART_RECIPE = """
+d_model: 16
+d_kv: 8
+d_ff: 16
+num_layers: 1
+num_heads: 2
+max_history: 4
+max_passage_length: 32
+epochs: 1
+batch_size: 64
+validation_beams: 5
+num_clusters: 4
+depth: 2
+num_similar: 2
+vocab_size: 300
+"""
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +99,39 @@ def model_folder(model, tokenizer, tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def films_wheel(tmp_path_factory):
+    """30 users and 22 films, two of which are watched too rarely; most ratings share a second with others."""
+    from gram import quickstart
+
+    draw = np.random.default_rng(0)
+    ratings = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+    for user in range(1, 31):
+        for film in draw.choice(20, size=8, replace=False) + 1:
+            ratings.append(f"{user}\t{film}\t3\t{draw.integers(3)}")
+    ratings += ["1\t21\t3\t9", "2\t22\t3\t9", "99\t1\t3\t9"]
+    films = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
+    films += [f"{film}\tThe Long Film Number {film}\t{1970 + film}\tDrama Comedy" for film in range(1, 23)]
+    path = tmp_path_factory.mktemp("wheel") / quickstart.WHEEL
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{quickstart.MOVIELENS}.inter", "\n".join(ratings) + "\n")
+        archive.writestr(f"{quickstart.MOVIELENS}.item", "\n".join(films) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def quickstart_run(films_wheel, tmp_path_factory):
+    """The model folder of a whole quickstart, trained and evaluated, and what was said. Copy it to change it."""
+    from gram import quickstart
+
+    folder, said = tmp_path_factory.mktemp("runs"), []
+    (folder / "recipe.yaml").write_text(QUICKSTART_RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quickstart, "fetch_wheel", lambda: films_wheel)
+        quickstart.run(folder / "model", said.append, folder / "recipe.yaml")
+    return folder / "model", "\n".join(said).splitlines()
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""`gram evaluate`: ranking the held-out items."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .command import Command, add_data, add_search, at_least_one, quiet
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
+    add_data(parser)
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="held-out items (test)")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE.json",
+        help="metrics with 95 %% intervals; every user's ranks go to FILE.parquet beside it",
+    )
+    parser.add_argument("--max-users", type=at_least_one, metavar="N", help="only the first N users, for a quick look")
+    add_search(parser)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    quiet()
+    from accelerate import Accelerator
+
+    from ..data import read_folder
+    from ..evaluation import evaluate, format_table, result_files
+    from ..processes import on_cpu
+    from ..recommendation import find_item_cache, load_model
+    from ..translation import SASREC_FILE
+
+    output, _ = result_files(arguments.output)
+    data = read_folder(arguments.data)
+    model, tokenizer = load_model(arguments.model)
+    item_cache = find_item_cache(arguments.model, model, tokenizer, arguments.item_cache)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(cpu=on_cpu())
+    evaluation = evaluate(
+        model,
+        tokenizer,
+        data,
+        split=arguments.split,
+        num_beams=arguments.num_beams,
+        max_users=arguments.max_users,
+        batch_size=arguments.batch_size,
+        model_sasrec=Path(arguments.model) / SASREC_FILE,
+        sasrec_file=output.with_suffix(".sasrec.safetensors"),
+        accelerator=accelerator,
+        item_cache=item_cache,
+    )
+    if accelerator.is_main_process:
+        evaluation.save(output)
+        print(format_table(evaluation.results))
+        print(f"saved to {output}")
+
+
+COMMAND = Command(
+    "rank the held-out item of every user, by the model and by popularity, item-kNN and SASRec",
+    "runs/quickstart --data runs/quickstart/data --split test --output results.json\n"
+    "runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100",
+    _add_arguments,
+    _run,
+)

@@ -1,0 +1,34 @@
+"""`gram prepare`: from raw data to a data folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .command import Command
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..data.prepare import PrepareSettings
+    from ..settings import add_config_flags
+
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new data folder")
+    add_config_flags(parser, PrepareSettings)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from ..data.prepare import PrepareSettings, prepare
+    from ..settings import settings_from_config
+
+    (settings,) = settings_from_config(arguments, PrepareSettings)
+    print(prepare(settings, arguments.output, progress=True))
+    print(f"saved to {arguments.output}")
+
+
+COMMAND = Command(
+    "turn raw data into a data folder: filtered, in order of time, split",
+    "--format movielens --input ml-1m --output data/ml-1m\n"
+    "--config recipes/prepare-yelp.yaml --input yelp_dataset --output data/yelp",
+    _add_arguments,
+    _run,
+)

@@ -1,0 +1,74 @@
+"""`gram translate`: lexical IDs and similar items for a catalogue."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .command import Command, add_data, at_least_one, quiet
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..settings import add_config_flags
+    from ..translation.settings import TranslationSettings
+
+    add_data(parser)
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder for the GRAM tokenizer")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it a "
+        "vocabulary is trained on the items' texts",
+    )
+    parser.add_argument(
+        "--max-history", type=at_least_one, default=20, metavar="N", help="most items read of a history (20)"
+    )
+    parser.add_argument(
+        "--max-passage-length", type=at_least_one, default=128, metavar="N", help="tokens of the longest prompt (128)"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="write an HTML page to look at the lexical IDs and similar items",
+    )
+    add_config_flags(parser, TranslationSettings)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    quiet()
+    import pyarrow.parquet as pq
+    from accelerate import PartialState
+
+    from ..data import read_folder
+    from ..processes import on_cpu
+    from ..settings import settings_from_config
+    from ..tokenization_gram import CATALOGUE_FILE
+    from ..tokenizer_folder import make_tokenizer_folder
+    from ..translation import TranslationSettings
+    from ..translation.report import report_file, write_report
+
+    (settings,) = settings_from_config(arguments, TranslationSettings)
+    limits = {"max_history": arguments.max_history, "max_passage_length": arguments.max_passage_length}
+    report = arguments.report and report_file(arguments.report)
+    data = read_folder(arguments.data)
+    processes = PartialState(cpu=on_cpu())
+    statistics = make_tokenizer_folder(data, arguments.output, settings, arguments.tokenizer, processes, **limits)
+    if statistics is None:
+        return
+    print(statistics)
+    print(f"saved to {arguments.output}")
+    if report:
+        catalogue = pq.read_table(arguments.output / CATALOGUE_FILE)
+        write_report(catalogue, statistics, report, title=f"Lexical IDs of {arguments.data.resolve().name}")
+        print(f"report: {report}")
+
+
+COMMAND = Command(
+    "give every item its lexical ID and its similar items, and save a GRAM tokenizer",
+    "--data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html\n"
+    "--data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small --report beauty.html\n"
+    "--data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml",
+    _add_arguments,
+    _run,
+)
