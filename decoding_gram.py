@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 from transformers import CompileConfig
 
+from .elementwise_gram import norm
 from .fusion_gram import FusedPassages
-from .linear_gram import feed_forward, norm, project
+from .linear_gram import feed_forward, project
 
 SCORE_MODES = ("vocabulary", "trie")
 _STATIC_TOKENS = 256  # the passages of a batch are padded to a multiple of this where every step has one shape

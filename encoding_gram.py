@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from .elementwise_gram import dropout, norm
 from .linear_gram import feed_forward, project
 
 
@@ -129,13 +129,13 @@ def encode_packed(encoder: nn.Module, input_ids: torch.Tensor, attention_mask: t
 
 def encode_embedded(encoder: nn.Module, embedded: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
     """T5's encoder on packed embeddings (T, d), both in the layout's order."""
-    states = encoder.dropout(embedded)
+    states = drop(encoder, embedded)
     if not layout.buckets:
         return states
     bias = encoder.block[0].layer[0].SelfAttention.compute_bias(layout.longest, layout.longest)[0]  # (H, L, L)
     for block in encoder.block:
         states = run_block(block, _encoder_block, states, bias, layout)
-    return encoder.dropout(encoder.final_layer_norm(states))
+    return drop(encoder, norm(encoder.final_layer_norm, states))
 
 
 def run_block(block: nn.Module, function: Callable, *inputs):
@@ -148,13 +148,23 @@ def run_block(block: nn.Module, function: Callable, *inputs):
 def _encoder_block(block, states, bias, layout) -> torch.Tensor:
     """A block of T5's encoder on packed states (T, d); only the attention's core knows of passages."""
     sublayer = block.layer[0]
-    attention, normed = sublayer.SelfAttention, sublayer.layer_norm(states)
+    attention, normed = sublayer.SelfAttention, norm(sublayer.layer_norm, states)
     projected = project(normed, attention.q, attention.k, attention.v)  # (T, H * dk)
     mixed = torch.cat([_attend(attention, projected, bias, bucket) for bucket in layout.buckets])
-    states = states + sublayer.dropout(project(mixed, attention.o)[0])
-    if torch.is_grad_enabled():
-        return block.layer[-1](states)
-    return states + feed_forward(block.layer[-1], states)
+    states = states + drop(sublayer, project(mixed, attention.o)[0])
+    return add_feed_forward(block.layer[-1], states)
+
+
+def add_feed_forward(sublayer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """A block's last sub-layer; one that has been compiled is called as it is."""
+    if torch.is_grad_enabled() and sublayer._compiled_call_impl is not None:
+        return sublayer(states)
+    return states + feed_forward(sublayer, states)
+
+
+def drop(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """The states through a module's dropout."""
+    return dropout(states, module.dropout.p, module.dropout.training)
 
 
 def _attend(attention, projected, bias, bucket) -> torch.Tensor:
@@ -164,8 +174,16 @@ def _attend(attention, projected, bias, bucket) -> torch.Tensor:
     scores = query @ key.transpose(2, 3) + bias[:, :length, :length]  # (count, H, length, length)
     if bucket.padding is not None:
         scores = scores.masked_fill_(bucket.padding, torch.finfo(scores.dtype).min)
-    weights = F.dropout(scores.softmax(dim=-1), p=attention.dropout, training=attention.training)
+    weights = dropout(scores.softmax(dim=-1), attention.dropout, attention.training)
     return bucket.unpad((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
 
 
-__all__ = ["PackedLayout", "encode_embedded", "encode_packed", "passage_lengths", "run_block"]
+__all__ = [
+    "PackedLayout",
+    "add_feed_forward",
+    "drop",
+    "encode_embedded",
+    "encode_packed",
+    "passage_lengths",
+    "run_block",
+]

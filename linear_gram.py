@@ -1,11 +1,12 @@
-"""Linear layers and norms of T5 without gradients: layers of one input at once, weights laid out for the CPU."""
+"""Linear layers of T5: without gradients, layers of one input at once, weights laid out for the CPU."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from .elementwise_gram import dropout, norm
 
 _FEW_ROWS = 64  # for which a weight's layout is chosen; more rows are as fast with it
 
@@ -54,23 +55,17 @@ def _runs_packed(states: torch.Tensor, linears: tuple[nn.Module, ...]) -> bool:
 
 
 def feed_forward(sublayer: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """What a `T5LayerFF`, gated or not, adds to the states, without dropout."""
+    """What a `T5LayerFF`, gated or not, adds to the states."""
     dense, normed = sublayer.DenseReluDense, norm(sublayer.layer_norm, states)
+    inner, outer = dense.dropout, sublayer.dropout
     if hasattr(dense, "wi_0"):
         gate, hidden = project(normed, dense.wi_0, dense.wi_1)
-        hidden = dense.act(gate) * hidden
+        hidden = dropout(dense.act(gate) * hidden, inner.p, inner.training)
     else:
         (hidden,) = project(normed, dense.wi)
-        hidden = dense.act(hidden)
-    return project(hidden, dense.wo)[0]
+        rectify = isinstance(dense.act, nn.ReLU)
+        hidden = dropout(hidden if rectify else dense.act(hidden), inner.p, inner.training, rectify)
+    return dropout(project(hidden, dense.wo)[0], outer.p, outer.training)
 
 
-def norm(layer_norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """T5's layer norm, the root mean square alone, in one operation."""
-    eps = getattr(layer_norm, "variance_epsilon", None)
-    if eps is None or states.dtype != layer_norm.weight.dtype:  # another implementation, or mixed precision
-        return layer_norm(states)
-    return F.rms_norm(states, states.shape[-1:], layer_norm.weight, eps)
-
-
-__all__ = ["feed_forward", "norm", "project"]
+__all__ = ["feed_forward", "project"]

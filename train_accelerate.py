@@ -30,7 +30,7 @@ from gram.data import RecommendationData, evaluation_histories, read_folder, tra
 from gram.data.training_steps import TrainingSteps
 from gram.evaluation import gram_ranks, ranking_metrics
 from gram.modeling_gram import GramForConditionalGeneration
-from gram.processes import on_cpu
+from gram.processes import keep_freed_memory, on_cpu
 from gram.settings import parse
 from gram.tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from gram.tokenizer_folder import make_tokenizer_folder
@@ -101,6 +101,8 @@ class _Run:
             project_dir=self.output_dir,
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         set_seed(settings.seed)
         model = build_model(settings, tokenizer)
         if settings.gradient_checkpointing:

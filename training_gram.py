@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .encoding_gram import PackedLayout, encode_embedded, passage_lengths, run_block
+from .elementwise_gram import dropout, norm
+from .encoding_gram import PackedLayout, add_feed_forward, drop, encode_embedded, passage_lengths, run_block
 
 _LOGITS_AT_ONCE = 1 << 26  # elements; several tensors of this size live at once while a loss is computed
 
@@ -39,10 +40,10 @@ def decode_grouped(
     bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
     future = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)
     bias = bias.masked_fill(future, torch.finfo(bias.dtype).min)
-    decoded = decoder.dropout(targets.view(*decoder_input_ids.shape, -1))
+    decoded = drop(decoder, targets.view(*decoder_input_ids.shape, -1))
     for block in decoder.block:
         decoded = run_block(block, _decoder_block, decoded, states, bias, memory, model.position_embedding.weight)
-    return decoder.dropout(decoder.final_layer_norm(decoded))
+    return drop(decoder, norm(decoder.final_layer_norm, decoded))
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def _memory(user_mask, item_mask, history, layout) -> GroupedMemory:
 
 def _decoder_block(block, decoded, states, bias, memory, passage_positions) -> torch.Tensor:
     decoded = block.layer[0](decoded, position_bias=bias)[0]
-    return block.layer[-1](_cross_attention(block.layer[1], decoded, states, memory, passage_positions))
+    decoded = _cross_attention(block.layer[1], decoded, states, memory, passage_positions)
+    return add_feed_forward(block.layer[-1], decoded)
 
 
 def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> torch.Tensor:
@@ -106,7 +108,7 @@ def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> to
         users, items = F.embedding(memory.user_rows, rows), F.embedding(memory.item_rows.flatten(1), rows)
         return by_head(users) + of_place[:, :1], by_head(items), of_place
 
-    query = by_head(attention.q(sublayer.layer_norm(decoded)))  # (N, H, T, dk)
+    query = by_head(attention.q(norm(sublayer.layer_norm, decoded)))  # (N, H, T, dk)
     folded = query.unflatten(0, (num_groups, num_samples)).transpose(1, 2)  # (G, H, R, T, dk)
     place = positions[:, None, :, None].expand(-1, heads, -1, length, -1)  # (G, H, R, T, S)
 
@@ -119,7 +121,7 @@ def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> to
 
     scores = torch.cat([item_scores.flatten(-2), user_scores], dim=-1)
     scores.masked_fill_(~memory.mask, torch.finfo(scores.dtype).min)
-    weights = F.dropout(scores.softmax(dim=-1), p=attention.dropout, training=attention.training)
+    weights = dropout(scores.softmax(dim=-1), attention.dropout, attention.training)
     item_weights, user_weights = weights.split([item_keys.shape[2], user_keys.shape[2]], dim=-1)
 
     user_values, item_values, place_values = project(attention.v)
@@ -129,7 +131,7 @@ def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> to
     mixed = mixed.unflatten(2, (num_samples, length)) + by_place @ place_values[:, None]
     user_weights = user_weights.transpose(1, 2).flatten(0, 1)  # (N, H, T, Lu)
     mixed = mixed.transpose(1, 2).flatten(0, 1) + user_weights @ user_values  # (N, H, T, dk)
-    return decoded + sublayer.dropout(attention.o(mixed.transpose(1, 2).flatten(2)))
+    return decoded + drop(sublayer, attention.o(mixed.transpose(1, 2).flatten(2)))
 
 
 def target_loss(

@@ -9,7 +9,7 @@ samples and weights, in turns in one process:
   needs too much memory to run the step at once, so evenly spaced micro-batches are timed and scaled to all samples.
 
 The optimizer, the same for both, is timed apart and added. The peak is that of a fresh process each, with at most eight
-samples in a micro-batch of either form.
+samples in a micro-batch of either form. Both forms keep freed memory, as training does.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from gram import GramConfig, GramForConditionalGeneration, GramTokenizer
 from gram.data import Interactions, read_folder, training_part
 from gram.data.training_steps import TrainingSteps
 from gram.encoding_gram import encode_packed
+from gram.processes import keep_freed_memory
 from gram.training_gram import decode_grouped
 
 from .measuring import Machine, in_fresh_process, markdown, medians, peak_gb, pyplot, write_json
@@ -169,6 +170,7 @@ def floor(model: GramForConditionalGeneration, step: Step, machine: Machine) -> 
 def peak_of(form: str, tokenizer: str, data: str, given: argparse.Namespace, path: str) -> None:
     """Run one step of a form, and leave this process's peak memory in a file."""
     torch.set_num_threads(given.threads)
+    keep_freed_memory()
     in_flight = {"prefixes_per_group": PEAK_SAMPLES, "micro_batch_size": PEAK_SAMPLES}
     tokenizer = GramTokenizer.from_pretrained(tokenizer)
     step = draw_step(Path(data), tokenizer, given.samples, given.micro_batch_tokens, given.seed, **in_flight)
@@ -264,6 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the users and the weights (%(default)s)")
     given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
+    keep_freed_memory()
     given.output_dir.mkdir(parents=True, exist_ok=True)
 
     peaks = {}

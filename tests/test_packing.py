@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from gram import GramConfig, GramForConditionalGeneration
 from gram import training_gram as form
 from gram.data import training_part
 from gram.data.training_steps import TrainingSteps
+from gram.elementwise_gram import dropout, norm
 from gram.encoding_gram import PackedLayout, encode_packed
 
 SHAPE = {"vocab_size": 60, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
@@ -160,3 +162,38 @@ def test_worker_processes_give_the_batches_of_none(data, tokenizer):
     assert len(alone) == len(shared) == len(steps)
     for one, other in zip(tensors(alone), tensors(shared), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+def test_dropout_keeps_the_mean_and_the_gradient_of_what_it_keeps(rectify):
+    torch.manual_seed(0)
+    states = torch.randn(401, 1001, requires_grad=True)
+    dropped = dropout(states, 0.1, training=True, rectify=rectify)
+    kept, plain = dropped != 0, torch.relu(states) if rectify else states
+    scale = 1 / (1 - 0.1)
+    assert torch.allclose(dropped[kept], plain[kept] * scale, rtol=1e-4)
+    positive = plain != 0
+    assert abs(kept[positive].float().mean() - 0.9) < 3e-3
+    assert (kept.float().mean(0).std() < 0.05) and (kept.float().mean(1).std() < 0.05)  # no row or column is favoured
+    dropped.sum().backward()
+    assert torch.allclose(states.grad, torch.where(kept, scale, 0.0), rtol=1e-4)
+    torch.manual_seed(0)
+    again = dropout(torch.randn(401, 1001), 0.1, training=True, rectify=rectify)
+    assert torch.equal(again, dropped.detach())
+    assert dropout(states, 0.1, training=False) is states
+
+
+@pytest.mark.parametrize("shape", [(5, 32), (2, 7, 32)])
+def test_the_norm_and_its_gradients_are_t5s(shape):
+    torch.manual_seed(0)
+    layer = T5LayerNorm(32)
+    torch.nn.init.normal_(layer.weight)
+    states, gradient = torch.randn(shape, dtype=torch.float32, requires_grad=True), torch.randn(shape)
+    results = []
+    for run in (layer, lambda states: norm(layer, states)):
+        states.grad = layer.weight.grad = None
+        found = run(states)
+        found.backward(gradient)
+        results.append((found.detach(), states.grad.clone(), layer.weight.grad.clone()))
+    for plain, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,78 @@
+"""Dropout and T5's layer norm for training on a CPU, where torch's own take as long as matrix products."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+_LEVELS = 1 << 16  # probabilities of dropout are multiples of 1 / _LEVELS
+
+
+def dropout(states: torch.Tensor, p: float, training: bool, rectify: bool = False) -> torch.Tensor:
+    """`F.dropout`, of the states or of `relu(states)`.
+
+    On a CPU four units share one random number of 64 bits, which is several times faster than a draw for each; the
+    probability is then rounded to a multiple of 2**-16, and the scale to match. Draws come from torch's generator.
+
+    Args:
+        states: of any shape.
+        p: probability of zero, at least 0 and below 1.
+        training: whether anything is dropped at all.
+        rectify: apply ReLU first.
+    """
+    if training and p > 0 and states.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _Dropout.apply(states, round(p * _LEVELS), rectify)
+    return F.dropout(F.relu(states) if rectify else states, p, training)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states, level, rectify):
+        words = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+        draws = words.view(torch.int16)[: states.numel()].view(states.shape)
+        keep = draws >= level - _LEVELS // 2
+        if rectify:
+            keep &= states > 0
+        ctx.scale = _LEVELS / (_LEVELS - level)
+        ctx.save_for_backward(keep)
+        return (states * keep).mul_(ctx.scale)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (keep,) = ctx.saved_tensors
+        return (gradient * keep).mul_(ctx.scale), None, None
+
+
+def norm(layer_norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """T5's layer norm, the root mean square alone, in few passes over the states (..., d)."""
+    eps = getattr(layer_norm, "variance_epsilon", None)
+    weight = layer_norm.weight
+    if eps is None or states.dtype != weight.dtype:  # another implementation, or mixed precision
+        return layer_norm(states)
+    if states.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.rms_norm(states, states.shape[-1:], weight, eps)
+    return _Norm.apply(states, weight, eps)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states, weight, eps):
+        inverse = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_().div_(states.shape[-1])
+        inverse = inverse.add_(eps).rsqrt_()  # (..., 1)
+        ctx.save_for_backward(states, weight, inverse)
+        return (states * inverse).mul_(weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        states, weight, inverse = ctx.saved_tensors
+        normed = states * inverse
+        of_weight = torch.linalg.vecdot(gradient.flatten(0, -2), normed.flatten(0, -2), dim=0)
+        gradient = gradient * weight
+        shared = torch.linalg.vecdot(gradient, normed, dim=-1).unsqueeze(-1).div_(-states.shape[-1])  # (..., 1)
+        return gradient.addcmul_(normed, shared).mul_(inverse), of_weight, None
+
+
+__all__ = ["dropout", "norm"]
