@@ -23,7 +23,7 @@ from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
 from .training_gram import decode_grouped, target_loss
 from .trie_gram import ItemTrie
 
-if TYPE_CHECKING:  # never run; what a saved model is copied with is found by the text of its imports
+if TYPE_CHECKING:  # not run; but relative imports are what tells which files are saved with a model
     from .pipeline_gram import GenerativeRecommendationPipeline  # noqa: F401
 
 _EXACT_SLOTS = 1024  # prefixes that exact search has room for at first
