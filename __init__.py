@@ -9,6 +9,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
+    "GenerativeRecommendationPipeline": ".pipeline_gram",
     "GramConfig": ".configuration_gram",
     "GramForConditionalGeneration": ".modeling_gram",
     "GramTokenizer": ".tokenization_gram",

@@ -49,6 +49,15 @@ class GramConfig(T5Config):
                 "AutoModelForSeq2SeqLM": "modeling_gram.GramForConditionalGeneration",
             },
         )
+        kwargs.setdefault(
+            "custom_pipelines",
+            {
+                "generative-recommendation": {
+                    "impl": "pipeline_gram.GenerativeRecommendationPipeline",
+                    "pt": ["AutoModelForSeq2SeqLM"],
+                }
+            },
+        )
         super().__post_init__(**kwargs)
         # T5Config overwrites both: it always ties, and scales unless it is told not to tie.
         self.tie_word_embeddings = tied

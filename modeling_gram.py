@@ -1,6 +1,7 @@
 """GRAM: passages encoded one by one, fused in the decoder's cross-attention, on T5's own blocks."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -21,6 +22,9 @@ from .generation_gram import beam_search
 from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
 from .training_gram import decode_grouped, target_loss
 from .trie_gram import ItemTrie
+
+if TYPE_CHECKING:  # not run; but relative imports are what tells which files are saved with a model
+    from .pipeline_gram import GenerativeRecommendationPipeline  # noqa: F401
 
 _EXACT_SLOTS = 1024  # prefixes that exact search has room for at first
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from .item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
 from .modeling_gram import GramForConditionalGeneration
+from .recommending_gram import check_catalogue, check_history, check_search, search
 from .tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from .user_batches import batches_of_users, cache_of_users
 
@@ -77,12 +78,7 @@ def load_model(name_or_path: str | Path) -> tuple[GramForConditionalGeneration, 
         raise FileNotFoundError(f"{name_or_path}: no such folder, and no such model from the Hub ({reason})") from error
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: the weights cannot be read ({error}); save the model again") from error
-    num_rows = 0 if model.item_trie is None else model.item_trie.num_items
-    if not 0 < num_rows <= len(tokenizer.item_ids):
-        raise ValueError(
-            f"{name_or_path}: the model's item trie has {num_rows} items, the catalogue {len(tokenizer.item_ids)}; "
-            "call `set_item_trie` and save model and tokenizer again"
-        )
+    check_catalogue(model, tokenizer, str(name_or_path))
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
@@ -189,41 +185,16 @@ class Recommender:
         Raises:
             ValueError: a history is empty or holds an item that is not in the catalogue; a number is below 1.
         """
-        for name, value in (("top_k", top_k), ("num_beams", num_beams)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        check_search(top_k=top_k, num_beams=num_beams, exclude_seen=exclude_seen)
         for user, history in enumerate(histories):
-            _check_history(self.tokenizer, history, f"histories[{user}]: " if len(histories) > 1 else "")
-        found: list[list[Recommendation]] = []
+            check_history(self.tokenizer, history, f"histories[{user}]: " if len(histories) > 1 else "")
+        found: list[list[tuple[int, float]]] = []
         for start in range(0, len(histories), self.batch_size):
             batch = histories[start : start + self.batch_size]
-            found += self._search(batch, top_k, exclude_seen, max(num_beams, top_k), item_cache or self.item_cache)
-        return found
-
-    def _search(self, histories, top_k, exclude_seen, num_beams, item_cache) -> list[list[Recommendation]]:
-        tokenizer, device = self.tokenizer, self.model.device
-        seen = [torch.tensor([tokenizer.item_rows[item] for item in history]) for history in histories]
-        seen = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True, padding_value=-1)  # (B, E)
-        output = self.model.generate(
-            **tokenizer(histories=histories, item_prompts=item_cache is None, return_tensors="pt").to(device),
-            item_cache=item_cache,
-            excluded_items=seen.to(device) if exclude_seen else None,
-            num_beams=num_beams,
-            num_return_sequences=top_k,
-            return_dict_in_generate=True,
-        )
-        scores = output.sequences_scores.view(-1, top_k).tolist()
-        return [
-            [Recommendation(tokenizer.item_ids[row], tokenizer.titles[row], score) for row, score in pairs if row >= 0]
-            for pairs in map(zip, output.item_indices.tolist(), scores)
-        ]
-
-
-def _check_history(tokenizer: GramTokenizer, history: Sequence[str], place: str) -> None:
-    try:
-        tokenizer.history_rows(history)
-    except ValueError as error:
-        raise ValueError(f"{place}{error}") from None
+            cache = item_cache or self.item_cache
+            found += search(self.model, self.tokenizer, batch, top_k, exclude_seen, num_beams, cache)
+        item_ids, titles = self.tokenizer.item_ids, self.tokenizer.titles
+        return [[Recommendation(item_ids[row], titles[row], score) for row, score in user] for user in found]
 
 
 def recommend_users(
@@ -334,7 +305,7 @@ def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[st
                 raise ValueError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
             if not user:
                 continue
-            _check_history(tokenizer, history, f"{path}:{number}: user {user}: ")
+            check_history(tokenizer, history, f"{path}:{number}: user {user}: ")
             if lines.setdefault(user, number) != number:
                 raise ValueError(f"{path}:{number}: user {user} stands on line {lines[user]} already; keep one line")
             users.append((user, history))

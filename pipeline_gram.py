@@ -1,0 +1,161 @@
+"""transformers' pipeline for GRAM: histories of item ids in, recommended items out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from transformers import Pipeline, PreTrainedConfig
+from transformers.utils import logging
+
+from .item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
+from .recommending_gram import check_catalogue, check_history, check_search, search
+
+TASK = "generative-recommendation"
+BATCH_SIZE = 16
+
+logger = logging.get_logger(__name__)
+
+
+class GenerativeRecommendationPipeline(Pipeline):
+    r"""Recommends the next items of users from the items that they have had.
+
+    Takes what every pipeline takes (`device`, `dtype`, `batch_size`, ...); arguments of a call may be given here too,
+    to hold for all calls.
+
+    Args:
+        model: a [`GramForConditionalGeneration`] with its item trie.
+        tokenizer: its [`GramTokenizer`].
+        item_cache: where the encodings of the items are. By default in the model folder, if `gram encode` left them
+            there; True: there, or with the model on the Hub, and nowhere else; a folder; False: items are encoded when
+            they are met in a history.
+
+    Raises:
+        FileNotFoundError: there are no encodings where `item_cache` says.
+        ValueError: the encodings are not of this model and catalogue; model and catalogue do not belong together.
+
+    Example:
+        >>> from transformers import pipeline
+        >>> recommend = pipeline("generative-recommendation", "runs/mine", trust_remote_code=True)  # doctest: +SKIP
+        >>> recommend(["50", "172"], top_k=1)  # doctest: +SKIP
+        [{'item_id': '181', 'title': 'Return of the Jedi', 'score': -0.71}]
+    """
+
+    _load_tokenizer = True
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __init__(self, model, tokenizer=None, item_cache: bool | str | Path | None = None, **kwargs):
+        local_files_only = kwargs.pop("local_files_only", False)
+        if tokenizer is None:
+            raise ValueError("a GRAM needs its tokenizer, which has the catalogue: give `tokenizer`")
+        super().__init__(model, tokenizer, **kwargs)
+        self.model.eval()
+        check_catalogue(model, tokenizer, model.name_or_path or "the model")
+        self.item_cache = self._open(item_cache, local_files_only)
+
+    def _open(self, item_cache: bool | str | Path | None, local_files_only: bool) -> ItemCache | None:
+        name = self.model.name_or_path
+        if item_cache is None:
+            item_cache = bool(name) and (Path(name) / ITEM_CACHE_FOLDER).is_dir() and self._has_saved_dtype()
+        if item_cache is False:
+            return None
+        if item_cache is True:
+            if not Path(name).is_dir():
+                commit, wanted = getattr(self.model.config, "_commit_hash", None), f"{ITEM_CACHE_FOLDER}/*"
+                name = snapshot_download(
+                    name, revision=commit, allow_patterns=wanted, local_files_only=local_files_only
+                )
+            item_cache = Path(name) / ITEM_CACHE_FOLDER
+        return ItemCache.open(item_cache, self.model, self.tokenizer)
+
+    def _has_saved_dtype(self) -> bool:
+        saved = PreTrainedConfig.get_config_dict(self.model.name_or_path)[0].get("dtype")
+        loaded = str(self.model.dtype).removeprefix("torch.")
+        if saved != loaded:
+            logger.warning(f"the item encodings are of the model in {saved}, and not used for the model in {loaded}")
+        return saved == loaded
+
+    def _sanitize_parameters(self, top_k=None, exclude_seen=None, num_beams=None, score_mode=None, exact=None):
+        given = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": num_beams, "exact": exact}
+        given = {name: value for name, value in given.items() if value is not None}
+        check_search(**given)
+        return {}, given if score_mode is None else {**given, "score_mode": score_mode}, {}
+
+    def __call__(
+        self, inputs: Sequence[str] | Iterable[Sequence[str]], batch_size: int | None = None, **kwargs: Any
+    ) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
+        """Recommend items.
+
+        Args:
+            inputs: item ids of one user, oldest first; a list of such histories; or a data set, a generator or another
+                iterable of them, which is read batch by batch. The model reads the newest items of a history.
+            batch_size: users in one search; 16 unless the pipeline was made with another one.
+            kwargs: `top_k`: items per user (10). `exclude_seen`: leave out every item of the user's whole history
+                (True). `num_beams`: width of the search (50), at least `top_k`. `score_mode`: `"vocabulary"` or
+                `"trie"`, `exact`: search until nothing better can be found (False), both as in `generate`.
+
+        Returns:
+            For each user a list of at most `top_k` dictionaries `item_id`, `title`, `score`, best first: fewer where
+            the catalogue has no more. One user's list for one history, a list of them for a list of histories, an
+            iterator over them for everything else.
+
+        Raises:
+            ValueError: a history is empty, is no list of strings or names an item that is not in the catalogue (the
+                message names its place among the histories); an argument has an impossible value.
+        """
+        if batch_size is None:
+            batch_size = BATCH_SIZE if self._batch_size is None else self._batch_size
+        check_search(batch_size=batch_size)
+        _, given, _ = self._sanitize_parameters(**kwargs)
+        options = {**self._forward_params, **given}
+        if not isinstance(inputs, list | tuple):
+            return self._stream(_iterator(inputs), batch_size, options)
+        if not inputs:
+            raise ValueError("got an empty list; give the item ids of a history, or several such lists")
+        if isinstance(inputs[0], str):
+            check_history(self.tokenizer, inputs)
+            return self.run_single([inputs], {}, options, {})[0]
+        for user, history in enumerate(inputs):
+            check_history(self.tokenizer, history, f"histories[{user}]: ")
+        return list(self._stream(iter(inputs), batch_size, options))
+
+    def _stream(self, histories: Iterator[Sequence[str]], batch_size: int, options: dict) -> Iterator[list[dict]]:
+        first = 0
+        while batch := list(islice(histories, batch_size)):
+            for user, history in enumerate(batch, start=first):
+                check_history(self.tokenizer, history, f"histories[{user}]: ")
+            yield from self.run_single(batch, {}, options, {})
+            first += len(batch)
+
+    def preprocess(self, input_: list[Sequence[str]]) -> dict:
+        """What `_forward` takes: a batch of histories."""
+        return {"histories": input_}
+
+    def _forward(self, input_tensors: dict, **options) -> list[list[tuple[int, float]]]:
+        return search(self.model, self.tokenizer, **input_tensors, item_cache=self.item_cache, **options)
+
+    def postprocess(self, model_outputs: list[list[tuple[int, float]]]) -> list[list[dict]]:
+        """Catalogue rows with scores, made into items."""
+        item_ids, titles = self.tokenizer.item_ids, self.tokenizer.titles
+        return [
+            [{"item_id": item_ids[row], "title": titles[row], "score": score} for row, score in found]
+            for found in model_outputs
+        ]
+
+
+def _iterator(inputs) -> Iterator[Sequence[str]]:
+    if not isinstance(inputs, str | dict):
+        if isinstance(inputs, Iterable):
+            return iter(inputs)
+        if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):  # a data set of torch
+            return (inputs[number] for number in range(len(inputs)))
+    raise ValueError(f"give a list of item ids, or several such lists; got a value of type {type(inputs).__name__}")
+
+
+__all__ = ["GenerativeRecommendationPipeline"]

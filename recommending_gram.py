@@ -1,0 +1,99 @@
+"""Asking a model for items: the checks and the search that every way to recommend shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import torch
+
+from .item_cache_gram import ItemCache
+
+
+def check_catalogue(model, tokenizer, name: str) -> None:
+    """Raise ValueError, naming `name`, where the model has no item trie, or one of other items than the tokenizer's."""
+    num_rows = 0 if model.item_trie is None else model.item_trie.num_items
+    if not 0 < num_rows <= len(tokenizer.item_ids):
+        raise ValueError(
+            f"{name}: the model's item trie has {num_rows} items, the catalogue {len(tokenizer.item_ids)}; "
+            "call `set_item_trie` and save model and tokenizer again"
+        )
+
+
+def check_history(tokenizer, history: Sequence[str], place: str = "") -> None:
+    """Raise ValueError, led in by `place`, where a history is empty, no list of strings, or names an unknown item."""
+    if not isinstance(history, Sequence):
+        raise ValueError(f"{place}a history is a list of item ids, got a value of type {type(history).__name__}")
+    for item in history:
+        if not isinstance(item, str):
+            raise ValueError(f"{place}item ids are strings, got {item!r}")
+    try:
+        tokenizer.history_rows(history)
+    except ValueError as error:
+        raise ValueError(f"{place}{error}") from None
+
+
+def check_search(exclude_seen: bool = True, exact: bool = False, **numbers: int) -> None:
+    """Raise ValueError where a number is not whole or below 1, or a switch is neither True nor False."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number")
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    for name, value in (("exclude_seen", exclude_seen), ("exact", exact)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; it must be True or False")
+
+
+def search(
+    model,
+    tokenizer,
+    histories: Sequence[Sequence[str]],
+    top_k: int = 10,
+    exclude_seen: bool = True,
+    num_beams: int = 50,
+    item_cache: ItemCache | None = None,
+    score_mode: str = "vocabulary",
+    exact: bool = False,
+) -> list[list[tuple[int, float]]]:
+    """The next items of a batch of users, all searched for at once.
+
+    Args:
+        model: a [`GramForConditionalGeneration`] with its item trie, in evaluation mode.
+        tokenizer: its [`GramTokenizer`].
+        histories: item ids of B users, oldest first; checked already, see [`check_history`].
+        top_k: items per user.
+        exclude_seen: leave out every item of the user's whole history.
+        num_beams: width of the search; at least `top_k` are taken.
+        item_cache: encodings of the histories' items; without it they are encoded.
+        score_mode: see [`GramForConditionalGeneration.generate`].
+        exact: likewise.
+
+    Returns:
+        For each user at most `top_k` pairs of catalogue row and score, best first: fewer where there are no more items.
+    """
+    # As many beams as items rank the whole catalogue: whatever is asked for beyond that only takes memory.
+    top_k = min(top_k, model.item_trie.num_items)
+    num_beams = max(top_k, min(num_beams, model.item_trie.num_items))
+    excluded = None
+    if exclude_seen:
+        rows = [torch.tensor([tokenizer.item_rows[item] for item in history]) for history in histories]
+        excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)  # (B, E)
+    output = model.generate(
+        **tokenizer(histories=histories, item_prompts=item_cache is None, return_tensors="pt").to(model.device),
+        excluded_items=None if excluded is None else excluded.to(model.device),
+        item_cache=item_cache,
+        num_beams=num_beams,
+        num_return_sequences=top_k,
+        score_mode=score_mode,
+        exact=exact,
+        return_dict_in_generate=True,
+    )
+    scores = output.sequences_scores.view(-1, top_k).tolist()
+    return [
+        [(row, score) for row, score in zip(*user, strict=True) if row >= 0]
+        for user in zip(output.item_indices.tolist(), scores, strict=True)
+    ]
+
+
+__all__ = ["check_catalogue", "check_history", "check_search", "search"]
