@@ -1,5 +1,16 @@
 """What a trained model needs to be published: its card."""
 
-from .model_card import write_model_card
+from .card_data import GramCardData
+from .card_settings import CardSettings
+from .metadata_rules import check_metadata, metadata_problems
+from .model_card import is_handmade, refresh_model_card, write_model_card
 
-__all__ = ["write_model_card"]
+__all__ = [
+    "CardSettings",
+    "GramCardData",
+    "check_metadata",
+    "is_handmade",
+    "metadata_problems",
+    "refresh_model_card",
+    "write_model_card",
+]
