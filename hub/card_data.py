@@ -122,7 +122,8 @@ class GramCardData:
     @property
     def data_name(self) -> str:
         """What the data set is called."""
-        return self.settings.data_name or next(iter(self.datasets), Path(self.training["settings"]["data"]).name)
+        folder = Path(self.training["settings"]["data"]).name
+        return self.settings.data_name or next(iter(self.datasets), folder) or "data set"
 
     def metadata(self) -> ModelCardData:
         """The YAML at the top of the card. The Hub knows no task that fits, so there is no `pipeline_tag`."""
