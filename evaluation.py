@@ -29,7 +29,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .baselines import ItemKNN, Popularity
-from .data import Interactions, RecommendationData, evaluation_histories, leave_one_out, training_part
+from .data import Interactions, RecommendationData, evaluation_histories, training_part
 from .item_cache_gram import ItemCache
 from .processes import on_cpu
 from .translation import SASRec, fit_or_load
@@ -324,7 +324,7 @@ def evaluate(
             "items": len(data.items),
             "users": len(data.interactions),
             "interactions": len(data.interactions.items),
-            "leave_one_out": _is_leave_one_out(data),
+            "leave_one_out": data.is_leave_one_out,
         },
         "models": {
             name: {protocol: ranking_metrics(values) for protocol, values in by_protocol.items()}
@@ -345,11 +345,6 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationDat
         place = data.folder or "the data"
         raise ValueError(f"{place}: item {item} is not in the model's catalogue; evaluate on the data it was made from")
     return replace(data, interactions=replace(data.interactions, items=items))
-
-
-def _is_leave_one_out(data: RecommendationData) -> bool:
-    short = (data.interactions.lengths < 3).any()
-    return not short and np.array_equal(data.splits, leave_one_out(data.interactions))
 
 
 def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_items: int) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from .data import RecommendationData, read_folder
 from .data.prepare import PrepareSettings, prepare
 from .evaluation import evaluate, format_table, result_files
-from .hub import write_model_card
+from .hub import CardSettings, refresh_model_card
 from .recommendation import load_model
 from .settings import parse
 from .tokenization_gram import GramTokenizer
@@ -36,6 +36,14 @@ WHEEL = "recbole-1.2.1-py3-none-any.whl"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 MOVIELENS = "recbole/dataset_example/ml-100k/ml-100k"
 FILM_TEXTS = "movie_title=title, release_year=year, class=genres"
+
+CARD = CardSettings(
+    data_name="MovieLens-100k",
+    licence="other",
+    licence_name="movielens-100k",
+    licence_link="https://files.grouplens.org/datasets/movielens/ml-100k-README.txt",
+    language="en",
+)
 
 NUM_SHOWN_USERS, NUM_SHOWN_ITEMS = 2, 5
 
@@ -98,7 +106,7 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     say("4/5  evaluation on the last film of every user")
     say(format_table(_evaluate(output_dir, data)))
     if not _is_newer(output_dir / "README.md", output_dir / "evaluation.json"):
-        write_model_card(output_dir, "MovieLens-100k")
+        refresh_model_card(output_dir, CARD)
 
     say("5/5  recommendations of the saved model, loaded in a fresh process")
     for line in _recommend(output_dir, data):

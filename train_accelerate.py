@@ -23,14 +23,17 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from gram.cli import exit_code_of
 from gram.configuration_gram import GramConfig
 from gram.data import RecommendationData, evaluation_histories, read_folder, training_part
 from gram.data.training_steps import TrainingSteps
 from gram.evaluation import gram_ranks, ranking_metrics
+from gram.hub import refresh_model_card
 from gram.modeling_gram import GramForConditionalGeneration
 from gram.processes import keep_freed_memory, on_cpu
+from gram.run_facts import run_facts
 from gram.settings import parse
 from gram.tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from gram.tokenizer_folder import make_tokenizer_folder
@@ -276,6 +279,7 @@ class _Run:
         if sasrec.is_file():
             shutil.copyfile(sasrec, self.output_dir / SASREC_FILE)
         facts = {"settings": asdict(self.settings), "progress": asdict(self.progress)}
+        facts |= run_facts(self.settings.backbone, self.data, self.accelerator)
         _write_json(self.output_dir / FINISHED_FILE, facts)
         shutil.rmtree(self.checkpoints)
 
@@ -368,6 +372,8 @@ def main(argv: list[str] | None = None) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
     data = read_folder(settings.data)
     train(settings, data, tokenizer_of(settings, translation_settings, data))
+    if PartialState().is_main_process and not is_deepspeed_zero3_enabled():  # there no process can search alone
+        refresh_model_card(settings.output_dir)
 
 
 def tokenizer_of(

@@ -114,3 +114,9 @@ class RecommendationData:
     def __post_init__(self):
         if self.splits is None:
             object.__setattr__(self, "splits", leave_one_out(self.interactions))
+
+    @property
+    def is_leave_one_out(self) -> bool:
+        """Whether exactly the last item of every user is for testing, and the one before for validation."""
+        short = (self.interactions.lengths < 3).any()
+        return not short and np.array_equal(self.splits, leave_one_out(self.interactions))

@@ -1,118 +1,185 @@
-"""The model card: every figure in it is read from the files that training and evaluation left in the folder."""
+"""The model card: every figure in it is read from the files of the model folder, or measured when it is written."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+import shlex
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
-PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
-SPLITS = {
-    True: "The last item of every user is for testing, the one before for validation; neither was trained on.",
-    False: "The training, validation and test parts follow each other in time; only the first of them was trained on.",
+from ..training_settings import PLACES
+from .card_data import METRICS, PROTOCOLS, TASK, GramCardData
+from .card_settings import CardSettings
+from .metadata_rules import check_metadata
+
+CARD = "README.md"
+TEMPLATE = "model_card_template.md"
+# Where a setting is shown; those that are in none of the groups are the last one's.
+GROUPS = {
+    "Shape": ("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "dropout_rate", "vocab_size"),
+    "Input": ("max_history", "max_passage_length"),
+    "Optimisation": (
+        *("epochs", "batch_size", "learning_rate", "adam_epsilon", "weight_decay", "warmup_ratio", "max_grad_norm"),
+        *("mixed_precision", "seed"),
+    ),
+    "Validation": ("validate_every", "validation_users", "validation_beams", "patience"),
+    "Memory and speed": (
+        *("micro_batch_size", "micro_batch_tokens", "prefixes_per_group", "gradient_checkpointing", "compile"),
+    ),
+    "Other": (),
 }
-PLACES = ("data", "output_dir", "translation")  # folders of one machine
-
-USAGE = """```python
-from transformers import AutoModel, AutoTokenizer
-
-model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
-inputs = tokenizer(histories=[{history}], return_tensors="pt")  # item ids, oldest first
-output = model.generate(**inputs, num_beams=50, num_return_sequences=10, return_dict_in_generate=True)
-print(tokenizer.decode_items(output.sequences))
-```"""
+_SIGNATURE = re.compile(r"<!-- written by gram card, ([0-9a-f]{16}) -->\s*$")
 
 
-def write_model_card(folder: str | Path, data_name: str) -> Path:
-    """Write `README.md` into a model folder that holds `training.json` and `evaluation.json`.
+def write_model_card(folder: str | Path, settings: CardSettings | None = None, overwrite: bool = False) -> Path:
+    """Write `README.md` into a model folder, anew from its files.
 
     Args:
-        folder: the model folder.
-        data_name: what the data are called.
+        folder: holds a trained model and `training.json`; figures come from `evaluation.json` and `ablations.json`
+            where there are any.
+        settings: what is said by hand, and kept in `card.yaml` for the next card; by default what stands there.
+        overwrite: replace a `README.md` that was written or changed by hand.
 
     Returns:
         The card's path.
 
     Raises:
-        FileNotFoundError: the model has not been trained or evaluated there.
+        FileExistsError: there is a `README.md` that was written or changed by hand.
+        FileNotFoundError: the folder or a file of it is missing; the message names it.
+        ValueError: a file is damaged, or the Hub would refuse the metadata.
     """
     folder = Path(folder)
-    training, evaluation = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("training.json", "evaluation.json")
-    )
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        tags=["recommendation", "generative-retrieval", "gram"],
-        model_name=folder.resolve().name,
-        eval_results=_eval_results(evaluation, data_name),
-    )
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(folder, training, evaluation, data_name)}\n")
-    path = folder / "README.md"
-    temporary = path.with_name(".README.md.part")
-    card.save(temporary)
+    path = folder / CARD
+    if not overwrite and is_handmade(path):
+        raise FileExistsError(
+            f"{path}: was written or changed by hand; move that into `notes` of card.yaml and give --overwrite"
+        )
+    card = GramCardData.of(folder, settings)
+    text = render(card)
+    card.settings.save(folder)
+    temporary = path.with_name(f".{CARD}.part")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
     os.replace(temporary, path)
     return path
 
 
-def _eval_results(evaluation: dict, data_name: str) -> list[EvalResult]:
-    return [
-        EvalResult(
-            task_type="generative-recommendation",
-            dataset_type=data_name.lower(),
-            dataset_name=data_name,
-            dataset_split=evaluation["split"],
-            metric_type=metric,
-            metric_name=f"{metric}, {PROTOCOLS[protocol]}",
-            metric_value=round(by_metric[metric]["mean"], 4),
-        )
-        for protocol, by_metric in evaluation["models"]["GRAM"].items()
-        for metric in METRICS
-    ]
+def refresh_model_card(folder: str | Path, settings: CardSettings | None = None) -> None:
+    """Write the card of a model folder as [`write_model_card`] does, unless there is one that was written by hand."""
+    if not is_handmade(Path(folder) / CARD):
+        write_model_card(folder, settings)
 
 
-def _text(folder: Path, training: dict, evaluation: dict, data_name: str) -> str:
-    from ..tokenization_gram import GramTokenizer
+def is_handmade(path: str | Path) -> bool:
+    """Whether a file is there that is not as `write_model_card` left it."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    signature = _SIGNATURE.search(text)
+    return signature is None or signature[1] != _digest(text[: signature.start()])
 
-    history = json.dumps(GramTokenizer.from_pretrained(folder).item_ids[:2])
-    size, progress = evaluation["data"], training["progress"]
-    lines = [
-        f"# GRAM on {data_name}",
-        "",
-        "A generative recommender (arXiv 2506.01673): it reads a history of items as text and spells out the lexical",
-        "ID of the next item, held to the catalogue.",
-        "",
-        USAGE.format(name=folder.resolve().name, history=history),
-        "",
-        "## Data",
-        "",
-        f"{size['users']:,} users, {size['items']:,} items, {size['interactions']:,} interactions.",
-        SPLITS[size["leave_one_out"]],
-        "",
-        "## Evaluation",
-        "",
-        f"Full ranking of the catalogue for {evaluation['users']:,} {evaluation['split']} users,",
-        f"{evaluation['num_beams']} beams; in brackets the 95 % interval over users.",
-    ]
-    for protocol, meaning in PROTOCOLS.items():
-        head = f"| | {' | '.join(METRICS)} |"
-        lines += ["", f"{meaning[0].upper()}{meaning[1:]}:", "", head, "|---|" + "---|" * len(METRICS)]
-        for model, by_protocol in evaluation["models"].items():
-            cells = ("{mean:.4f} ({low:.4f}-{high:.4f})".format(**by_protocol[protocol][metric]) for metric in METRICS)
-            lines.append(f"| {model} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "## Training",
-        "",
-        f"{progress['updates']:,} optimizer steps, {progress['samples']:,} samples,",
-        f"{progress['seconds'] / 60:.1f} minutes.",
-        "",
-        "| setting | value |",
-        "|---|---|",
-    ]
-    settings = training["settings"].items()
-    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in settings if name not in PLACES)])
+
+def render(card: GramCardData) -> str:
+    """The whole card, metadata and text.
+
+    Raises:
+        ValueError: the Hub would refuse the metadata.
+    """
+    metadata = card.metadata()
+    check_metadata(metadata)
+    body = _template().render(**_values(card))
+    text = str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n\n"))
+    return f"{text}<!-- written by gram card, {_digest(text)} -->\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters |= {
+        "plain": plain,
+        "thousands": lambda number: f"{number:,}",
+        "duration": duration,
+        "python": lambda value: json.dumps(value, ensure_ascii=False),
+        "shell": shlex.quote,
+    }
+    return environment.get_template(TEMPLATE)
+
+
+def _values(card: GramCardData) -> dict[str, Any]:
+    training, tokenizer, evaluation = card.training, card.tokenizer, card.evaluation
+    data = training.get("data") or (evaluation or {}).get("data")
+    ablations = {ablation["name"]: ablation["metrics"] for ablation in card.ablations}
+    if ablations and evaluation:
+        ablations = {"GRAM": evaluation["models"]["GRAM"], **ablations}
+    return {
+        "card": card,
+        "task": TASK,
+        "protocols": PROTOCOLS,
+        "history_ids": [tokenizer.item_ids[row] for row in card.history],
+        "spelled": " ".join(f"`{token}`" for token in tokenizer.catalogue["lexical_id"][0].as_py()),
+        "data": data,
+        "prepared": (data or {}).get("prepared"),
+        "settings": training["settings"],
+        "progress": training["progress"],
+        "environment": training.get("environment"),
+        "ablations": ablations,
+        "groups": setting_groups(training["settings"], card.config),
+        "table": metrics_table,
+    }
+
+
+def setting_groups(settings: dict[str, Any], config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by group, without those that name places of one machine; the shape is the model's own."""
+    values = {name: value for name, value in settings.items() if name not in PLACES | {"backbone", "tokenizer"}}
+    values |= {name: config[name] for name in GROUPS["Shape"]}
+    groups = {group: {name: values.pop(name) for name in names if name in values} for group, names in GROUPS.items()}
+    groups["Other"] |= {name: value for name, value in values.items() if not _is_path(value)}
+    return {group: shown for group, shown in groups.items() if shown}
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool({"/", "\\"} & set(value))
+
+
+def metrics_table(models: dict[str, dict], protocol: str) -> str:
+    """A Markdown table: a row per model, a column per metric, the interval in brackets; the best mean is bold."""
+    best = {metric: max(by[protocol][metric]["mean"] for by in models.values()) for metric in METRICS}
+
+    def cell(estimate: dict[str, float], metric: str) -> str:
+        mean = f"{estimate['mean']:.4f}"
+        interval = f"({estimate['low']:.4f}-{estimate['high']:.4f})"
+        return f"{f'**{mean}**' if estimate['mean'] == best[metric] else mean} {interval}"
+
+    rows = [f"| | {' | '.join(METRICS)} |", "|---|" + "---|" * len(METRICS)]
+    for name, by_protocol in models.items():
+        cells = (cell(by_protocol[protocol][metric], metric) for metric in METRICS)
+        rows.append(f"| {plain(name)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def plain(text: Any) -> str:
+    """A text in one line, in which Markdown and HTML find nothing to do."""
+    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", " ".join(str(text).split()))
+
+
+def duration(seconds: float) -> str:
+    """A time in words: `45.2 seconds`, `6.3 minutes`, `40.0 hours`."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} seconds"

