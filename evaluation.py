@@ -32,6 +32,7 @@ from .baselines import ItemKNN, Popularity
 from .data import Interactions, RecommendationData, evaluation_histories, leave_one_out, training_part
 from .item_cache_gram import ItemCache
 from .processes import on_cpu
+from .rankings import Hits, estimate, ndcg, recall
 from .translation import SASRec, fit_or_load
 from .translation.artefacts import read_provenance
 from .translation.collaborative import hash_of_interactions
@@ -39,7 +40,6 @@ from .user_batches import batches_of_users
 
 CUTOFFS = (1, 5, 10, 20, 50)
 PROTOCOLS = ("all_items", "unseen_items")
-Z_95 = 1.959964  # of the normal distribution: 95 % lie within this many standard errors
 
 
 def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
@@ -60,19 +60,9 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict
     ranks = np.asarray(ranks)
     if not len(ranks):
         raise ValueError("there are no users to evaluate; give at least one")
-    gains = 1 / np.log2(np.maximum(ranks, 1) + 1)
-    metrics = {}
-    for k in cutoffs:
-        hit = (ranks >= 1) & (ranks <= k)
-        metrics[f"recall@{k}"] = _estimate(hit.astype(np.float64))
-        metrics[f"ndcg@{k}"] = _estimate(np.where(hit, gains, 0.0))
-    return metrics
-
-
-def _estimate(values: np.ndarray) -> dict[str, float]:
-    mean = float(values.mean())
-    margin = Z_95 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 1.0
-    return {"mean": mean, "low": max(mean - margin, 0.0), "high": min(mean + margin, 1.0)}
+    hits = Hits.of_targets(ranks)
+    values = {"recall": recall, "ndcg": ndcg}
+    return {f"{name}@{k}": estimate(value(hits, k)) for k in cutoffs for name, value in values.items()}
 
 
 def gram_ranks(
