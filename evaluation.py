@@ -56,6 +56,11 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict
 
     Raises:
         ValueError: no users.
+
+    Example:
+        >>> metrics = ranking_metrics(np.array([1, 3, 0, 0]), cutoffs=(5,))  # found first, third, and not for two users
+        >>> metrics["recall@5"]["mean"], metrics["ndcg@5"]["mean"]
+        (0.5, 0.375)
     """
     ranks = np.asarray(ranks)
     if not len(ranks):
@@ -94,6 +99,13 @@ def gram_ranks(
 
     Returns:
         (U,) int64 ranks from 1; 0 where the target is not among the `num_beams` items.
+
+    Example:
+        >>> from gram.data import evaluation_histories
+        >>> histories, targets = evaluation_histories(data, "test")
+        >>> ranks = gram_ranks(model, tokenizer, histories, targets, num_beams=5, progress=False)
+        >>> ranks.shape, set(ranks) <= {0, 1, 2, 3, 4, 5}
+        ((40,), True)
     """
     protocol = PROTOCOLS[exclude_seen]
     options = (protocol,), num_beams, batch_size, progress, item_cache
@@ -138,7 +150,13 @@ def _search(model, tokenizer, histories, protocols, num_beams, item_cache) -> It
 
 
 def seen_items(histories: Sequence[np.ndarray]) -> torch.Tensor:
-    """(B, E) int64 catalogue rows of the histories, padded with -1: what `generate` takes as `excluded_items`."""
+    """(B, E) int64 catalogue rows of the histories, padded with -1: what `generate` takes as `excluded_items`.
+
+    Example:
+        >>> seen_items([[4, 2], [3]])
+        tensor([[ 4,  2],
+                [ 3, -1]])
+    """
     rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
@@ -159,6 +177,11 @@ def dense_ranks(
 
     Returns:
         (U,) int64 ranks from 1; 0 where the target itself is masked.
+
+    Example:
+        >>> scores = np.array([[0.1, 0.9, 0.5], [0.1, 0.9, 0.5]])
+        >>> dense_ranks(scores, histories=[[1], [1]], targets=np.array([2, 0]), exclude_seen=True)
+        array([1, 2])
     """
     scores = torch.as_tensor(scores).cpu().to(torch.float64, copy=True).numpy()
     if exclude_seen:
