@@ -22,7 +22,13 @@ class Recommender(Protocol):
 
 
 class Popularity:
-    """Scores an item by how many training interactions it has, for every user alike."""
+    """Scores an item by how many training interactions it has, for every user alike.
+
+    Example:
+        >>> training = Interactions.from_sequences(["u1", "u2"], [[0, 1], [1, 2]])
+        >>> Popularity(training, num_items=3).score([np.array([0])])
+        tensor([[1., 2., 1.]])
+    """
 
     def __init__(self, training: Interactions, num_items: int):
         """Count the interactions of the training part over a catalogue of `num_items`."""
@@ -38,6 +44,11 @@ class ItemKNN:
 
     The cosine of two items is that of their columns of the binary user-item matrix. An item is not its own neighbour.
     The item-item matrix is never made: scores pass through the users.
+
+    Example:
+        >>> training = Interactions.from_sequences(["u1", "u2"], [[0, 1], [0, 1, 2]])
+        >>> ItemKNN(training, num_items=3).score([np.array([2])]).round(decimals=2)
+        tensor([[0.7100, 0.7100, 0.0000]])
     """
 
     def __init__(self, training: Interactions, num_items: int):

@@ -32,6 +32,7 @@ from .baselines import ItemKNN, Popularity
 from .data import Interactions, RecommendationData, evaluation_histories, training_part
 from .item_cache_gram import ItemCache
 from .processes import on_cpu
+from .rankings import Hits, estimate, ndcg, recall
 from .translation import SASRec, fit_or_load
 from .translation.artefacts import read_provenance
 from .translation.collaborative import hash_of_interactions
@@ -39,7 +40,6 @@ from .user_batches import batches_of_users
 
 CUTOFFS = (1, 5, 10, 20, 50)
 PROTOCOLS = ("all_items", "unseen_items")
-Z_95 = 1.959964  # of the normal distribution: 95 % lie within this many standard errors
 
 
 def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
@@ -56,23 +56,18 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict
 
     Raises:
         ValueError: no users.
+
+    Example:
+        >>> metrics = ranking_metrics(np.array([1, 3, 0, 0]), cutoffs=(5,))  # found first, third, and not for two users
+        >>> metrics["recall@5"]["mean"], metrics["ndcg@5"]["mean"]
+        (0.5, 0.375)
     """
     ranks = np.asarray(ranks)
     if not len(ranks):
         raise ValueError("there are no users to evaluate; give at least one")
-    gains = 1 / np.log2(np.maximum(ranks, 1) + 1)
-    metrics = {}
-    for k in cutoffs:
-        hit = (ranks >= 1) & (ranks <= k)
-        metrics[f"recall@{k}"] = _estimate(hit.astype(np.float64))
-        metrics[f"ndcg@{k}"] = _estimate(np.where(hit, gains, 0.0))
-    return metrics
-
-
-def _estimate(values: np.ndarray) -> dict[str, float]:
-    mean = float(values.mean())
-    margin = Z_95 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 1.0
-    return {"mean": mean, "low": max(mean - margin, 0.0), "high": min(mean + margin, 1.0)}
+    hits = Hits.of_targets(ranks)
+    values = {"recall": recall, "ndcg": ndcg}
+    return {f"{name}@{k}": estimate(value(hits, k)) for k in cutoffs for name, value in values.items()}
 
 
 def gram_ranks(
@@ -104,6 +99,13 @@ def gram_ranks(
 
     Returns:
         (U,) int64 ranks from 1; 0 where the target is not among the `num_beams` items.
+
+    Example:
+        >>> from gram.data import evaluation_histories
+        >>> histories, targets = evaluation_histories(data, "test")
+        >>> ranks = gram_ranks(model, tokenizer, histories, targets, num_beams=5, progress=False)
+        >>> ranks.shape, set(ranks) <= {0, 1, 2, 3, 4, 5}
+        ((40,), True)
     """
     protocol = PROTOCOLS[exclude_seen]
     options = (protocol,), num_beams, batch_size, progress, item_cache
@@ -148,7 +150,13 @@ def _search(model, tokenizer, histories, protocols, num_beams, item_cache) -> It
 
 
 def seen_items(histories: Sequence[np.ndarray]) -> torch.Tensor:
-    """(B, E) int64 catalogue rows of the histories, padded with -1: what `generate` takes as `excluded_items`."""
+    """(B, E) int64 catalogue rows of the histories, padded with -1: what `generate` takes as `excluded_items`.
+
+    Example:
+        >>> seen_items([[4, 2], [3]])
+        tensor([[ 4,  2],
+                [ 3, -1]])
+    """
     rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
@@ -169,6 +177,11 @@ def dense_ranks(
 
     Returns:
         (U,) int64 ranks from 1; 0 where the target itself is masked.
+
+    Example:
+        >>> scores = np.array([[0.1, 0.9, 0.5], [0.1, 0.9, 0.5]])
+        >>> dense_ranks(scores, histories=[[1], [1]], targets=np.array([2, 0]), exclude_seen=True)
+        array([1, 2])
     """
     scores = torch.as_tensor(scores).cpu().to(torch.float64, copy=True).numpy()
     if exclude_seen:

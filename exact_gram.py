@@ -62,6 +62,14 @@ def exact_search(
 
     Raises:
         ValueError: `num_return_sequences` or `nodes_per_step` is below 1.
+
+    Example:
+        >>> def step(tokens, slots, candidates, legal):  # in place of a decoder: it likes token 7
+        ...     return torch.where(candidates == 7, -0.1, -2.0).masked_fill(~legal, -torch.inf)
+        >>> trie = ItemTrie.from_sequences([[5, 1], [7, 1]])
+        >>> found = exact_search(step, trie, num_return_sequences=1, length_penalty=1.0, start_token_id=0)
+        >>> trie.items[found.leaves], found.num_scored_nodes
+        (tensor([1], dtype=torch.int32), 3)
     """
     if min(num_return_sequences, nodes_per_step) < 1:
         raise ValueError(

@@ -15,6 +15,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
     Raises:
         ValueError: there is something of this name already, other than an empty folder.
+
+    Example:
+        >>> with new_folder("made") as folder:
+        ...     _ = (folder / "a.txt").write_text("a")
+        >>> sorted(path.name for path in Path("made").iterdir())
+        ['a.txt']
     """
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

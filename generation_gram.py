@@ -44,6 +44,14 @@ def beam_search(
 
     Returns:
         Leaves of the trie (B, K), best first, -1 where there are fewer items; and their scores (B, K), there -inf.
+
+    Example:
+        >>> def step(tokens, slots, candidates, legal):  # in place of a decoder: it likes token 7
+        ...     return torch.where(candidates == 7, -0.1, -2.0).masked_fill(~legal, -torch.inf)
+        >>> trie = ItemTrie.from_sequences([[5, 1], [7, 1]])
+        >>> leaves, scores = beam_search(step, trie, 1, 2, num_return_sequences=2, length_penalty=1.0, start_token_id=0)
+        >>> trie.items[leaves], scores
+        (tensor([[1, 0]], dtype=torch.int32), tensor([[-1.0500, -2.0000]]))
     """
     device = trie.offsets.device
     exhausted = None if excluded_items is None else trie.exhausted_nodes(excluded_items)

@@ -86,6 +86,11 @@ class ItemCache:
             FileNotFoundError: there is no such folder.
             ValueError: a shard is damaged, or was made with another encoder or from other item prompts; or some items
                 are missing. The message says which, and what to run.
+
+        Example:
+            >>> written = model.encode_items(tokenizer, "encodings", dtype="int8", progress=False)
+            >>> ItemCache.open("encodings", model, tokenizer).dtype
+            'int8'
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -126,6 +131,10 @@ class ItemCache:
 
         Raises:
             ValueError: an unknown `dtype`.
+
+        Example:
+            >>> ItemCache.in_memory(model, tokenizer, rows=[3, 7]).num_items  # of the catalogue; two of them are held
+            30
         """
         prompts = tokenizer.item_prompts
         rows = np.arange(len(prompts)) if rows is None else np.unique(np.asarray(rows, dtype=np.int64))

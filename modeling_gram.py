@@ -104,6 +104,13 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
 
         Raises:
             ValueError: the checkpoint is no T5.
+
+        Example:
+            >>> from transformers import T5Config, T5ForConditionalGeneration
+            >>> shape = T5Config(vocab_size=10, d_model=8, d_ff=8, num_layers=1)
+            >>> T5ForConditionalGeneration(shape).save_pretrained("t5")
+            >>> GramForConditionalGeneration.from_backbone("t5", max_history=5).position_embedding.weight.shape
+            torch.Size([6, 8])
         """
         t5 = AutoModelForSeq2SeqLM.from_pretrained(backbone)
         if t5.config.model_type not in ("t5", "mt5"):
@@ -123,7 +130,14 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         return model
 
     def set_item_trie(self, trie: ItemTrie) -> None:
-        """Make `trie` the model's own: it is saved with the checkpoint and used by [`generate`]."""
+        """Make `trie` the model's own: it is saved with the checkpoint and used by [`generate`].
+
+        Example:
+            >>> small = GramForConditionalGeneration(GramConfig(vocab_size=10, d_model=8, d_ff=8, num_layers=1))
+            >>> small.set_item_trie(ItemTrie.from_sequences([[5, 1], [7, 1]]))
+            >>> small.config.trie_num_items
+            2
+        """
         self.item_trie = trie.to(self.device)
         self.config.trie_num_items = trie.num_items
         self.config.trie_num_nodes = trie.num_nodes
@@ -189,6 +203,12 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         Raises:
             ValueError: an unknown `dtype`; without `overwrite`, a folder of another encoder, of other item prompts or
                 of another `dtype`.
+
+        Example:
+            >>> item_cache = model.encode_items(tokenizer, progress=False)
+            >>> inputs = tokenizer(histories=[["B0003", "B0007"]], item_prompts=False, return_tensors="pt")
+            >>> len(model.generate(**inputs, item_cache=item_cache, num_beams=5, num_return_sequences=3))
+            3
         """
         if folder is None:
             return ItemCache.in_memory(self, tokenizer, None, dtype, batch_tokens, progress)
@@ -312,6 +332,12 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         Raises:
             ValueError: sampling is asked for; more items than beams; no trie; an unknown argument; a history without
                 cache, or with an item that the cache does not hold.
+
+        Example:
+            >>> inputs = tokenizer(histories=[["B0003", "B0007"]], return_tensors="pt")
+            >>> output = model.generate(**inputs, num_beams=5, num_return_sequences=3, return_dict_in_generate=True)
+            >>> output.item_indices.shape, output.sequences_scores.shape
+            (torch.Size([1, 3]), torch.Size([3]))
         """
         if exact:  # has no beams, of which transformers would want as many as items are asked for
             kwargs["num_beams"] = kwargs.get("num_return_sequences")

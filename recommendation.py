@@ -64,6 +64,11 @@ def load_model(name_or_path: str | Path) -> tuple[GramForConditionalGeneration, 
         FileNotFoundError: the folder does not exist, or one of its files.
         OSError: the Hub has no such model, or cannot be reached.
         ValueError: a file of the folder is damaged, or the model has no item trie.
+
+    Example:
+        >>> model, tokenizer = load_model(model_folder)
+        >>> model.training, len(tokenizer.item_ids)
+        (False, 30)
     """
     folder = Path(name_or_path)
     if folder.exists() or not _may_be_on_hub(str(name_or_path)):
@@ -135,9 +140,9 @@ class Recommender:
         item_cache: with the encodings of all items; without it the items of the histories are encoded at every call.
 
     Example:
-        >>> recommender = Recommender.from_pretrained("runs/quickstart")  # doctest: +SKIP
-        >>> recommender.recommend([["50", "172"]], top_k=1)  # doctest: +SKIP
-        [[Recommendation(item_id='181', title='Return of the Jedi', score=-0.71)]]
+        >>> recommender = Recommender.from_pretrained(model_folder)
+        >>> recommender.recommend([["B0003", "B0007"]], top_k=1)
+        [[Recommendation(item_id='B0...', title='...', score=-...)]]
     """
 
     def __init__(
@@ -184,6 +189,11 @@ class Recommender:
 
         Raises:
             ValueError: a history is empty or holds an item that is not in the catalogue; a number is below 1.
+
+        Example:
+            >>> users = Recommender(model, tokenizer).recommend([["B0003", "B0007"], ["B0001"]], top_k=3)
+            >>> [len(items) for items in users]
+            [3, 3]
         """
         check_search(top_k=top_k, num_beams=num_beams, exclude_seen=exclude_seen)
         for user, history in enumerate(histories):
@@ -207,7 +217,7 @@ def recommend_users(
     users_per_part: int = USERS_PER_PART,
     progress: bool = True,
 ) -> int:
-    """Recommend to every user of a file, and write a table.
+    r"""Recommend to every user of a file, and write a table.
 
     Finished parts are kept in the folder `OUTPUT.parts` until all are done: called again with the same model, users and
     settings, an interrupted run goes on where it was. Parts of other settings are of no use to it and are removed.
@@ -230,6 +240,13 @@ def recommend_users(
     Raises:
         FileNotFoundError: the users' file is missing.
         ValueError: a malformed line, an unknown item, a user who has two lines; the message names file, line and user.
+
+    Example:
+        >>> _ = Path("users.txt").write_text("anna B0003 B0007\nben B0001\n")
+        >>> recommend_users(Recommender(model, tokenizer), "users.txt", "table.parquet", top_k=3, progress=False)
+        2
+        >>> pq.read_table("table.parquet")["user_id"].to_pylist()
+        ['anna', 'anna', 'anna', 'ben', 'ben', 'ben']
     """
     users_file, output = Path(users_file), Path(output)
     if output.is_dir():

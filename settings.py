@@ -75,10 +75,18 @@ def settings_from(values: argparse.Namespace | dict[str, Any], settings_class: t
 
 
 def parse(parser: argparse.ArgumentParser, *settings_classes: type, argv: Sequence[str] | None = None) -> list[Any]:
-    """Settings from `--config FILE` and flags; a flag overrides the file.
+    r"""Settings from `--config FILE` and flags; a flag overrides the file.
 
     Raises:
         ValueError: from the file, naming it; wrong flags end the program with exit code 2, as argparse does.
+
+    Example:
+        >>> from gram.training_settings import TrainingSettings
+        >>> _ = Path("settings.yaml").write_text("epochs: 3\nbatch_size: 64")
+        >>> argv = ["--config", "settings.yaml", "--epochs", "5", "--data", "films", "--output-dir", "run"]
+        >>> (settings,) = parse(argparse.ArgumentParser(), TrainingSettings, argv=argv)
+        >>> settings.epochs, settings.batch_size
+        (5, 64)
     """
     add_config_flags(parser, *settings_classes)
     return settings_from_config(parser.parse_args(argv), *settings_classes)

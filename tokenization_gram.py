@@ -44,6 +44,14 @@ class GramTokenizer(TokenizersBackend):
     Raises:
         ValueError: the catalogue is missing, lacks a column, holds an item twice or a lexical ID twice, or spells a
             lexical ID with a token that the vocabulary does not have.
+
+    Example:
+        >>> tokenizer = GramTokenizer.from_pretrained(model_folder)
+        >>> inputs = tokenizer(histories=[["B0003", "B0007"], ["B0001"]], return_tensors="pt")
+        >>> inputs["input_ids"].shape[:2]  # users, passages: the user prompt and two item prompts
+        torch.Size([2, 3])
+        >>> tokenizer.decode_items([tokenizer.sequences[7]])
+        [['B0007']]
     """
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json", "catalogue_file": CATALOGUE_FILE}  # noqa: RUF012
@@ -78,7 +86,19 @@ class GramTokenizer(TokenizersBackend):
 
     @classmethod
     def from_catalogue(cls, text_tokenizer: PreTrainedTokenizerBase, catalogue: pa.Table, **kwargs) -> GramTokenizer:
-        """Join a text tokenizer with a translated catalogue; `kwargs` are `max_history` and `max_passage_length`."""
+        """Join a text tokenizer with a translated catalogue; `kwargs` are `max_history` and `max_passage_length`.
+
+        Example:
+            >>> from gram.translation import train_vocabulary
+            >>> words = train_vocabulary(["red shoe", "blue shoe", *PROMPT_WORDING], 60)
+            >>> shoes = [
+            ...     {"item_id": "r", "title": "Red", "text": "red shoe", "lexical_id": words.tokenize("shoe red")},
+            ...     {"item_id": "b", "title": "Blue", "text": "blue shoe", "lexical_id": words.tokenize("shoe blue")},
+            ... ]
+            >>> catalogue = pa.Table.from_pylist([{**shoe, "similar_items": []} for shoe in shoes], CATALOGUE_SCHEMA)
+            >>> GramTokenizer.from_catalogue(words, catalogue, max_history=5).item_rows
+            {'r': 0, 'b': 1}
+        """
         special = {name: str(getattr(text_tokenizer, name)) for name in ("eos_token", "unk_token", "pad_token")}
         return cls(tokenizer_object=text_tokenizer.backend_tokenizer, catalogue=catalogue, **special, **kwargs)
 
@@ -105,7 +125,12 @@ class GramTokenizer(TokenizersBackend):
         return prompts
 
     def user_prompt(self, history: Sequence[int]) -> list[int]:
-        """Token ids of the user prompt for a history of catalogue rows, newest first."""
+        """Token ids of the user prompt for a history of catalogue rows, newest first.
+
+        Example:
+            >>> tokenizer.decode(tokenizer.user_prompt([7, 3]))
+            'What would user purchase after...;...?</s>'
+        """
         semicolon = self._wording(";")
         prompt = list(self._wording("What would user purchase after"))
         for place, row in enumerate(history):
@@ -137,6 +162,10 @@ class GramTokenizer(TokenizersBackend):
 
         Raises:
             ValueError: a history is empty or names an item that is not in the catalogue.
+
+        Example:
+            >>> tokenizer(histories=[["B0003", "B0007"]], item_prompts=False)["history"]
+            [[7, 3]]
         """
         if histories is None:
             return super().__call__(text, *args, return_tensors=return_tensors, **kwargs)
@@ -164,7 +193,12 @@ class GramTokenizer(TokenizersBackend):
         return BatchEncoding(data, tensor_type=return_tensors)
 
     def history_rows(self, history: Sequence[str]) -> list[int]:
-        """Catalogue rows of the items that the model reads of a history (ids, oldest first), newest first."""
+        """Catalogue rows of the items that the model reads of a history (ids, oldest first), newest first.
+
+        Example:
+            >>> tokenizer.history_rows(["B0003", "B0007"])
+            [7, 3]
+        """
         if isinstance(history, str):
             raise ValueError(f"a history is a list of item ids, got the string {history!r}")
         for item in history:
@@ -192,6 +226,12 @@ class GramTokenizer(TokenizersBackend):
         Raises:
             ValueError: a sequence is no item's lexical ID; the number of sequences is no multiple of K; one user has
                 an item twice, as happens where K is not given for several users.
+
+        Example:
+            >>> inputs = tokenizer(histories=[["B0003"], ["B0001"]], return_tensors="pt")
+            >>> sequences = model.generate(**inputs, num_beams=5, num_return_sequences=3)
+            >>> [len(items) for items in tokenizer.decode_items(sequences, num_return_sequences=3)]
+            [3, 3]
         """
         sequences = np.asarray(sequences)
         if sequences.ndim == 2:

@@ -55,6 +55,13 @@ class TrainingSettings:
 
     Raises:
         ValueError: a value that cannot be, with the name of its field.
+
+    Example:
+        >>> TrainingSettings("data/beauty", "runs/beauty", epochs=10).translation_folder.as_posix()
+        'runs/beauty/translation'
+        >>> TrainingSettings("data/beauty", "runs/beauty", epochs=0)
+        Traceback (most recent call last):
+        ValueError: epochs must be at least 1, got 0
     """
 
     data: str

@@ -23,6 +23,12 @@ class ItemTrie(nn.Module):
         sizes (N,): number of items below the node.
         leaves (I,): node where an item ends; -1 for catalogue rows that this trie leaves out.
         fan_out (D,): most children of any node of each level.
+
+    Example:
+        >>> from gram import ItemTrie
+        >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])  # three lexical IDs; 1 is the end token
+        >>> trie.num_items, trie.num_nodes, trie.depth
+        (3, 8, 3)
     """
 
     def __init__(self, num_items: int = 0, num_nodes: int = 0, depth: int = 0):
@@ -60,6 +66,10 @@ class ItemTrie(nn.Module):
         Raises:
             ValueError: no sequences; an empty one; one that does not end with the end token or holds it earlier; two
                 equal ones; a token below 0; an array that is not (I, D) integers.
+
+        Example:
+            >>> ItemTrie.from_sequences([[5, 1], [7, 1]], rows=[2, 0]).num_items  # row 1 is left out
+            3
         """
         # A catalogue may have 10 million items: whatever is held per item is narrow, and only one level is in work.
         padded = _as_array(sequences)
@@ -103,6 +113,12 @@ class ItemTrie(nn.Module):
         Returns:
             Child nodes (B, W, F), 0 beyond a node's own children, and a mask that is False there. F is the level's
             largest fan-out; where none is given, the largest of these nodes.
+
+        Example:
+            >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
+            >>> children, exists = trie.expand(torch.tensor([[0]]))
+            >>> trie.tokens[children]
+            tensor([[[5, 7]]], dtype=torch.int32)
         """
         first, after = self.offsets[nodes], self.offsets[nodes + 1]  # (B, W)
         fan_out = (after - first).max() if level is None else self.fan_out[level]
@@ -147,7 +163,14 @@ class ItemTrie(nn.Module):
         return torch.stack(path, dim=-1)
 
     def sequences(self, leaves: torch.Tensor, pad_token_id: int) -> torch.Tensor:
-        """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1."""
+        """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1.
+
+        Example:
+            >>> trie = ItemTrie.from_sequences([[5, 8, 1], [7, 1]])
+            >>> trie.sequences(trie.leaves, pad_token_id=0)
+            tensor([[5, 8, 1],
+                    [7, 1, 0]])
+        """
         path = self.paths(leaves.clamp(min=0))
         position = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(self.depth, device=path.device)
         tokens = self.tokens[path.gather(-1, position.clamp(min=0))].long()

@@ -20,6 +20,11 @@ class Interactions:
         user_ids: (U,) names of the users.
         items: (total,) int32 rows of the catalogue, user after user, each user's oldest item first.
         offsets: (U + 1,) int64; user `u` owns `items[offsets[u]:offsets[u + 1]]`.
+
+    Example:
+        >>> interactions = Interactions.from_sequences(["u1", "u2"], [[0, 2, 1], [1, 0]])
+        >>> interactions[1], interactions.lengths
+        (array([1, 0], dtype=int32), array([3, 2]))
     """
 
     user_ids: list[str]
@@ -79,6 +84,10 @@ def leave_one_out(interactions: Interactions) -> np.ndarray:
 
     Raises:
         ValueError: where a user has fewer than 3 items.
+
+    Example:
+        >>> leave_one_out(Interactions.from_sequences(["u1", "u2"], [[0, 2, 1], [1, 0, 2, 3]]))
+        array([0, 1, 2, 0, 0, 1, 2], dtype=int8)
     """
     short = interactions.lengths < 3
     if short.any():
@@ -104,6 +113,12 @@ class RecommendationData:
 
     Raises:
         ValueError: no splits are given, and a user has fewer than 3 items.
+
+    Example:
+        >>> items = ItemTable(["a", "b", "c"], ["Shoe", "Boot", "Hat"], ["title: Shoe", "title: Boot", "title: Hat"])
+        >>> data = RecommendationData(items, Interactions.from_sequences(["u1"], [[0, 2, 1]]))
+        >>> data.splits
+        array([0, 1, 2], dtype=int8)
     """
 
     items: ItemTable

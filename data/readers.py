@@ -31,7 +31,7 @@ _PLAIN_EMPTY = re.compile(r"(?:\w+:|;|\s)*")
 
 
 def read_folder(path: str | Path) -> RecommendationData:
-    """Read a data folder.
+    r"""Read a data folder.
 
     Args:
         path: the folder, see the head of this module.
@@ -43,6 +43,16 @@ def read_folder(path: str | Path) -> RecommendationData:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a malformed line, invalid UTF-8, a missing column, a duplicate item or user, an item of empty
             text, an item in a sequence that has no text, or a user with fewer than 3 items.
+
+    Example:
+        >>> text = "asin\ttitle\tbrand\tcategories\na\tRed shoe\t\t\nb\tBlue shoe\t\t\nc\tHat\tAcme\tClothing\n"
+        >>> _ = Path("item_text.tsv").write_text(text)
+        >>> _ = Path("user_sequence.txt").write_text("user1 a b c\nuser2 c a b a\n")
+        >>> data = read_folder(".")
+        >>> data.items.texts[2]
+        'title: Hat; brand: Acme; categories: Clothing'
+        >>> data.interactions[1]
+        array([2, 0, 1, 0], dtype=int32)
     """
     folder = Path(path)
     if not folder.is_dir():

@@ -10,7 +10,12 @@ from .interactions import SPLIT_NAMES, TRAIN, Interactions, RecommendationData
 
 
 def training_part(data: RecommendationData) -> Interactions:
-    """The interactions of the training split, of all users; some may have none."""
+    """The interactions of the training split, of all users; some may have none.
+
+    Example:
+        >>> len(data.interactions.items) - len(training_part(data).items) == 2 * len(data.interactions)
+        True
+    """
     kept = data.splits == TRAIN
     interactions = data.interactions
     offsets = np.concatenate([[0], np.cumsum(kept)])[interactions.offsets]
@@ -35,6 +40,11 @@ def evaluation_histories(
 
     Raises:
         ValueError: for another split, or where there is no such user.
+
+    Example:
+        >>> histories, targets = evaluation_histories(data, "test")
+        >>> list(histories[0]) + [targets[0]] == list(data.interactions[0])
+        True
     """
     if split not in SPLIT_NAMES[1:]:
         raise ValueError(f"split is {split!r}; it must be 'validation' or 'test'")

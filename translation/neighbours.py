@@ -33,6 +33,12 @@ def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
     Returns:
         (N, k) int32, nearest first, never the item itself, equally near ones by row; -1 where the catalogue has too
         few.
+
+    Example:
+        >>> nearest_items(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), k=1)
+        array([[1],
+               [0],
+               [1]], dtype=int32)
     """
     vectors = F.normalize(torch.as_tensor(embeddings, dtype=torch.float32), dim=1)
     found = np.full((len(vectors), k), -1, dtype=np.int32)

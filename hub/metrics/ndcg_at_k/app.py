@@ -1,0 +1,1 @@
+../recall_at_k/app.py
