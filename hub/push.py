@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from ..recommendation import MODEL_FILES
+from .card_rules import metadata_of
 from .contents import CARD, CODE, SHARDS, contents
 
 WEIGHTS = "model*.safetensors*"  # the index ends with .json
@@ -138,9 +139,11 @@ def _full_name(api: HfApi, repo_id: str, dry_run: bool) -> str:
 
 
 def _card_of(folder: Path, repo_id: str) -> bytes:
-    name = re.escape(folder.resolve().name)
+    """The card, with the repository's name in its code for that of the folder, now or when the card was written."""
     text = (folder / CARD).read_text(encoding="utf-8")
-    return re.sub(rf"""(from_pretrained\(|model=)(["']){name}\2""", rf"\1\2{repo_id}\2", text).encode()
+    names = {folder.resolve().name, *(entry["name"] for entry in metadata_of(text).get("model-index", []))}
+    names = "|".join(map(re.escape, sorted(names)))
+    return re.sub(rf"""(from_pretrained\(|model=)(["'])({names})\2""", rf"\1\2{repo_id}\2", text).encode()
 
 
 def _open(api: HfApi, repo_id: str, private: bool, revision: str | None) -> _Remote:

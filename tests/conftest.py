@@ -144,17 +144,17 @@ def other_encoder(model):
     return other
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def loopback_hub():
-    """A Hub on this machine; see `loopback_hub.py` for what it can be asked."""
+    """A Hub on this machine; see `loopback_hub.py` for what it can be asked. Take a repository of your own."""
     with LoopbackHub() as hub:
         yield hub
 
 
-@pytest.fixture
-def hub_client(loopback_hub, tmp_path):
+@pytest.fixture(scope="module")
+def hub_client(loopback_hub, tmp_path_factory):
     """Clients of the loopback Hub, in processes of their own; see `HubClient`."""
-    return HubClient(loopback_hub, tmp_path / "client")
+    return HubClient(loopback_hub, tmp_path_factory.mktemp("hub") / "client")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ It answers as the Hub does, as far as huggingface_hub looks: status codes, `X-Er
 a storage of their own that is on another host, ranges, pages of long trees. The endpoints are in `hub_endpoints.py`.
 """
 
-import itertools
 import json
 import os
 import subprocess
@@ -43,17 +42,18 @@ class LoopbackHub:
         url: for `HF_ENDPOINT`.
         token, other_token: of the users `tester` and `stranger`.
         requests: all so far, in the order of their answers.
-        on_put: called with 1, 2, ... before an uploaded file is read; for tests that interrupt an upload.
+        on_put: called before an uploaded file is read; it may raise ConnectionError, as where the client is gone.
+        on_stored: called when it is stored.
     """
 
     def __init__(self):
         self.token, self.other_token = "hf_loopbacktester", "hf_loopbackstranger"
         self.users = {self.token: "tester", self.other_token: "stranger"}
         self.requests: list[Request] = []
-        self.on_put: Callable[[int], None] = lambda number: None
+        self.on_put: Callable[[], None] = lambda: None
+        self.on_stored: Callable[[], None] = lambda: None
         self.repos: dict[tuple[str, str], Repo] = {}
         self.lock = threading.RLock()
-        self.puts = itertools.count(1)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads, self._server.hub = True, self
         self.port = self._server.server_address[1]
@@ -161,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         self.user, self.body = None, b""
         try:
             if self.command == "PUT":
-                hub.on_put(next(hub.puts))
+                hub.on_put()
             self.body = self._read_body()
             self.user = self._find_user(hub)
             status, headers, content = self._dispatch(hub, address.path)
@@ -171,6 +171,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         hub.requests.append(Request(self.command, address.path, self.user, status, len(self.body)))
+        if self.command == "PUT":
+            hub.on_stored()
         self._send(status, headers, content)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815
