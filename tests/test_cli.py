@@ -55,6 +55,7 @@ def test_help_is_instant():
         ("encode", "--overwrite"),
         ("evaluate", "--max-users"),
         ("recommend", "--top-k"),
+        ("push", "--dry-run"),
         ("quickstart", "--output-dir"),
     ],
 )

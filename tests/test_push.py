@@ -106,6 +106,11 @@ def train_on(folder):
     model.save_pretrained(folder)
 
 
+def spoil(folder, name, old, new):
+    path = folder / name
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
 def test_the_quickstart_loads_by_name(hub, gram, hub_client, folder):
     local = Recommender.from_pretrained(folder)
     before = [[item.item_id for item in items] for items in local.recommend(HISTORIES)]
@@ -121,9 +126,13 @@ def test_the_quickstart_loads_by_name(hub, gram, hub_client, folder):
 def test_only_what_is_for_others_is_uploaded(hub, gram, folder):
     (folder / ".secret").write_text("x")
     (folder / "notes.txt").write_text("x")
+    (folder / "handler.py").write_text("class EndpointHandler: ...\n")
+    (folder / "loss.png").write_bytes(b"picture")
+    (folder.parent / "outside.png").write_bytes(b"picture")
+    spoil(folder, "README.md", "\n# ", "\n![Loss](loss.png) ![Else](../outside.png) ![Far](https://x.org/a.png)\n# ")
     push(gram, folder, "tester/outside")
     found = hub.files("tester/outside")
-    assert {name for name in found if not name.endswith("_gram.py")} == UPLOADED
+    assert {name for name in found if not name.endswith("_gram.py")} == {*UPLOADED, "handler.py", "loss.png"}
     assert {name for name in found if name.endswith("_gram.py")} == {path.name for path in folder.glob("*_gram.py")}
     for name, content in found.items():
         assert str(folder.parent).encode() not in content, name
@@ -279,11 +288,6 @@ def test_refused_by_the_hub(hub, gram, hub_client, folder):
     assert "http://127.0.0.1:9 cannot be reached" in done.stderr
 
 
-def spoil(folder, name, old, new):
-    path = folder / name
-    path.write_text(path.read_text().replace(old, new, 1))
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -317,7 +321,9 @@ def test_push_to_hub_of_transformers(hub, gram, hub_client, folder):
     done = hub_client.python(PUSH_BY_TRANSFORMERS, [str(folder), "tester/plain"], package=True)
     assert done.returncode == 0, done.stderr
     after = hub.files("tester/plain")
-    assert {name for name in after if after[name] != before.get(name)} == {"model.safetensors"}
+    assert after["README.md"] == before["README.md"]
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed <= {"model.safetensors", "tokenizer_config.json"}  # the latter says how it was loaded
     asked = ("--history", "3", "--top-k", "5")
     assert gram("recommend", "tester/plain", *asked) == gram("recommend", folder, *asked)
 
