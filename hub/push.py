@@ -73,7 +73,6 @@ class _Remote:
     """A repository as it is: the commit, and of each file its size and its hash, SHA-256 or git's."""
 
     commit: str | None = None
-    private: bool = False
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
@@ -121,7 +120,7 @@ def push(
             remote = _survey(api, repo_id, revision)
         else:
             if CARD in found:
-                ModelCard(found[CARD].decode(), ignore_metadata_errors=True).validate()
+                _validate(found[CARD].decode())
             remote = _open(api, repo_id, private, revision)
         files = _compare(found, remote, item_cache)
         commit_url = None if dry_run else _commit(api, repo_id, revision, message, found, files, remote)
@@ -143,18 +142,24 @@ def _card_of(folder: Path, repo_id: str) -> bytes:
     text = (folder / CARD).read_text(encoding="utf-8")
     names = {folder.resolve().name, *(entry["name"] for entry in metadata_of(text).get("model-index", []))}
     names = "|".join(map(re.escape, sorted(names)))
-    return re.sub(rf"""(from_pretrained\(|model=)(["'])({names})\2""", rf"\1\2{repo_id}\2", text).encode()
+    return re.sub(rf"""(from_pretrained\(|model=)(["'])({names})\2""", rf"\g<1>\g<2>{repo_id}\g<2>", text).encode()
+
+
+def _validate(card: str) -> None:
+    try:
+        ModelCard(card, ignore_metadata_errors=True).validate()
+    except ValueError as error:
+        raise ValueError(f"{CARD}: the Hub refuses the metadata: {error}") from error
 
 
 def _open(api: HfApi, repo_id: str, private: bool, revision: str | None) -> _Remote:
     """Make repository and branch unless they are there."""
     api.create_repo(repo_id, private=private or None, exist_ok=True)
+    if private and not api.model_info(repo_id).private:
+        raise ValueError(f"{repo_id}: is public already; make it private in its settings, or push without --private")
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    remote = _survey(api, repo_id, revision)
-    if private and not remote.private:
-        raise ValueError(f"{repo_id}: is public already; make it private in its settings, or push without --private")
-    return remote
+    return _survey(api, repo_id, revision)
 
 
 def _survey(api: HfApi, repo_id: str, revision: str | None) -> _Remote:
@@ -169,7 +174,7 @@ def _survey(api: HfApi, repo_id: str, revision: str | None) -> _Remote:
     for entry in api.list_repo_tree(repo_id, recursive=True, revision=info.sha):
         if hasattr(entry, "blob_id"):  # a folder has none
             files[entry.path] = (entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
-    return _Remote(info.sha, bool(info.private), files)
+    return _Remote(info.sha, files)
 
 
 def _compare(found: dict[str, Path | bytes], remote: _Remote, item_cache: bool) -> list[PushedFile]:

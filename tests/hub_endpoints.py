@@ -23,6 +23,17 @@ PAGE = 1000  # entries of a tree in one answer
 LARGE_FILES = ("*.bin", "*.npz", "*.parquet", "*.png", "*.safetensors", "*.zip")
 GIT_ATTRIBUTES = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in LARGE_FILES).encode()
 
+# https://hf.co/docs/hub/repositories-licenses, of which only this server holds models to the letter.
+LICENSES = set(
+    "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode- "
+    "openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 "
+    "cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc- "
+    "by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 "
+    "cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl "
+    "gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql "
+    "ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma unknown other".split()
+)
+
 
 @dataclass(frozen=True)
 class Blob:
@@ -110,13 +121,22 @@ def _whoami(request: Handler, hub: LoopbackHub):
 @route("POST", "/api/validate-yaml")
 def _validate(request: Handler, hub: LoopbackHub):
     content = request.json()["content"]
-    problems = card_problems(content)
+    problems = _refusals(content)
     warnings = [] if problems or metadata_of(content) else ["empty or missing yaml metadata in repo card"]
     errors, warnings = ([{"message": text} for text in texts] for texts in (problems, warnings))
     answer: object = {"errors": errors, "warnings": warnings}
     if request.headers.get("Accept") == "text/plain":
         answer = "\n".join(problems).encode()
     return 400 if problems else 200, {}, answer
+
+
+def _refusals(card: str) -> list[str]:
+    problems = card_problems(card)
+    licence = [] if problems else metadata_of(card).get("license", [])
+    licences = [licence] if isinstance(licence, str) else licence
+    return problems or [
+        f'"license" must be one of [apache-2.0, ...], not {one}' for one in licences if one not in LICENSES
+    ]
 
 
 @route("POST", "/api/repos/create")
@@ -294,7 +314,7 @@ def _commit(request: Handler, hub: LoopbackHub, kind: str, name: str, revision: 
                 raise RefusalError(404, "EntryNotFound", "A file with this name doesn't exist")
             for path in gone:
                 del files[path]
-    problems = card_problems(files["README.md"].data.decode()) if "README.md" in files else []
+    problems = _refusals(files["README.md"].data.decode()) if "README.md" in files else []
     if problems:
         raise RefusalError(400, None, f"Invalid metadata in README.md: {problems[0]}")
     commit = repo.add(revision, title, files)

@@ -308,6 +308,13 @@ def test_no_half_made_or_private_folder(hub, gram, folder, change, reason):
     assert hub.requests == []
 
 
+def test_card_that_only_the_hub_refuses(hub, gram, folder):
+    spoil(folder, "README.md", "apache-2.0", "apache-3.0")
+    line = refused(gram, hub, "push", folder, "--repo-id", "tester/licence", token=hub.token)
+    assert 'README.md: the Hub refuses the metadata: "license" must be one of' in line
+    assert hub.changes() == []
+
+
 @pytest.mark.parametrize("name", ["a/b/c", "films!", "-films", "films.git"])
 def test_bad_name(hub, gram, folder, name):
     assert name in refused(gram, hub, "push", folder, f"--repo-id={name}", token=hub.token)
