@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
@@ -54,11 +55,14 @@ class Recommendation:
     score: float
 
 
-def load_model(name_or_path: str | Path) -> tuple[GramForConditionalGeneration, GramTokenizer]:
+def load_model(
+    name_or_path: str | Path, revision: str | None = None
+) -> tuple[GramForConditionalGeneration, GramTokenizer]:
     """A model in evaluation mode, on a GPU where there is one, and its tokenizer.
 
     Args:
         name_or_path: a model folder, or a name on the Hub.
+        revision: branch, tag or commit of a model on the Hub; by default `main`.
 
     Raises:
         FileNotFoundError: the folder does not exist, or one of its files.
@@ -72,10 +76,10 @@ def load_model(name_or_path: str | Path) -> tuple[GramForConditionalGeneration, 
     """
     folder = Path(name_or_path)
     if folder.exists() or not _may_be_on_hub(str(name_or_path)):
-        _check_folder(folder)
+        check_folder(folder)
     try:
-        model = GramForConditionalGeneration.from_pretrained(name_or_path).eval()
-        tokenizer = GramTokenizer.from_pretrained(name_or_path)
+        model = GramForConditionalGeneration.from_pretrained(name_or_path, revision=revision or "main").eval()
+        tokenizer = GramTokenizer.from_pretrained(name_or_path, revision=revision or "main")
     except OSError as error:
         if folder.exists():
             raise
@@ -92,23 +96,31 @@ def find_item_cache(
     model: GramForConditionalGeneration,
     tokenizer: GramTokenizer,
     folder: str | Path | None = None,
+    revision: str | None = None,
 ) -> ItemCache | None:
     """The cache in `folder`, or else in the model folder, where `gram encode` leaves it; None where there is none.
 
     Args:
-        name_or_path: the model folder, or a name on the Hub.
+        name_or_path: the model folder, or a name on the Hub, from where the cache is fetched if it has one.
         model: what was loaded from there.
         tokenizer: likewise.
         folder: of the cache, if it stands elsewhere.
+        revision: branch, tag or commit of a model on the Hub; by default `main`.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
         ValueError: the cache does not fit model and catalogue; it is brought up to date, or its folder removed.
     """
-    default = Path(name_or_path) / ITEM_CACHE_FOLDER
-    if folder is None and not default.is_dir():
-        return None
-    return ItemCache.open(default if folder is None else folder, model, tokenizer)
+    if folder is None:
+        model_folder = Path(name_or_path)
+        if not model_folder.exists():
+            # With a pattern that always finds something, the Hub's client has nothing to warn of.
+            patterns = ["config.json", f"{ITEM_CACHE_FOLDER}/*"]
+            model_folder = Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=patterns))
+        folder = model_folder / ITEM_CACHE_FOLDER
+        if not folder.is_dir():
+            return None
+    return ItemCache.open(folder, model, tokenizer)
 
 
 def _may_be_on_hub(name: str) -> bool:
@@ -119,7 +131,12 @@ def _may_be_on_hub(name: str) -> bool:
     return True
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Check that the files of a model are there.
+
+    Raises:
+        FileNotFoundError: the folder, or one of its files, is missing.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such model folder; give one, or a name on the Hub")
     weights = WEIGHT_INDEX if (folder / WEIGHT_INDEX).is_file() else "model.safetensors"
@@ -158,14 +175,18 @@ class Recommender:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, batch_size: int = 16, item_cache: str | Path | None = None
+        cls,
+        name_or_path: str | Path,
+        batch_size: int = 16,
+        item_cache: str | Path | None = None,
+        revision: str | None = None,
     ) -> Recommender:
         """Load a model folder, or a model of the Hub, and its item cache: that in `item_cache`, or in the model folder.
 
         Raises as [`load_model`] and [`find_item_cache`] do.
         """
-        model, tokenizer = load_model(name_or_path)
-        return cls(model, tokenizer, batch_size, find_item_cache(name_or_path, model, tokenizer, item_cache))
+        model, tokenizer = load_model(name_or_path, revision)
+        return cls(model, tokenizer, batch_size, find_item_cache(name_or_path, model, tokenizer, item_cache, revision))
 
     def recommend(
         self,

@@ -1,6 +1,6 @@
 """The sub-commands of `gram`, one file each, in the order of `gram --help`."""
 
-from . import card, encode, evaluate, prepare, quickstart, recommend, translate
+from . import card, encode, evaluate, prepare, push, quickstart, recommend, translate
 
 COMMANDS = {
     "prepare": prepare.COMMAND,
@@ -9,5 +9,6 @@ COMMANDS = {
     "evaluate": evaluate.COMMAND,
     "recommend": recommend.COMMAND,
     "card": card.COMMAND,
+    "push": push.COMMAND,
     "quickstart": quickstart.COMMAND,
 }

@@ -22,6 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top-k", type=at_least_one, default=10, metavar="K", help="items per user (10)")
     parser.add_argument("--include-seen", action="store_true", help="items of the history may be recommended too")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub (main)")
     add_search(parser)
 
 
@@ -31,7 +32,9 @@ def _run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..recommendation import Recommender, recommend_users
 
-    recommender = Recommender.from_pretrained(arguments.model, arguments.batch_size, arguments.item_cache)
+    recommender = Recommender.from_pretrained(
+        arguments.model, arguments.batch_size, arguments.item_cache, arguments.revision
+    )
     search = {
         "top_k": arguments.top_k,
         "exclude_seen": not arguments.include_seen,

@@ -9,8 +9,14 @@ HANDLER = Path(__file__).with_name("handler.py")
 REQUIREMENTS = ("pyarrow>=17", "torch>=2.6", "transformers>=5.10,<6")  # transformers brings the rest
 
 
+def handler_files() -> dict[str, bytes]:
+    """What an endpoint needs beside the model, by name: the handler, and the `requirements.txt` that it installs."""
+    requirements = "".join(f"{requirement}\n" for requirement in REQUIREMENTS)
+    return {"handler.py": HANDLER.read_bytes(), "requirements.txt": requirements.encode()}
+
+
 def add_handler(folder: str | Path) -> list[Path]:
-    """Write `handler.py`, and the `requirements.txt` that an endpoint installs, into a model folder.
+    """Write `handler.py` and `requirements.txt` into a model folder; `gram push` adds them by itself.
 
     Returns:
         The files' paths.
@@ -21,10 +27,8 @@ def add_handler(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder / 'config.json'}: no such file; give a model folder")
-    requirements = "".join(f"{requirement}\n" for requirement in REQUIREMENTS)
-    paths = [folder / "handler.py", folder / "requirements.txt"]
-    for path, text in zip(paths, (HANDLER.read_text(encoding="utf-8"), requirements), strict=True):
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    return paths
+    for name, content in handler_files().items():
+        temporary = folder / f".{name}.part"
+        temporary.write_bytes(content)
+        os.replace(temporary, folder / name)
+    return [folder / name for name in handler_files()]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import yaml
 from huggingface_hub import CardData, ModelCard
 from huggingface_hub.utils import yaml_dump
 
@@ -44,6 +45,7 @@ BASE_MODEL_RELATIONS = ("adapter", "finetune", "merge", "quantized")
 _REPO = re.compile(r"(?:[\w-]+/)?[\w.-]+", re.ASCII)  # of models and data sets: NAME or NAMESPACE/NAME
 _LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
 _URL = re.compile(r"https?://\S+")
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)(?:\r?\n|\A)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
 def check_metadata(card: ModelCard | CardData | dict[str, Any]) -> None:
@@ -56,6 +58,36 @@ def check_metadata(card: ModelCard | CardData | dict[str, Any]) -> None:
     problems = metadata_problems(data.to_dict() if isinstance(data, CardData) else data)
     if problems:
         raise ValueError(f"model card metadata: {'; '.join(problems)}")
+
+
+def card_problems(card: str) -> list[str]:
+    r"""What the Hub would find at fault with the text of a `README.md`; empty where all is well.
+
+    Example:
+        >>> from gram.hub.metadata_rules import card_problems
+        >>> card_problems("---\ntags: recommendation\n---\n")
+        ["'tags' is 'recommendation'; it must be a list of texts"]
+    """
+    try:
+        return metadata_problems(metadata_of(card))
+    except ValueError as error:
+        return [str(error)]
+
+
+def metadata_of(card: str) -> dict[str, Any]:
+    """The metadata between the two `---` lines at a card's head; empty where there are none.
+
+    Raises:
+        ValueError: they are no YAML, or no mapping.
+    """
+    found = _FRONT_MATTER.match(card)
+    try:
+        metadata = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError as error:
+        raise ValueError(f"the metadata is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(metadata or {}, dict):
+        raise ValueError("the metadata must be `name: value` lines")
+    return metadata or {}
 
 
 def metadata_problems(metadata: dict[str, Any]) -> list[str]:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from .loopback_hub import HubClient, LoopbackHub
+
 NUM_ITEMS, NUM_USERS = 30, 40
 BRANDS = ("Lumen", "Aqua", "Verde", "Nordic", "Petal")
 CATEGORIES = ("Hair Care", "Skin Care", "Make-up")
@@ -140,6 +142,19 @@ def other_encoder(model):
     other = copy.deepcopy(model)
     other.encoder.block[0].layer[0].SelfAttention.q.weight.data[0, 0] += 1e-3
     return other
+
+
+@pytest.fixture(scope="module")
+def loopback_hub():
+    """A Hub on this machine; see `loopback_hub.py` for what it can be asked. Take a repository of your own."""
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def hub_client(loopback_hub, tmp_path_factory):
+    """Clients of the loopback Hub, in processes of their own; see `HubClient`."""
+    return HubClient(loopback_hub, tmp_path_factory.mktemp("hub") / "client")
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ def test_help_is_instant():
         ("evaluate", "--max-users"),
         ("recommend", "--top-k"),
         ("card", "--licence"),
+        ("push", "--dry-run"),
         ("quickstart", "--output-dir"),
     ],
 )

@@ -1,0 +1,263 @@
+"""Publishing a model folder on the Hub: one commit, of nothing but what has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NoReturn
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants, get_token
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from ..recommendation import MODEL_FILES
+from .card_data import GramCardData
+from .card_settings import CardSettings
+from .contents import CARD, CODE, SHARDS, contents
+from .model_card import is_handmade, render
+
+WEIGHTS = "model*.safetensors*"  # the index ends with .json
+# What is removed from the Hub where the folder has it no more: it would be of another training.
+OUTDATED = (WEIGHTS, CODE, "evaluation.json", "training.json")
+BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class PushedFile:
+    """A file of a push.
+
+    Attributes:
+        path: in the repository.
+        size: in bytes.
+        state: `"new"`, `"changed"`, `"unchanged"`, or `"removed"`: on the Hub, but no longer in the folder.
+    """
+
+    path: str
+    size: int
+    state: str
+
+
+@dataclass(frozen=True)
+class Push:
+    """What a push did, or for a dry run would do.
+
+    Attributes:
+        repo_id: with its namespace, unless that takes a token which is not there.
+        url: of the repository, or of its branch.
+        files: all of the model's, in the order of their paths.
+        commit_url: None where nothing has changed, and for a dry run.
+    """
+
+    repo_id: str
+    url: str
+    files: list[PushedFile]
+    commit_url: str | None = None
+
+    @property
+    def changes(self) -> list[PushedFile]:
+        """The files that are not on the Hub as they are in the folder."""
+        return [file for file in self.files if file.state != "unchanged"]
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A repository as it is: the commit, and of each file its size and its hash, SHA-256 or git's."""
+
+    commit: str | None = None
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    item_cache: bool = False,
+    message: str = "Upload GRAM",
+    dry_run: bool = False,
+) -> Push:
+    """Upload a model folder as one commit; see `gram.hub.contents` for what of it.
+
+    Files whose content is on the Hub are not sent again, so that an interrupted push goes on where it was; where
+    nothing has changed there is no commit. Item encodings on the Hub go with the model that they were made with. In a card
+    that `gram card` wrote, the code names the repository; one that was written by hand goes up as it is.
+
+    Args:
+        folder: the model folder.
+        repo_id: `NAMESPACE/NAME`, or `NAME` in the namespace of the token's user; made if it does not exist.
+        private: make it a private repository.
+        revision: branch, made from `main` if it does not exist; by default `main`.
+        item_cache: upload the item encodings too.
+        message: of the commit.
+        dry_run: only compare, which asks the Hub but changes nothing, and for a public repository needs no token.
+
+    Raises:
+        FileNotFoundError, ValueError: see `gram.hub.contents.contents`; or a name that cannot be one of a repository.
+        PermissionError: there is no token, it is not valid, or it may not write to this repository.
+        ConnectionError: the Hub cannot be reached.
+        OSError: it has refused something else.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"--repo-id: {error}") from error
+    found = contents(folder, item_cache)
+    api = HfApi()
+    with _plain_errors(repo_id):
+        repo_id = _full_name(api, repo_id, dry_run)
+        if CARD in found:
+            found[CARD] = _card_of(Path(folder), repo_id)
+        if dry_run:
+            remote = _survey(api, repo_id, revision)
+        else:
+            if CARD in found:
+                _validate(found[CARD].decode())
+            remote = _open(api, repo_id, private, revision)
+        files = _compare(found, remote, item_cache)
+        commit_url = None if dry_run else _commit(api, repo_id, revision, message, found, files, remote)
+    url = f"{constants.ENDPOINT}/{repo_id}{f'/tree/{revision}' if revision else ''}"
+    return Push(repo_id, url, files, commit_url)
+
+
+def _full_name(api: HfApi, repo_id: str, dry_run: bool) -> str:
+    if get_token() is None:
+        if dry_run:
+            return repo_id
+        raise PermissionError("no token for the Hub; run `hf auth login`, or set HF_TOKEN")
+    user = api.whoami()["name"]
+    return repo_id if "/" in repo_id else f"{user}/{repo_id}"
+
+
+def _card_of(folder: Path, repo_id: str) -> bytes:
+    """The card; one that `gram card` wrote is made anew, so that its code names the repository."""
+    if is_handmade(folder / CARD):
+        return (folder / CARD).read_bytes()
+    return render(GramCardData.of(folder, replace(CardSettings.of(folder), repo_id=repo_id))).encode()
+
+
+def _validate(card: str) -> None:
+    try:
+        ModelCard(card, ignore_metadata_errors=True).validate()
+    except ValueError as error:
+        raise ValueError(f"{CARD}: the Hub refuses the metadata: {error}") from error
+
+
+def _open(api: HfApi, repo_id: str, private: bool, revision: str | None) -> _Remote:
+    """Make repository and branch unless they are there."""
+    api.create_repo(repo_id, private=private or None, exist_ok=True)
+    if private and not api.model_info(repo_id).private:
+        raise ValueError(f"{repo_id}: is public already; make it private in its settings, or push without --private")
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    return _survey(api, repo_id, revision)
+
+
+def _survey(api: HfApi, repo_id: str, revision: str | None) -> _Remote:
+    """What is there; nothing where there is no such repository, or none that the token may see."""
+    try:
+        info = api.model_info(repo_id, revision=revision)
+    except RevisionNotFoundError:
+        info = api.model_info(repo_id)  # where the branch will start
+    except RepositoryNotFoundError:
+        return _Remote()
+    files = {}
+    for entry in api.list_repo_tree(repo_id, recursive=True, revision=info.sha):
+        if hasattr(entry, "blob_id"):  # a folder has none
+            files[entry.path] = (entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
+    return _Remote(info.sha, files)
+
+
+def _compare(found: dict[str, Path | bytes], remote: _Remote, item_cache: bool) -> list[PushedFile]:
+    files = []
+    for path, content in found.items():
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        there = remote.files.get(path)
+        same = there is not None and there[0] == size and there[1] == _hash(content, size, there[1])
+        files.append(PushedFile(path, size, "unchanged" if same else "new" if there is None else "changed"))
+    model_files = [file for file in files if file.path in MODEL_FILES or fnmatch(file.path, WEIGHTS)]
+    outdated = OUTDATED
+    if item_cache or any(file.state != "unchanged" for file in model_files):
+        outdated = (*outdated, SHARDS)
+    for path, (size, _) in remote.files.items():
+        if path not in found and any(fnmatch(path, pattern) for pattern in outdated):
+            files.append(PushedFile(path, size, "removed"))
+    return sorted(files, key=lambda file: file.path)
+
+
+def _hash(content: Path | bytes, size: int, like: str) -> str:
+    """The content's hash, of the kind that the Hub gave: SHA-256 of a large file, git's SHA-1 of another."""
+    digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % size)
+    if isinstance(content, bytes):
+        digest.update(content)
+    else:
+        with content.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _commit(
+    api: HfApi,
+    repo_id: str,
+    revision: str | None,
+    message: str,
+    found: dict[str, Path | bytes],
+    files: list[PushedFile],
+    remote: _Remote,
+) -> str | None:
+    operations = [
+        CommitOperationDelete(file.path) if file.state == "removed" else CommitOperationAdd(file.path, found[file.path])
+        for file in files
+        if file.state != "unchanged"
+    ]
+    if not operations:
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*commit a data file")  # the catalogue is a part of the model
+        done = api.create_commit(
+            repo_id, operations, commit_message=message, revision=revision, parent_commit=remote.commit
+        )
+    return done.commit_url
+
+
+@contextmanager
+def _plain_errors(repo_id: str) -> Iterator[None]:
+    """What the Hub answers, or that it does not, as errors that say what to do."""
+    try:
+        yield
+    except RuntimeError as error:  # of an upload: the reason is behind it
+        if not isinstance(error.__cause__, HTTPError):
+            raise
+        _explain(error.__cause__, repo_id)
+    except HTTPError as error:
+        _explain(error, repo_id)
+
+
+def _explain(error: HTTPError, repo_id: str) -> NoReturn:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = getattr(error, "server_message", None) or str(error).strip().splitlines()[0]
+    if status is None:
+        raise ConnectionError(
+            f"{constants.ENDPOINT} cannot be reached ({said}); push again when it can: what is there stays"
+        ) from error
+    if status == 401:
+        raise PermissionError(
+            "the Hub does not know this token (401); run `hf auth login`, or set HF_TOKEN to one that may write"
+        ) from error
+    if status in (403, 404):
+        raise PermissionError(
+            f"{repo_id}: this token may not write there ({status}: {said}); take another name, or another token"
+        ) from error
+    if status in (409, 412):
+        raise OSError(f"{repo_id}: has been changed at the same time ({status}); push again") from error
+    raise OSError(f"{repo_id}: the Hub answered {status}: {said}") from error
