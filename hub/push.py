@@ -89,8 +89,8 @@ def push(
     """Upload a model folder as one commit; see `gram.hub.contents` for what of it.
 
     Files whose content is on the Hub are not sent again, so that an interrupted push goes on where it was; where
-    nothing has changed there is no commit. Item encodings on the Hub go with the model that they were made with. In a card
-    that `gram card` wrote, the code names the repository; one that was written by hand goes up as it is.
+    nothing has changed there is no commit. Item encodings on the Hub go with the model that they were made with. A card
+    that `gram card` wrote comes to name the repository in its code; one that was written by hand goes up as it is.
 
     Args:
         folder: the model folder.

@@ -30,7 +30,7 @@ for line in sys.stdin:
 # What anybody does who knows nothing but the name.
 BY_NAME = """
 import json, sys
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, pipeline
 name, histories = json.load(sys.stdin)
 model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
@@ -40,7 +40,9 @@ for history in histories:
     seen = inputs["input_ids"].new_tensor([[tokenizer.item_rows[item] for item in history]])
     found = model.generate(**inputs, excluded_items=seen, num_beams=50, num_return_sequences=10)
     recommended += tokenizer.decode_items(found)
-print(json.dumps({"generate": recommended, "package": "gram" in sys.modules}))
+found = pipeline("generative-recommendation", model=name, trust_remote_code=True)(histories)
+piped = [[item["item_id"] for item in items] for items in found]
+print(json.dumps({"generate": recommended, "pipeline": piped, "package": "gram" in sys.modules}))
 """
 
 PUSH_BY_TRANSFORMERS = """
@@ -122,7 +124,7 @@ def test_the_quickstart_loads_by_name(hub, gram, hub_client, folder):
     shutil.rmtree(folder)
     done = hub_client.python(BY_NAME, ["tester/films", HISTORIES])
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"generate": before, "package": False}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"generate": before, "pipeline": before, "package": False}
 
 
 def test_only_what_is_for_others_is_uploaded(hub, gram, folder):
