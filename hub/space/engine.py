@@ -56,10 +56,8 @@ class Engine:
             text.removeprefix(f"title: {title}").lstrip("; ") for text, title in zip(texts, self.titles, strict=True)
         ]
         self._folded_titles = [_fold(title) for title in self.titles]
-        self._folded = [
-            _fold(f"{title}\n{item}\n{text}")
-            for title, item, text in zip(self.titles, self.item_ids, texts, strict=True)
-        ]
+        everything = zip(self.titles, self.item_ids, texts, strict=True)
+        self._folded = [_fold("\n".join(parts)) for parts in everything]
 
     @classmethod
     def load(cls, name: str) -> Engine:
