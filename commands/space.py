@@ -21,10 +21,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..hub.space_folder import run_space, write_space
 
     if arguments.here:
-        code = run_space(arguments.model, arguments.port)
-        if code:
-            raise SystemExit(code)
-        return
+        run_space(arguments.model, arguments.port)
     if arguments.port:
         raise ValueError("--port belongs to --run")
     if Path(arguments.model).is_dir():

@@ -6,9 +6,9 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from huggingface_hub.utils import validate_repo_id
 
@@ -42,8 +42,8 @@ def write_space(folder: str | Path, model_id: str) -> Path:
     return Path(folder)
 
 
-def run_space(model: str, port: int | None = None) -> int:
-    """Run the Space on this machine until it is stopped; returns its exit code.
+def run_space(model: str, port: int | None = None) -> NoReturn:
+    """Run the Space on this machine, in place of this process, until it is stopped.
 
     Args:
         model: folder, or a name on the Hub.
@@ -55,7 +55,7 @@ def run_space(model: str, port: int | None = None) -> int:
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the Space needs gradio; run `pip install 'gram-recommender[space]'`")
     environment = {**os.environ, **({"GRADIO_SERVER_PORT": str(port)} if port else {})}
-    return subprocess.run([sys.executable, str(SOURCE / "app.py"), model], env=environment, check=False).returncode
+    os.execve(sys.executable, [sys.executable, str(SOURCE / "app.py"), model], environment)
 
 
 __all__ = ["run_space", "write_space"]

@@ -53,13 +53,16 @@ def test_wrong_arguments(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_space_whose_model_cannot_be_had_says_so(tmp_path):
+@pytest.mark.parametrize("command", [["{space}/app.py"], ["-m", "gram.cli", "space", "someone/films", "--run"]])
+def test_a_space_whose_model_cannot_be_had_says_so(tmp_path, command):
+    pytest.importorskip("gradio", reason="gradio is not installed")
     write_space(tmp_path / "space", "someone/films")
+    command = [sys.executable, *(word.format(space=tmp_path / "space") for word in command)]
     environment = {name: value for name, value in os.environ.items() if name != "MODEL_ID"}
     options = {"env": environment | {"HF_HUB_OFFLINE": "1"}, "capture_output": True, "text": True, "check": False}
-    done = subprocess.run([sys.executable, tmp_path / "space" / "app.py"], **options)
+    done = subprocess.run(command, **options)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-2].startswith("app.py: someone/films: ")
+    assert "\napp.py: someone/films: " in f"\n{done.stderr}"
     assert "Traceback" not in done.stderr
 
 
@@ -177,6 +180,13 @@ def percents(page, selector):
     return [float(text.removesuffix(" %")) for text in page.locator(selector).all_text_contents()]
 
 
+def keep_screenshot(page, name, folder):
+    folder = Path(os.environ.get("GRAM_ARTEFACTS") or folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / name, full_page=True)
+    assert (folder / name).stat().st_size > 10_000
+
+
 def test_from_history_to_recommendations_and_why(visit, space, tmp_path):
     _, model, tokenizer = space
     page = visit()
@@ -204,10 +214,7 @@ def test_from_history_to_recommendations_and_why(visit, space, tmp_path):
         left = [int(text.split()[0]) for text in page.locator(".gram-steps .gram-left").all_text_contents()]
         assert left == [len(tokenizer.item_ids), *why.num_items_left[0, place, : len(lexical_id) + 1].tolist()]
 
-    kept = Path(os.environ.get("GRAM_ARTEFACTS") or tmp_path)
-    kept.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=kept / "space.png", full_page=True)
-    assert (kept / "space.png").stat().st_size > 10_000
+    keep_screenshot(page, "space.png", tmp_path)
 
 
 def test_search(visit, space):
@@ -257,7 +264,7 @@ def test_what_is_wrong_is_said(visit, space):
     page.locator("#results .gram-row").nth(9).wait_for()
     assert page.locator(".gram-bars .gram-label").first.text_content() == f"1{NASTY}"
     page.locator("#history [data-act=remove]").click()
-    page.get_by_text("The history has changed since: press Recommend again.").wait_for()
+    page.get_by_text("The history has changed: recommend again.").wait_for()
 
 
 def test_visitors_have_their_own_histories(visit, space):
@@ -273,7 +280,7 @@ def test_visitors_have_their_own_histories(visit, space):
         expect_titles(page, "history", [tokenizer.titles[row] for row in reversed(rows)])
 
 
-def test_phone(visit, space):
+def test_phone(visit, space, tmp_path):
     _, _, tokenizer = space
     page = visit(width=390, height=844)
     add(page, tokenizer, [8, 4])
@@ -282,3 +289,4 @@ def test_phone(visit, space):
     page.locator(".gram-steps").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.wait_for_function("document.getElementById('why').getBoundingClientRect().top < innerHeight / 2")  # is shown
+    keep_screenshot(page, "space-phone.png", tmp_path)

@@ -66,7 +66,7 @@ def results_view(engine: Engine, found: list[Recommendation], chosen: int, is_st
             f'aria-pressed="{str(place == chosen).lower()}"><span class="gram-rank">{place + 1}</span>'
             f'{_item(engine, item.row)}<span class="gram-score">{_number(item.score)}</span></button></li>'
         )
-    note = "The history has changed since: press Recommend again." if is_stale else "Choose one to see why."
+    note = "The history has changed: recommend again." if is_stale else "Choose one to see why."
     state = " gram-stale" if is_stale else ""
     return (
         f'<p class="gram-note{state}" role="status">{note}<span class="gram-right" title="Mean log-probability of the '
@@ -124,7 +124,7 @@ def _start(engine: Engine) -> str:
 
 
 def _step(step: Step) -> str:
-    token = "<i>end of the ID</i>" if step.token == END else f"<code>{escape(step.token)}</code>"
+    token = "<i>end</i>" if step.token == END else f"<code>{escape(step.token)}</code>"
     tokens = f'of {step.num_choices}<span class="gram-wide"> tokens</span>'
     choices = "the only one" if step.num_choices == 1 else tokens
     return (
