@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..files import new_folder
 
 SOURCE = Path(__file__).resolve().parent / "space"
-FILES = ("README.md", "app.py", "engine.py", "requirements.txt", "style.css", "views.py")
+FILES = ("README.md", "app.py", "engine.py", "requirements.txt", "style.css", "views.py", "visits.py")
 NO_MODEL = "models: []"
 
 

@@ -29,7 +29,7 @@ def test_folder_is_ready_to_push(tmp_path, capsys):
     assert cli.main(["space", "someone/films", "--output", str(tmp_path / "space")]) == 0
     assert capsys.readouterr().out == f"Space of someone/films saved to {tmp_path / 'space'}\n"
     files = {path.name for path in (tmp_path / "space").iterdir()}
-    assert files == {"README.md", "app.py", "engine.py", "requirements.txt", "style.css", "views.py"}
+    assert files == {"README.md", "app.py", "engine.py", "requirements.txt", "style.css", "views.py", "visits.py"}
     card = metadata_load(tmp_path / "space" / "README.md")
     assert (card["sdk"], card["app_file"], card["models"]) == ("gradio", "app.py", ["someone/films"])
     pinned = Path(__file__).parent.parent.joinpath("constraints.txt").read_text()

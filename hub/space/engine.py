@@ -35,6 +35,15 @@ class Recommendation:
     steps: list[Step]
 
 
+@dataclass(frozen=True)
+class Found:
+    """Recommendations, the history of catalogue rows, oldest first, that they are for, and which one is looked at."""
+
+    items: tuple[Recommendation, ...] = ()
+    history: tuple[int, ...] = ()
+    chosen: int = 0
+
+
 class Engine:
     """A loaded model. Threads may share it.
 

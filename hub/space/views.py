@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from engine import Engine, Recommendation, Step
+from engine import Engine, Found, Step
 
 END = "</s>"
 
@@ -55,17 +55,18 @@ def history_view(engine: Engine, history: list[int]) -> str:
     return f'{note}<ol class="gram-list gram-scroll">{"".join(lines)}</ol>'
 
 
-def results_view(engine: Engine, found: list[Recommendation], chosen: int, is_stale: bool) -> str:
-    """The recommendations, best first; each row shows why."""
-    if not found:
+def results_view(engine: Engine, found: Found, history: list[int]) -> str:
+    """The recommendations, best first; each row shows why. `history`: what it is now."""
+    if not found.items:
         return '<p class="gram-empty">Build a history, then press <b>Recommend</b>.</p>'
     lines = []
-    for place, item in enumerate(found):
+    for place, item in enumerate(found.items):
         lines.append(
             f'<li><button type="button" class="gram-row" data-act="why" data-row="{place}" '
-            f'aria-pressed="{str(place == chosen).lower()}"><span class="gram-rank">{place + 1}</span>'
+            f'aria-pressed="{str(place == found.chosen).lower()}"><span class="gram-rank">{place + 1}</span>'
             f'{_item(engine, item.row)}<span class="gram-score">{_number(item.score)}</span></button></li>'
         )
+    is_stale = found.history != tuple(history)
     note = "The history has changed: recommend again." if is_stale else "Choose one to see why."
     state = " gram-stale" if is_stale else ""
     return (
@@ -79,19 +80,19 @@ def message_view(message: str) -> str:
     return f'<p class="gram-message" role="alert">{escape(message)}</p>'
 
 
-def why_view(engine: Engine, found: list[Recommendation], chosen: int, history: list[int]) -> str:
-    """Why one of the recommendations: attention, and its ID spelled out. `history`: what they were made for."""
-    if not found:
+def why_view(engine: Engine, found: Found) -> str:
+    """Why the chosen one of the recommendations: attention, and its ID spelled out."""
+    if not found.items:
         return '<p class="gram-empty">What the model looked at, and how it spelled the item out, is shown here.</p>'
-    item = found[chosen]
-    read = history[::-1][: engine.max_history]
+    item = found.items[found.chosen]
+    read = found.history[::-1][: engine.max_history]
     bars = [
         _bar(f'<span class="gram-rank">{place}</span>{escape(engine.titles[row])}', item.item_shares[place - 1])
         for place, row in enumerate(read, start=1)
     ]
     bars.append(_bar("<i>the history as a whole</i>", item.prompt_share, "gram-whole"))
     return (
-        f'<h3>{escape(engine.titles[item.row])}</h3><p class="gram-note">no. {chosen + 1} · id '
+        f'<h3>{escape(engine.titles[item.row])}</h3><p class="gram-note">no. {found.chosen + 1} · id '
         f"{escape(engine.item_ids[item.row])} · score {_number(item.score)}</p>"
         "<h4>What it looked at</h4>"
         '<p class="gram-note">Share of the decoder\'s attention while it spelled this item out.</p>'
@@ -126,7 +127,7 @@ def _start(engine: Engine) -> str:
 def _step(step: Step) -> str:
     token = "<i>end</i>" if step.token == END else f"<code>{escape(step.token)}</code>"
     tokens = f'of {step.num_choices}<span class="gram-wide"> tokens</span>'
-    choices = "the only one" if step.num_choices == 1 else tokens
+    choices = '<span class="gram-wide">the only one</span>' if step.num_choices == 1 else tokens
     return (
         f'<li><span class="gram-token">{token}</span><span class="gram-chance"><span class="gram-track">'
         f'<span style="width:{100 * step.probability:.2f}%"></span></span>'
