@@ -51,7 +51,11 @@ class PrefixDecoder:
         fused = fused.padded(_STATIC_TOKENS) if self.is_static else fused
         self.batch_size, self.num_slots = len(fused.index), 0
         self.padding = None if fused.mask.all() and not self.is_static else ~fused.mask[:, None]  # (B, 1, M)
-        self.memory = [self._projected(block.layer[1].EncDecAttention, fused) for block in self.decoder.block]
+        as_it_is = not self.is_static
+        self.memory = [
+            keys_and_values(block.layer[1].EncDecAttention, fused, model.position_embedding.weight, as_it_is)
+            for block in self.decoder.block
+        ]
         self.ancestors = fused.index.new_full((self.batch_size, num_slots, depth), -1)  # (B, S, D): itself, parent ...
         attention = self.decoder.block[0].layer[0].SelfAttention
         shape = (len(self.memory), 2, attention.n_heads, self.batch_size, num_slots, attention.key_value_proj_dim)
@@ -83,10 +87,9 @@ class PrefixDecoder:
             self.padding,
         )
         self.slots[..., first : self.num_slots, :] = new
-        if self.model.config.scale_decoder_outputs:
-            states = states * self.model.model_dim**-0.5
-        scores = self._over_legal if self.score_mode == "trie" else self._over_vocabulary
-        return scores(states.flatten(0, 1), candidates.flatten(0, 1), legal.flatten(0, 1)).view(candidates.shape)
+        scores = _over_legal if self.score_mode == "trie" else over_vocabulary
+        flat = (states.flatten(0, 1), candidates.flatten(0, 1), legal.flatten(0, 1))
+        return scores(self.model, *flat).view(candidates.shape)
 
     def _append(self, parents: torch.Tensor, first: int) -> torch.Tensor:
         """Note where tokens come from; returns the scores' bias (H, B, W, S + 1) for the slots and the token itself.
@@ -107,33 +110,55 @@ class PrefixDecoder:
         bias[..., -1] = self.bias[:, :1, None]
         return bias
 
-    def _projected(self, attention, fused: FusedPassages) -> list[torch.Tensor]:
-        """Keys and values (H, B, M, dk). Both are linear, `W(h + p) = W h + W p`: each passage is projected once."""
-        projected = [_heads(attention, p[None])[:, 0] for p in project(fused.states, attention.k, attention.v)]
-        if fused.place is None and len(fused.index) == 1 and not self.is_static:  # (H, T, dk), of one user
-            return [values[:, None].contiguous() for values in projected]
-        laid_out = [values.index_select(1, fused.index.flatten()) for values in projected]
-        if fused.place is not None:
-            for values, linear in zip(laid_out, (attention.k, attention.v), strict=True):
-                places = _heads(attention, linear(self.model.position_embedding.weight)[None])[:, 0]
-                values += places.index_select(1, fused.place.flatten())
-        return [values.unflatten(1, fused.index.shape) for values in laid_out]
 
-    def _over_vocabulary(self, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-        parts = []
-        rows = _ROWS_OF_LOGITS if states.device.type == "cpu" else len(states)
-        for some, wanted in zip(states.split(rows), candidates.split(rows), strict=True):
-            logits = project(some, self.model.lm_head)[0].float()
-            chosen, highest = logits.gather(-1, wanted), logits.amax(dim=-1, keepdim=True)
-            parts.append(chosen - highest - logits.sub_(highest).exp_().sum(dim=-1, keepdim=True).log_())
-        return torch.cat(parts).masked_fill(~legal, -torch.inf)
+def keys_and_values(
+    attention, fused: FusedPassages, positions: torch.Tensor, as_it_is: bool = True
+) -> list[torch.Tensor]:
+    """Keys and values (H, B, M, dk) of cross-attention: linear, `W(h + p) = W h + W p`, so projected once per passage.
 
-    def _over_legal(self, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-        tokens, place = candidates.unique(return_inverse=True)
-        logits = F.linear(states, self.model.lm_head.weight[tokens]).float().gather(-1, place)
-        logits = logits.masked_fill(~legal, -torch.inf)
-        # A prefix without a legal token is padding: its log-softmax is not a number.
-        return logits.log_softmax(dim=-1).masked_fill(~legal, -torch.inf)
+    Args:
+        attention: a decoder block's `EncDecAttention`.
+        fused: the users' passages.
+        positions (P, d): weights of the passage position embedding.
+        as_it_is: what one user attends to need not be laid out anew.
+    """
+    projected = [heads(attention, p[None])[:, 0] for p in project(fused.states, attention.k, attention.v)]
+    if as_it_is and fused.is_placed and fused.index.shape == (1, len(fused.states)):  # (H, T, dk), all of one user's
+        return [values[:, None].contiguous() for values in projected]
+    laid_out = [values.index_select(1, fused.index.flatten()) for values in projected]
+    if not fused.is_placed:
+        for values, linear in zip(laid_out, (attention.k, attention.v), strict=True):
+            values += heads(attention, linear(positions)[None])[:, 0].index_select(1, fused.place.flatten())
+    return [values.unflatten(1, fused.index.shape) for values in laid_out]
+
+
+def over_vocabulary(model, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (N, F), over all tokens, of what may follow each of N prefixes; -inf where not legal.
+
+    Args:
+        model: the GRAM whose head scores the vocabulary.
+        states (N, d): of its decoder.
+        candidates, legal (N, F): tokens that may come next, and False where there is no such candidate.
+    """
+    parts, states = [], _scaled(model, states)
+    rows = _ROWS_OF_LOGITS if states.device.type == "cpu" else len(states)
+    for some, wanted in zip(states.split(rows), candidates.split(rows), strict=True):
+        logits = project(some, model.lm_head)[0].float()
+        chosen, highest = logits.gather(-1, wanted), logits.amax(dim=-1, keepdim=True)
+        parts.append(chosen - highest - logits.sub_(highest).exp_().sum(dim=-1, keepdim=True).log_())
+    return torch.cat(parts).masked_fill(~legal, -torch.inf)
+
+
+def _over_legal(model, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+    tokens, place = candidates.unique(return_inverse=True)
+    logits = F.linear(_scaled(model, states), model.lm_head.weight[tokens]).float().gather(-1, place)
+    logits = logits.masked_fill(~legal, -torch.inf)
+    # A prefix without a legal token is padding: its log-softmax is not a number.
+    return logits.log_softmax(dim=-1).masked_fill(~legal, -torch.inf)
+
+
+def _scaled(model, states: torch.Tensor) -> torch.Tensor:
+    return states * model.model_dim**-0.5 if model.config.scale_decoder_outputs else states
 
 
 @cache
@@ -158,31 +183,31 @@ def _run_blocks(decoder, states, slots, memory, bias, padding) -> tuple[torch.Te
     new = []
     for block, own_slots, passages in zip(decoder.block, slots, memory, strict=True):
         attention, normed = block.layer[0].SelfAttention, norm(block.layer[0].layer_norm, states)
-        query, key, value = (_heads(attention, p) for p in project(normed, attention.q, attention.k, attention.v))
+        query, key, value = (heads(attention, p) for p in project(normed, attention.q, attention.k, attention.v))
         scores = [query @ own_slots[0].transpose(2, 3), (query * key).sum(dim=-1, keepdim=True)]
         weights = torch.cat(scores, dim=-1).add_(bias).softmax(dim=-1)  # (H, B, W, S + 1); T5 does not scale
-        states = states + _joined(attention, weights[..., :-1] @ own_slots[1] + weights[..., -1:] * value)
+        states = states + joined(attention, weights[..., :-1] @ own_slots[1] + weights[..., -1:] * value)
         new.append(torch.stack([key, value]))
 
         attention, (keys, values) = block.layer[1].EncDecAttention, passages
-        query = _heads(attention, project(norm(block.layer[1].layer_norm, states), attention.q)[0])
+        query = heads(attention, project(norm(block.layer[1].layer_norm, states), attention.q)[0])
         scores = query @ keys.transpose(2, 3)  # (H, B, W, M)
         if padding is not None:
             scores = scores.masked_fill_(padding, -torch.inf)
-        states = states + _joined(attention, scores.softmax(dim=-1) @ values)
+        states = states + joined(attention, scores.softmax(dim=-1) @ values)
 
         states = states + feed_forward(block.layer[-1], states)
     return norm(decoder.final_layer_norm, states), torch.stack(new)
 
 
-def _heads(attention, projected: torch.Tensor) -> torch.Tensor:
+def heads(attention, projected: torch.Tensor) -> torch.Tensor:
     """(B, W, H * dk) as (H, B, W, dk): with the heads first, a user's keys and values are laid out once."""
     return projected.unflatten(-1, (attention.n_heads, attention.key_value_proj_dim)).permute(2, 0, 1, 3)
 
 
-def _joined(attention, mixed: torch.Tensor) -> torch.Tensor:
+def joined(attention, mixed: torch.Tensor) -> torch.Tensor:
     """(H, B, W, dk) through the output layer, (B, W, d)."""
     return project(mixed.permute(1, 2, 0, 3).flatten(2), attention.o)[0]
 
 
-__all__ = ["PrefixDecoder"]
+__all__ = ["PrefixDecoder", "heads", "joined", "keys_and_values", "over_vocabulary"]

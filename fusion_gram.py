@@ -15,14 +15,16 @@ class FusedPassages:
     Attributes:
         states (T, d): encoder states of real tokens, passage after passage, without passage position.
         index (B, M): row of `states` of every token that a user attends to; 0 at padding.
-        place (B, M): position of the token's passage; None where `states` have their position already.
+        place (B, M): position of the token's passage; None where that is not known.
         mask (B, M): False at padding.
+        is_placed: whether `states` have their passage's position already.
     """
 
     states: torch.Tensor
     index: torch.Tensor
     place: torch.Tensor | None
     mask: torch.Tensor
+    is_placed: bool
 
     @classmethod
     def of(
@@ -38,20 +40,22 @@ class FusedPassages:
         """
         counts = lengths[passages.clamp(min=0)].masked_fill(passages < 0, 0)  # (B, P)
         ends = counts.cumsum(1)
-        if int(ends[:, -1].sum()) == len(states):  # nobody shares a passage: position may be added here and now
+        is_placed = int(ends[:, -1].sum()) == len(states)
+        if is_placed:  # nobody shares a passage: position may be added here and now
             user, place = (passages >= 0).nonzero(as_tuple=True)
             of_passage = torch.empty_like(lengths).index_copy(0, passages[user, place], place)
-            states, positions = states + positions[of_passage.repeat_interleave(lengths)], None
+            of_token = of_passage.repeat_interleave(lengths)  # (T,)
+            states = states + positions[of_token]
             if len(passages) == 1:  # and of one user's passages the order does not matter
                 index = torch.arange(len(states), device=states.device)[None]
-                return cls(states, index, None, torch.ones_like(index, dtype=torch.bool))
+                return cls(states, index, of_token[None], torch.ones_like(index, dtype=torch.bool), True)
         token = torch.arange(int(ends[:, -1].max()), device=states.device).expand(len(passages), -1).contiguous()
         mask = token < ends[:, -1:]  # (B, M)
         place = torch.searchsorted(ends, token, right=True).clamp(max=passages.shape[1] - 1)
         starts = lengths.cumsum(0) - lengths
         offset = starts[passages.clamp(min=0)] - ends + counts  # (B, P), of a passage's row from its place in M
         index = (token + offset.gather(1, place)).masked_fill(~mask, 0)
-        return cls(states, index, None if positions is None else place, mask)
+        return cls(states, index, place, mask, is_placed)
 
     @classmethod
     def of_encoder_outputs(cls, states: torch.Tensor, mask: torch.Tensor) -> FusedPassages:
@@ -59,22 +63,22 @@ class FusedPassages:
         mask = mask.bool()
         order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]
         index = order + torch.arange(len(mask), device=mask.device)[:, None] * mask.shape[1]
-        return cls(states.flatten(0, 1), index, None, mask.take_along_dim(order, dim=1))
+        return cls(states.flatten(0, 1), index, None, mask.take_along_dim(order, dim=1), True)
 
     def padded(self, multiple: int) -> FusedPassages:
         """The same with M rounded up, so that batches of many lengths have few shapes."""
         more = -self.index.shape[1] % multiple
         index, mask = F.pad(self.index, (0, more)), F.pad(self.mask, (0, more))
-        return FusedPassages(self.states, index, None if self.place is None else F.pad(self.place, (0, more)), mask)
+        place = None if self.place is None else F.pad(self.place, (0, more))
+        return FusedPassages(self.states, index, place, mask, self.is_placed)
 
     def of_user(self, user: int) -> FusedPassages:
         """What one user attends to, without the rest of the batch."""
         mask = self.mask[user]
         index = torch.arange(int(mask.sum()), device=mask.device)[None]
         place = None if self.place is None else self.place[user, mask][None]
-        return FusedPassages(
-            self.states[self.index[user, mask]], index, place, torch.ones_like(index, dtype=torch.bool)
-        )
+        states = self.states[self.index[user, mask]]
+        return FusedPassages(states, index, place, torch.ones_like(index, dtype=torch.bool), self.is_placed)
 
 
 __all__ = ["FusedPassages"]

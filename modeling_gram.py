@@ -17,6 +17,7 @@ from .configuration_gram import GramConfig
 from .decoding_gram import SCORE_MODES, PrefixDecoder
 from .encoding_gram import encode_packed
 from .exact_gram import exact_search
+from .explanation_gram import GramExplanation, explain_items
 from .fusion_gram import FusedPassages
 from .generation_gram import beam_search
 from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
@@ -356,10 +357,8 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
 
         if encoder_outputs is not None:
             fused = FusedPassages.of_encoder_outputs(encoder_outputs[0], self._mask(None, attention_mask).flatten(1))
-        elif history is not None or item_cache is not None:
-            fused = self._fused_from_cache(input_ids, attention_mask, history, item_cache)
         else:
-            fused = self._fused(input_ids, self._mask(input_ids, attention_mask))
+            fused = self._fused(input_ids, attention_mask, history, item_cache)
         penalty = 1.0 if options.length_penalty is None else options.length_penalty
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
         search = (num_items, penalty, start)
@@ -386,6 +385,36 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
             num_scored_nodes=num_scored_nodes,
         )
 
+    @torch.no_grad()
+    def explain(
+        self,
+        item_indices: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        item_trie: ItemTrie | None = None,
+        history: torch.LongTensor | None = None,
+        item_cache: ItemCache | None = None,
+    ) -> GramExplanation:
+        """Why items are recommended: what the decoder attends to, and how an ID is spelled out through the trie.
+
+        Args:
+            item_indices (B, K): catalogue rows of items, recommended or not, -1 for none: what [`generate`] returned.
+            input_ids, attention_mask, item_trie, history, item_cache: as given to [`generate`].
+
+        Returns:
+            A [`GramExplanation`], all of it exact and from the model's own weights.
+
+        Raises:
+            ValueError: no trie; `item_indices` of another shape, or of an item that is not in the trie; and what
+                [`generate`] raises for the passages.
+        """
+        trie = self.item_trie if item_trie is None else item_trie.to(self.device)
+        if trie is None:
+            raise ValueError("the model has no item trie: give `item_trie`, or call `set_item_trie` once")
+        fused = self._fused(input_ids, attention_mask, history, item_cache)
+        num_passages = input_ids.shape[1] if history is None else 1 + history.shape[1]
+        return explain_items(self, fused, num_passages, item_indices.to(self.device), trie)
+
     def _exact(
         self, fused, trie, score_mode, search, excluded_items
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -397,8 +426,11 @@ class GramForConditionalGeneration(T5ForConditionalGeneration, GenerationMixin):
         leaves, scores, num_scored_nodes = zip(*found, strict=True)
         return torch.stack(leaves), torch.stack(scores), torch.tensor(num_scored_nodes, device=self.device)
 
-    def _fused(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor) -> FusedPassages:
-        """Encode the distinct passages among (B, P, L), each once."""
+    def _fused(self, input_ids, attention_mask, history, item_cache) -> FusedPassages:
+        """Encode the distinct passages among (B, P, L), each once, or look up the items; see [`generate`]."""
+        if history is not None or item_cache is not None:
+            return self._fused_from_cache(input_ids, attention_mask, history, item_cache)
+        attention_mask = self._mask(input_ids, attention_mask)
         self._check_passages(input_ids)
         real = attention_mask.any(dim=-1)  # (B, P)
         both = torch.stack([input_ids[real], attention_mask[real]], dim=-1)  # (N, L, 2)

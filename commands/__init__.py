@@ -1,6 +1,6 @@
 """The sub-commands of `gram`, one file each, in the order of `gram --help`."""
 
-from . import card, encode, evaluate, prepare, push, quickstart, recommend, translate
+from . import card, encode, evaluate, prepare, push, quickstart, recommend, space, translate
 
 COMMANDS = {
     "prepare": prepare.COMMAND,
@@ -10,5 +10,6 @@ COMMANDS = {
     "recommend": recommend.COMMAND,
     "card": card.COMMAND,
     "push": push.COMMAND,
+    "space": space.COMMAND,
     "quickstart": quickstart.COMMAND,
 }

@@ -227,3 +227,14 @@ def test_what_generate_cannot_do_is_refused(small_model, arguments, message):
 def test_a_model_without_a_trie_says_so(small_model):
     with pytest.raises(ValueError, match="set_item_trie"):
         small_model.generate(passages(1))
+
+
+@pytest.mark.parametrize("num_users", [1, 3])
+def test_encoded_passages_give_what_the_passages_give(small_model, num_users):
+    """Padding of encoder outputs is left out, also where there is one user."""
+    input_ids, trie = passages(num_users), ItemTrie.from_sequences([[2, 3, END], [2, 4, END], [5, END]])
+    expected = search(small_model, input_ids, trie, 3)
+    encoded = {"encoder_outputs": small_model.encode(input_ids), "attention_mask": input_ids.ne(0).long()}
+    found = search(small_model, None, trie, 3, **encoded)
+    assert torch.equal(found.sequences, expected.sequences)
+    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores)

@@ -1,0 +1,61 @@
+"""The demo Space: its folder, ready to push, and a run of it on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from huggingface_hub.utils import validate_repo_id
+
+from ..files import new_folder
+
+SOURCE = Path(__file__).resolve().parent / "space"
+FILES = ("README.md", "app.py", "engine.py", "requirements.txt", "style.css", "views.py", "visits.py")
+NO_MODEL = "models: []"
+
+
+def write_space(folder: str | Path, model_id: str) -> Path:
+    """Write the folder of a Space that shows a model, ready to be uploaded as a repository of type `"space"`.
+
+    Args:
+        folder: new, or empty.
+        model_id: the model's name on the Hub.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the folder holds something already, or the name cannot be one on the Hub.
+    """
+    validate_repo_id(model_id)
+    with new_folder(folder) as partial:
+        for name in FILES:
+            shutil.copyfile(SOURCE / name, partial / name)
+        card = (SOURCE / "README.md").read_text(encoding="utf-8")
+        card = card.replace(NO_MODEL, f"models: [{json.dumps(model_id)}]", 1)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+    return Path(folder)
+
+
+def run_space(model: str, port: int | None = None) -> NoReturn:
+    """Run the Space on this machine, in place of this process, until it is stopped.
+
+    Args:
+        model: folder, or a name on the Hub.
+        port: to listen on; by default the first free one from 7860 on.
+
+    Raises:
+        ValueError: gradio is not installed.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("the Space needs gradio; run `pip install 'gram-recommender[space]'`")
+    environment = {**os.environ, **({"GRADIO_SERVER_PORT": str(port)} if port else {})}
+    os.execve(sys.executable, [sys.executable, str(SOURCE / "app.py"), model], environment)
+
+
+__all__ = ["run_space", "write_space"]
