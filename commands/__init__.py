@@ -1,6 +1,6 @@
 """The sub-commands of `gram`, one file each, in the order of `gram --help`."""
 
-from . import encode, evaluate, prepare, quickstart, recommend, translate
+from . import encode, evaluate, prepare, quickstart, recommend, serve, translate
 
 COMMANDS = {
     "prepare": prepare.COMMAND,
@@ -8,5 +8,6 @@ COMMANDS = {
     "encode": encode.COMMAND,
     "evaluate": evaluate.COMMAND,
     "recommend": recommend.COMMAND,
+    "serve": serve.COMMAND,
     "quickstart": quickstart.COMMAND,
 }
