@@ -10,7 +10,7 @@ import torch
 import transformers
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ... import __version__
@@ -161,7 +161,9 @@ def _add_state(app: FastAPI, batcher: Batcher, name: str) -> None:
         )
 
     # A coroutine, so that it runs in the event loop's thread, as all that counts.
-    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
+    text = {"description": "Samples.", "content": {"text/plain": {"example": "gram_users_total 12"}}}
+
+    @app.get("/metrics", tags=["state"], response_class=Response, responses={200: text})
     async def show_metrics() -> Response:
         """Counts of requests, latencies, batch sizes and the queue, in the text format of Prometheus."""
         return Response(batcher.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
