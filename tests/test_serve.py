@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -25,6 +26,7 @@ from gram.item_cache_gram import ItemCache
 from gram.recommendation import Recommender
 
 LIMITS = {"max_histories": 8, "max_history_length": 10, "max_top_k": 20, "max_body_bytes": 2000}
+HEAD = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n"
 WAITS_LONG = ("--max-wait-ms", "600000", "--batch-size", "8")
 
 
@@ -198,7 +200,7 @@ def test_an_item_is_shown_with_its_similar_items(client, recommender):
 
 def test_health_says_what_is_served(client, folder):
     health = client.get("/health").json()
-    assert (health["ready"], health["model"], health["num_items"], health["max_history"]) == (True, str(folder), 20, 4)
+    assert (health["ready"], health["model"], health["num_items"], health["max_history"]) == (True, folder.name, 20, 4)
     assert health["device"] == "cpu"
     assert set(health["versions"]) == {"gram", "python", "torch", "transformers"}
 
@@ -279,6 +281,14 @@ def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert "too many users are waiting" in refused.json()["detail"]
+        with ExitStack() as slow:  # 4 users who wait and twice 8 who are searched for make 20 requests
+            for _ in range(20 - len(waiting)):
+                slow.enter_context(socket.create_connection(("127.0.0.1", server.port))).sendall(HEAD)
+            wait_for(server.url, "gram_requests_in_flight", 21)  # this question among them
+            refused = httpx.post(url, json={"histories": [["8"]]})
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert httpx.get(f"{server.url}/health").json()["waiting_users"] == 4
+        wait_for(server.url, "gram_requests_in_flight", 1 + len(waiting))
         server.process.send_signal(signal.SIGTERM)
         answers = [future.result() for future in waiting]
         for answer, asked, top_k in zip(
@@ -313,12 +323,11 @@ def test_who_waits_too_long_or_has_gone_leaves_the_queue(folder, tmp_path):
     with Server(folder, tmp_path / "log", *WAITS_LONG, "--request-timeout", "2") as server:
         late = httpx.post(f"{server.url}/recommend", json={"histories": [["1"]]}, timeout=60)
         assert (late.status_code, late.json()) == (504, {"detail": "no answer within 2 s"})
-        head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n"
         with socket.create_connection(("127.0.0.1", server.port), timeout=60) as slow:
-            slow.sendall(head + b'{"his')
+            slow.sendall(HEAD + b'{"his')
             assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
         with socket.create_connection(("127.0.0.1", server.port), timeout=60) as gone:
-            gone.sendall(head + b'{"histories": [["1"]]}')
+            gone.sendall(HEAD + b'{"histories": [["1"]]}')
             wait_for(server.url, "gram_waiting_users", 1)
         wait_for(server.url, 'gram_requests_total{path="/recommend",status="499"}', 1)
         wait_for(server.url, "gram_waiting_users", 0)

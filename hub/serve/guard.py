@@ -13,15 +13,16 @@ from .settings import ServeSettings
 logger = logging.getLogger(__name__)
 
 CLIENT_GONE = 499  # in metrics and log, as nginx has it: the client did not wait for its answer
-RECOMMEND = "/recommend"  # the path of most requests that are refused before the application sees them
+RECOMMEND = "/recommend"  # the one path whose requests have a body, and take long
 
 
 class Guard:
     """ASGI middleware around the whole application.
 
-    A body is read here, whole, and no further than its limit. A request that takes too long, or whose client has gone,
-    is cancelled, and with it the search that it waits for. So that memory is bounded, no more requests are let in than
-    users may wait or be searched for.
+    The body of a request for recommendations is read here, whole, and no further than its limit; other bodies are not
+    read. A request that takes too long, or whose client has gone, is cancelled, and with it the search that it waits
+    for. So that memory is bounded, no more requests for recommendations are let in than users may wait or be searched
+    for; questions about items and health are let in at any time.
 
     Args:
         app: what answers the requests.
@@ -52,23 +53,30 @@ class Guard:
 
     async def _handle(self, scope, receive, answer: _Answer) -> None:
         """Let the application answer, unless the request is too large, too slow or one too many."""
-        if self.metrics.in_flight > self.most_in_flight:
-            await answer.refuse(503, "too many requests are in flight; try again in 1 s", (b"retry-after", b"1"))
-            return
-        deadline = time.monotonic() + self.settings.request_timeout
-        try:
-            body = await asyncio.wait_for(self._body(scope, receive), self.settings.request_timeout)
-        except asyncio.TimeoutError:
-            await answer.refuse(408, f"the request did not arrive within {self.settings.request_timeout:g} s")
-            return
-        except ConnectionError:
-            answer.status = CLIENT_GONE
-            return
-        if body is None:
-            await answer.refuse(413, f"the body has more than {self.settings.max_body_bytes} bytes")
-            return
+        deadline, body = time.monotonic() + self.settings.request_timeout, b""
+        if scope["path"] == RECOMMEND:
+            if self.metrics.in_flight > self.most_in_flight:
+                await answer.refuse(503, "too many requests are in flight; try again in 1 s", (b"retry-after", b"1"))
+                return
+            try:
+                body = await asyncio.wait_for(self._body(scope, receive), self.settings.request_timeout)
+            except asyncio.TimeoutError:
+                await answer.refuse(408, f"the request did not arrive within {self.settings.request_timeout:g} s")
+                return
+            except ConnectionError:
+                answer.status = CLIENT_GONE
+                return
+            if body is None:
+                await answer.refuse(413, f"the body has more than {self.settings.max_body_bytes} bytes")
+                return
+            gone = asyncio.ensure_future(receive())  # after the body, all that can come is that the client has gone
+        else:
+            gone = asyncio.get_running_loop().create_future()
+        await self._answer(scope, body, gone, answer, deadline)
+
+    async def _answer(self, scope, body: bytes, gone: asyncio.Future, answer: _Answer, deadline: float) -> None:
+        """Let the application answer in time, for as long as the client waits."""
         messages = [{"type": "http.request", "body": body}]
-        gone = asyncio.ensure_future(receive())  # after the body, all that can come is that the client has gone
 
         async def replay() -> dict:
             return messages.pop() if messages else await asyncio.shield(gone)
@@ -77,6 +85,8 @@ class Guard:
         try:
             left = deadline - time.monotonic()
             await asyncio.wait({answering, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if answer.is_complete:
+                await asyncio.wait({answering})
             if answering.done():
                 answering.result()  # what it raises is the server's to log
             elif gone.done():
@@ -127,13 +137,16 @@ class _Answer:
     """Sends the answer to a request, and notes its status."""
 
     def __init__(self, guard: Guard, send):
-        self.guard, self._send, self.status, self.has_begun = guard, send, 500, False
+        self.guard, self._send, self.status = guard, send, 500
+        self.has_begun = self.is_complete = False
 
     async def send(self, message: dict) -> None:
         if message["type"] == "http.response.start":
             self.has_begun, self.status = True, message["status"]
             if self.guard.is_closing:
                 message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
+        elif message["type"] == "http.response.body":
+            self.is_complete = not message.get("more_body", False)
         await self._send(message)
 
     async def refuse(self, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:

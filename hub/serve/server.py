@@ -52,7 +52,7 @@ def serve(
     with _bound_socket(host, port) as listening:  # first of all: loading takes long
         recommender = _recommender(name_or_path, settings, item_cache)
         batcher = Batcher(recommender, settings, ServerMetrics())
-        guard = Guard(create_app(batcher, str(name_or_path)), settings, batcher.metrics)
+        guard = Guard(create_app(batcher, _shown(name_or_path)), settings, batcher.metrics)
         config = uvicorn.Config(
             guard,
             log_config=None,
@@ -113,6 +113,12 @@ def _bound_socket(host: str, port: int) -> socket.socket:
         remedy = "give another --port, or --port 0 for a free one"
         raise ValueError(f"cannot listen on port {port} of {host}: {error.strerror}; {remedy}") from None
     return bound
+
+
+def _shown(name_or_path: str | Path) -> str:
+    """A folder's name alone: where it lies is not for everybody to know."""
+    folder = Path(name_or_path)
+    return folder.resolve().name if folder.is_dir() else str(name_or_path)
 
 
 def _url(listening: socket.socket) -> str:
