@@ -34,6 +34,7 @@ TOLERANCE = 1e-5  # of scores: users of a batch are multiplied in other blocks t
 PATIENT = ("--request-timeout", "600")
 PLAIN = ("--batch-size", "1", "--max-wait-ms", "0")
 USERS_PER_REQUEST, TOP_K = (1, 1, 1, 1, 2, 4), (5, 10, 10, 10, 20)
+QUARTERS = (25, 50, 75, 100)  # per cent of the time, when memory is looked at
 RIGHT, TIED, WRONG, LOST = "right", "tied", "wrong", "lost"
 
 
@@ -235,8 +236,8 @@ def measure(model: Path, requests: Sequence[Request], clients: int, seconds: flo
     report = {"clients": clients, "batched": batched.report(), "plain": plain.report(), "exit_codes": codes}
     report["times_plain"] = report["batched"]["users_per_second"] / report["plain"]["users_per_second"]
     if peak is not None:
-        tenth = batched.memory_gb[len(batched.memory_gb) // 10]
-        report["memory_gb"] = {"before": before, "after_a_tenth": tenth, "end": batched.memory_gb[-1], "peak": peak}
+        quarters = {f"after_{share}%": batched.memory_gb[len(batched.memory_gb) * share // 101] for share in QUARTERS}
+        report["memory_gb"] = {"before": before, **quarters, "peak": peak}
     return report
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 from pathlib import Path
 
 from .command import Command, at_least_one, quiet
 
+# oneDNN keeps compiled kernels for a thousand shapes of input. Every batch of users has shapes of its own, so that they
+# are of little use, and take some 300 MB in time.
+KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 LIMITS = {
     "max_pending": "users who may wait for a search; requests beyond get status 503",
     "max_histories": "users in a request",
@@ -55,6 +59,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     names = ("batch_size", "max_wait_ms", "request_timeout", *LIMITS)
     settings = ServeSettings(**{name: getattr(arguments, name) for name in names})
+    for name, number in KEPT_KERNELS.items():  # read when torch first computes something
+        os.environ.setdefault(name, number)
     quiet()
     from ..hub.serve.server import log_to_stderr, serve
 
