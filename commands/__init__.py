@@ -1,6 +1,6 @@
 """The sub-commands of `gram`, one file each, in the order of `gram --help`."""
 
-from . import card, encode, evaluate, prepare, push, quickstart, recommend, space, translate
+from . import card, encode, evaluate, prepare, push, quickstart, recommend, serve, space, translate
 
 COMMANDS = {
     "prepare": prepare.COMMAND,
@@ -8,6 +8,7 @@ COMMANDS = {
     "encode": encode.COMMAND,
     "evaluate": evaluate.COMMAND,
     "recommend": recommend.COMMAND,
+    "serve": serve.COMMAND,
     "card": card.COMMAND,
     "push": push.COMMAND,
     "space": space.COMMAND,

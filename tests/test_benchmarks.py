@@ -14,6 +14,7 @@ from gram import ItemTrie
 from gram.benchmarks import catalogues, lexical_ids, translation
 from gram.benchmarks import generation as generation_benchmark
 from gram.benchmarks import quality as quality_benchmark
+from gram.benchmarks import serving as serving_benchmark
 from gram.benchmarks import trie as trie_benchmark
 from gram.benchmarks.measuring import Machine
 from gram.translation import TranslationSettings, train_vocabulary, translate
@@ -286,3 +287,31 @@ def test_ways_to_search_are_compared_with_the_truly_best_items(model_folder, dat
     assert rows[quality_benchmark.REFERENCE]["ndcg@10_change"] == 0
     table = quality_benchmark.as_table(list(rows.values()))
     assert len(table.splitlines()) == 2 + len(quality_benchmark.WAYS)
+
+
+def test_an_answer_is_right_tied_or_wrong():
+    request = serving_benchmark.Request(b"", [[("a", -1.0), ("b", -2.0), ("c", -2.0)]])
+
+    def judged(*items):
+        found = [{"item_id": item, "title": "", "score": score} for item, score in items]
+        return request.judge(json.dumps({"recommendations": [found]}).encode())
+
+    assert judged(("a", -1.0), ("b", -2.000001), ("c", -2.0)) == serving_benchmark.RIGHT
+    assert judged(("a", -1.0), ("c", -2.0), ("b", -2.0)) == serving_benchmark.TIED
+    assert judged(("a", -1.0), ("b", -2.1), ("c", -2.0)) == serving_benchmark.WRONG
+    assert judged(("a", -1.0), ("b", -2.0)) == serving_benchmark.WRONG
+
+
+def test_the_server_is_measured_beside_one_that_takes_user_by_user(quickstart_run, tmp_path, capsys):
+    folder, arguments = quickstart_run[0], ["--clients", "4", "--seconds", "1", "--requests", "5"]
+    data = ["--data", str(folder / "data")]
+    serving_benchmark.main([str(folder), *data, *arguments, "--output-dir", str(tmp_path)])
+    found = json.loads((tmp_path / "serving.json").read_text(encoding="utf-8"))
+    assert found["exit_codes"] == [0, 0]
+    for name in ("batched", "plain"):
+        assert found[name]["requests"] == found[name]["answers"][serving_benchmark.RIGHT] > 0
+        assert set(found[name]["answers"]) == {serving_benchmark.RIGHT}
+        assert 0 < found[name]["p50_ms"] <= found[name]["p99_ms"]
+    assert found["times_plain"] > 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["server", "---", "dynamic batches", "one user at a time"]
