@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .decoding_gram import heads, joined, keys_and_values, over_vocabulary
+from .elementwise_gram import norm
 from .fusion_gram import FusedPassages
-from .linear_gram import feed_forward, norm, project
+from .linear_gram import feed_forward, project
 from .trie_gram import ItemTrie
 
 
