@@ -227,8 +227,8 @@ def test_dry_run(hub, gram, folder):
     hub.requests.clear()
     code, lines, _ = gram("push", folder, "--repo-id", "tester/dry", "--dry-run", token=None)
     changed = [line.split()[1:] for line in lines[:-2] if "unchanged" not in line]
-    assert changed == [["changed", "model.safetensors"]]
-    assert lines[-2].startswith("would upload 1 of ")
+    assert changed == [["changed", "README.md"], ["changed", "model.safetensors"]]  # the card shows what it recommends
+    assert lines[-2].startswith("would upload 2 of ")
     assert hub.changes() == []
 
 
