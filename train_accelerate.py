@@ -32,7 +32,7 @@ from gram.training.checkpoints import checkpoints_in, move_files, save_checkpoin
 from gram.training.lora import add_lora
 from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
-from gram.training.sharding import prepare_for, whole_model
+from gram.training.sharding import check_launch, exchanges_always, shard, whole_model
 from gram.training.start import build_model, tokenizer_of
 from gram.training.trackers import LOGS_FOLDER, PROJECT, loggable, tracker_names, tracker_options
 from gram.training_settings import TrainingSettings
@@ -78,7 +78,7 @@ class _Run:
             project_config=ProjectConfiguration(str(self.output_dir), logging_dir=str(self.output_dir / LOGS_FOLDER)),
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
-        prepare_for(self.accelerator, settings)
+        check_launch(self.accelerator, settings)
         set_seed(settings.seed)
         model = build_model(settings, tokenizer)
         self.adapted = None if settings.lora is None else add_lora(model, settings)
@@ -87,6 +87,7 @@ class _Run:
         if settings.compile:
             for block in (*model.encoder.block, *model.decoder.block):
                 block.layer[-1].compile(dynamic=True)  # norm, activation, dropout and residual become one loop
+        shard(self.accelerator, model)
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, eps=settings.adam_epsilon
         )
@@ -117,6 +118,7 @@ class _Run:
             accelerator.process_index,
             accelerator.num_processes,
             settings.micro_batch_tokens,
+            same_count=exchanges_always(accelerator),
         )
 
     def fit(self) -> None:
