@@ -51,7 +51,7 @@ def _draw_losses(axes, losses: np.ndarray, every: int) -> None:
         return
     smooth = np.convolve(losses, np.full(_SMOOTHED_OVER, 1 / _SMOOTHED_OVER), mode="valid")
     axes.plot(steps, losses, color=LOSS_COLOUR, alpha=0.25, linewidth=0.8)
-    axes.plot(steps[_SMOOTHED_OVER - 1 :], smooth, color=LOSS_COLOUR, label=f"mean of {_SMOOTHED_OVER} steps")
+    axes.plot(steps[_SMOOTHED_OVER - 1 :], smooth, color=LOSS_COLOUR, label=f"mean of {_SMOOTHED_OVER} points")
     axes.legend(frameon=False)
 
 
