@@ -6,6 +6,7 @@ import json
 from functools import cache
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import CompileConfig
 
@@ -150,8 +151,12 @@ def over_vocabulary(model, states: torch.Tensor, candidates: torch.Tensor, legal
 
 
 def _over_legal(model, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-    tokens, place = candidates.unique(return_inverse=True)
-    logits = F.linear(_scaled(model, states), model.lm_head.weight[tokens]).float().gather(-1, place)
+    head, states = model.lm_head, _scaled(model, states)
+    if type(head) is nn.Linear:
+        tokens, place = candidates.unique(return_inverse=True)
+        logits = F.linear(states, head.weight[tokens]).float().gather(-1, place)
+    else:  # an adapter or a quantised layer: there is more to it than its weight
+        logits = head(states).float().gather(-1, candidates)
     logits = logits.masked_fill(~legal, -torch.inf)
     # A prefix without a legal token is padding: its log-softmax is not a number.
     return logits.log_softmax(dim=-1).masked_fill(~legal, -torch.inf)

@@ -25,7 +25,8 @@ from .recommendation import load_model
 from .settings import parse
 from .tokenization_gram import GramTokenizer
 from .tokenizer_folder import make_tokenizer_folder
-from .train_accelerate import TrainingSettings, train
+from .train_accelerate import train
+from .training_settings import TrainingSettings
 from .translation import SASREC_FILE, TranslationSettings
 
 RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"

@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "transformers", "accelerate")
 
 
-def run_facts(backbone: str | None, data: RecommendationData, accelerator: Accelerator) -> dict[str, Any]:
+def run_facts(start: str | None, data: RecommendationData, accelerator: Accelerator) -> dict[str, Any]:
     """All that a model card can only tell if training has noted it.
 
     Args:
-        backbone: folder or name on the Hub that the weights began with.
+        start: folder or name on the Hub of the backbone or GRAM that the weights began with.
         data: what was trained on.
         accelerator: that of the run.
 
     Returns:
         JSON values: `environment` (see [`environment`]), `data` (see [`data_facts`]), and `base_model`, the name on the
-        Hub of the backbone, None where there is none or it was a folder.
+        Hub of `start`, None where there is none or it was a folder.
     """
     return {
         "environment": environment(accelerator),
         "data": data_facts(data),
-        "base_model": None if backbone is None or Path(backbone).exists() else backbone,
+        "base_model": None if start is None or Path(start).exists() else start,
     }
 
 

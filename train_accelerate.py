@@ -6,67 +6,44 @@ One process on a CPU, several, or GPUs: the same code, and the same samples in e
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from gram.cli import exit_code_of
-from gram.configuration_gram import GramConfig
 from gram.data import RecommendationData, evaluation_histories, read_folder, training_part
 from gram.data.training_steps import TrainingSteps
 from gram.evaluation import gram_ranks, ranking_metrics
 from gram.hub import refresh_model_card
-from gram.modeling_gram import GramForConditionalGeneration
 from gram.processes import keep_freed_memory, on_cpu
 from gram.run_facts import run_facts
 from gram.settings import parse
-from gram.tokenization_gram import CATALOGUE_FILE, GramTokenizer
-from gram.tokenizer_folder import make_tokenizer_folder
+from gram.tokenization_gram import GramTokenizer
+from gram.training.checkpoints import checkpoints_in, move_files, save_checkpoint, save_model_folder, write_json
+from gram.training.lora import add_lora
+from gram.training.plot import plot_training
+from gram.training.progress import LOG_EVERY, Progress
+from gram.training.sharding import check_launch, exchanges_always, shard, whole_model
+from gram.training.start import build_model, tokenizer_of
+from gram.training.trackers import LOGS_FOLDER, PROJECT, loggable, tracker_names, tracker_options
 from gram.training_settings import TrainingSettings
 from gram.translation import SASREC_FILE, TranslationSettings
-from gram.trie_gram import ItemTrie
 
 logger = logging.getLogger(__name__)
 
-FINISHED_FILE = "training.json"
-
-
-@dataclass
-class Progress:
-    """How far a run is; saved with every checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    updates: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    best_ndcg: float = -1.0
-    validations_since_best: int = 0
-    stopped_early: bool = False
-    validations: list[dict[str, float]] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take all fields from `state_dict()`'s."""
-        vars(self).update(state)
+FINISHED_FILE, PLOT_FILE = "training.json", "training.svg"
 
 
 def train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer) -> None:
@@ -100,19 +77,22 @@ class _Run:
         self.accelerator = Accelerator(
             cpu=on_cpu(),
             mixed_precision=_precision(settings.mixed_precision),
-            log_with=settings.report_to,
-            project_dir=self.output_dir,
+            log_with=tracker_names(settings.report_to) or None,
+            project_config=ProjectConfiguration(str(self.output_dir), logging_dir=str(self.output_dir / LOGS_FOLDER)),
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
+        check_launch(self.accelerator, settings)
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
         set_seed(settings.seed)
         model = build_model(settings, tokenizer)
+        self.adapted = None if settings.lora is None else add_lora(model, settings)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if settings.compile:
             for block in (*model.encoder.block, *model.decoder.block):
                 block.layer[-1].compile(dynamic=True)  # norm, activation, dropout and residual become one loop
+        shard(self.accelerator, model)
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, eps=settings.adam_epsilon
         )
@@ -127,7 +107,8 @@ class _Run:
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
         set_seed(settings.seed, device_specific=True)  # every process drops out units of its own
         if settings.report_to:
-            self.accelerator.init_trackers("gram", config=asdict(settings))
+            options = tracker_options(tracker_names(settings.report_to), self.output_dir)
+            self.accelerator.init_trackers(PROJECT, config=loggable(asdict(settings)), init_kwargs=options)
 
     def steps(self, epoch: int) -> TrainingSteps:
         settings, accelerator = self.settings, self.accelerator
@@ -142,6 +123,7 @@ class _Run:
             accelerator.process_index,
             accelerator.num_processes,
             settings.micro_batch_tokens,
+            same_count=exchanges_always(accelerator),
         )
 
     def fit(self) -> None:
@@ -179,8 +161,9 @@ class _Run:
             now = time.monotonic()
             progress.seconds, started = progress.seconds + now - started, now
             bar.update()
-            if progress.updates % 10 == 0:
+            if progress.updates % LOG_EVERY == 0:
                 mean = self.accelerator.reduce(loss, "sum").item()
+                progress.add_loss(mean)
                 self._log(bar, {"loss": mean, "lr": self.schedule.get_last_lr()[0]})
             if progress.updates % self.settings.save_every == 0 and progress.step < len(steps):
                 self._save()
@@ -196,6 +179,7 @@ class _Run:
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
         for place, micro_batch in enumerate(micro_batches, start=1):
             is_last = place == len(micro_batches)  # only then do processes exchange gradients
+            accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
             with nullcontext() if is_last else accelerator.no_sync(self.model):
                 inputs = _to_device(micro_batch, accelerator.device)
                 loss = self.model(**inputs, num_items_in_batch=num_tokens).loss
@@ -215,19 +199,15 @@ class _Run:
         if 0 < settings.validation_users < len(users):
             users = np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.validation_users])
         share = users[accelerator.process_index :: accelerator.num_processes]
-        model = accelerator.unwrap_model(self.model).eval()
+        model = whole_model(accelerator, self.model).eval()
         ranks = gram_ranks(
             model, self.tokenizer, [histories[user] for user in share], targets[share], settings.validation_beams
         )
         gain = ranking_metrics(ranks, [10])["ndcg@10"]["mean"] * len(ranks) if len(ranks) else 0.0
         ndcg = accelerator.reduce(torch.tensor(gain, device=accelerator.device), "sum").item() / len(users)
-        progress.validations.append({"epoch": progress.epoch, "updates": progress.updates, "ndcg@10": ndcg})
         self._log(bar, {"ndcg@10": ndcg})
-        progress.validations_since_best += 1
-        if ndcg > progress.best_ndcg:
-            progress.best_ndcg, progress.validations_since_best = ndcg, 0
-            if self._is_main:
-                save_folder(model, self.tokenizer, self.checkpoints / "best")
+        if progress.add_validation(ndcg) and self._is_main:
+            save_model_folder(model, self.adapted, self.tokenizer, self.checkpoints / "best")
         progress.stopped_early = 0 < settings.patience <= progress.validations_since_best
 
     def _log(self, bar: tqdm, values: dict[str, float]) -> None:
@@ -242,23 +222,11 @@ class _Run:
         return self.accelerator.is_main_process
 
     def _save(self) -> None:
-        """A checkpoint to resume from: written under another name, then renamed; the one before it goes."""
-        partial, final = self.checkpoints / "partial", self.checkpoints / f"step-{self.progress.updates:08d}"
-        if final.exists():
-            return
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self._is_main:
-            (partial / "settings.json").write_text(json.dumps(asdict(self.settings)), encoding="utf-8")
-            os.replace(partial, final)
-            for old in _checkpoints(self.checkpoints)[:-1]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
+        save_checkpoint(self.accelerator, self.settings, self.checkpoints, self.progress.updates)
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one; otherwise make room for the first."""
-        found = _checkpoints(self.checkpoints)
+        found = checkpoints_in(self.checkpoints)
         if found:
             self.settings.check_same(found[-1] / "settings.json")
             self.accelerator.load_state(str(found[-1]))
@@ -273,69 +241,31 @@ class _Run:
         self.accelerator.wait_for_everyone()
         if not self._is_main:
             return
-        for path in sorted((self.checkpoints / "best").iterdir()):
-            os.replace(path, self.output_dir / path.name)
+        move_files(self.checkpoints / "best", self.output_dir)
         sasrec = self.settings.translation_folder / SASREC_FILE
         if sasrec.is_file():
             shutil.copyfile(sasrec, self.output_dir / SASREC_FILE)
         facts = {"settings": asdict(self.settings), "progress": asdict(self.progress)}
-        facts |= run_facts(self.settings.backbone, self.data, self.accelerator)
-        _write_json(self.output_dir / FINISHED_FILE, facts)
+        facts |= run_facts(self.settings.init_from or self.settings.backbone, self.data, self.accelerator)
+        if not plot_training(facts["progress"], self.output_dir / PLOT_FILE):
+            logger.info("no %s: matplotlib is not installed", PLOT_FILE)
+        write_json(self.output_dir / FINISHED_FILE, facts)
         shutil.rmtree(self.checkpoints)
-
-
-def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForConditionalGeneration:
-    """A GRAM for the tokenizer's catalogue, from a backbone or from random weights."""
-    if settings.backbone is not None:
-        model = GramForConditionalGeneration.from_backbone(
-            settings.backbone, max_history=settings.max_history, dropout_rate=settings.dropout_rate
-        )
-        if len(tokenizer) > model.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {len(tokenizer)} tokens, {settings.backbone} only {model.config.vocab_size}; "
-                "translate with the backbone's tokenizer"
-            )
-    else:
-        shape = (
-            *("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
-            *("dropout_rate", "max_history"),
-        )
-        # Whole blocks of 64 rows, as in T5's own 32,128, are faster than the odd vocabulary.
-        vocab_size = -(-len(tokenizer) // 64) * 64
-        model = GramForConditionalGeneration(
-            GramConfig(vocab_size=vocab_size, **{name: getattr(settings, name) for name in shape})
-        )
-    model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
-    model.generation_config.num_beams = 50
-    return model
-
-
-def save_folder(model: GramForConditionalGeneration, tokenizer: GramTokenizer, folder: Path) -> None:
-    """Write a model folder, complete or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [
+    groups = [
         {"params": [p for name, p in named if "layer_norm" not in name], "weight_decay": weight_decay},
         {"params": [p for name, p in named if "layer_norm" in name], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def _precision(choice: str) -> str:
     if choice != "auto":
         return choice
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
 
 
 def _is_finished(settings: TrainingSettings, output_dir: Path) -> bool:
@@ -350,12 +280,6 @@ def _to_device(inputs: dict, device: torch.device) -> dict:
         name: _to_device(value, device) if isinstance(value, dict) else value.to(device, non_blocking=True)
         for name, value in inputs.items()
     }
-
-
-def _write_json(path: Path, content: dict) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -374,29 +298,6 @@ def main(argv: list[str] | None = None) -> None:
     train(settings, data, tokenizer_of(settings, translation_settings, data))
     if PartialState().is_main_process and not is_deepspeed_zero3_enabled():  # there no process can search alone
         refresh_model_card(settings.output_dir)
-
-
-def tokenizer_of(
-    settings: TrainingSettings, translation_settings: TranslationSettings, data: RecommendationData
-) -> GramTokenizer:
-    """The tokenizer that the settings name, or else the one in the run's folder, translated first where it is missing.
-
-    Raises:
-        ValueError: it was made for another catalogue, or for longer or shorter prompts.
-    """
-    limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
-    folder = settings.translation_folder
-    with PartialState(cpu=on_cpu()).main_process_first():
-        if settings.translation is None and not (folder / CATALOGUE_FILE).is_file():
-            words = settings.tokenizer or settings.backbone
-            logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))
-    tokenizer = GramTokenizer.from_pretrained(folder)
-    if tokenizer.item_ids != data.items.item_ids:
-        raise ValueError(f"{folder}: was translated from other items than those of {settings.data}; translate again")
-    for name, value in limits.items():
-        if getattr(tokenizer, name) != value:
-            raise ValueError(f"{folder}: was made with {name}={getattr(tokenizer, name)}, not {value}; translate again")
-    return tokenizer
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .training.trackers import tracker_names
+
 PLACES = {"data", "output_dir", "translation", "workers", "save_every", "report_to"}  # settings that change no weight
 
 
@@ -21,6 +23,12 @@ class TrainingSettings:
             backbone's, or a vocabulary trained on the items' text.
         backbone: T5 checkpoint to start from, a folder or a name on the Hub; without it a T5 of the following shape
             starts from random weights.
+        init_from: trained GRAM to start from, a folder or a name on the Hub, in place of a backbone; its catalogue must
+            be that of the data.
+        lora: rank of LoRA adapters, which are trained in place of the weights of a backbone or a trained GRAM.
+        lora_alpha: the adapters' part is scaled by this over the rank; without it by 2.
+        lora_dropout: dropout of what the adapters read.
+        lora_targets: linear layers that get adapters, by name, such as `q v` or `q,k,v,o`.
         d_model: width of the model.
         d_kv: width of an attention head.
         d_ff: width of the feed-forward layers.
@@ -50,7 +58,8 @@ class TrainingSettings:
         save_every: optimizer steps between checkpoints to resume from.
         workers: processes that prepare batches ahead; 0 prepares them in the training process, and without it there is
             one for a GPU and none for a CPU, which would share its cores.
-        report_to: tracker of Accelerate, such as tensorboard, trackio or wandb.
+        report_to: trackers of Accelerate, such as tensorboard, trackio or wandb; several with commas, or all that are
+            installed with `all`.
         seed: of the initial weights, the order of the samples and the dropout.
 
     Raises:
@@ -69,6 +78,11 @@ class TrainingSettings:
     translation: str | None = None
     tokenizer: str | None = None
     backbone: str | None = None
+    init_from: str | None = None
+    lora: int | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float = 0.0
+    lora_targets: str = "q v"
     d_model: int = 512
     d_kv: int = 64
     d_ff: int = 2048
@@ -116,8 +130,24 @@ class TrainingSettings:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
+        if self.init_from is not None and (self.backbone, self.translation) != (None, None):
+            raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
+        self._check_lora()
+        tracker_names(self.report_to)
         if self.mixed_precision not in ("auto", "bf16", "no"):
             raise ValueError(f"mixed_precision must be auto, bf16 or no, got {self.mixed_precision!r}")
+
+    def _check_lora(self) -> None:
+        if self.lora is not None and self.backbone is None and self.init_from is None:
+            raise ValueError("lora adapts weights that have been trained before; give backbone or init_from")
+        if self.lora is not None and self.lora < 1:
+            raise ValueError(f"lora must be at least 1, got {self.lora}")
+        if self.lora_alpha is not None and self.lora_alpha <= 0:
+            raise ValueError(f"lora_alpha must be positive, got {self.lora_alpha}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout must be at least 0 and below 1, got {self.lora_dropout}")
+        if not self.lora_targets.replace(",", " ").split():
+            raise ValueError("lora_targets must name a layer, such as `q v`")
 
     def check_same(self, path: Path, key: str | None = None) -> None:
         """Compare with the settings that a run has left in a JSON file, under `key` or as the whole of it.
@@ -137,4 +167,4 @@ class TrainingSettings:
     @property
     def translation_folder(self) -> Path:
         """Where the tokenizer is, or will be made."""
-        return Path(self.translation or Path(self.output_dir) / "translation")
+        return Path(self.translation or self.init_from or Path(self.output_dir) / "translation")

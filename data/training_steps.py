@@ -83,6 +83,7 @@ class TrainingSteps(Dataset):
         prefixes_per_group: see [`prefix_groups`].
         seed, epoch: determine the order.
         process, num_processes: which share of every step to give.
+        same_count: give every process as many micro-batches of a step; those that it has too few of count nothing.
     """
 
     def __init__(
@@ -97,10 +98,11 @@ class TrainingSteps(Dataset):
         process: int = 0,
         num_processes: int = 1,
         micro_batch_tokens: int = 16384,
+        same_count: bool = False,
     ):
         self.interactions, self.catalogue = interactions, TokenizedCatalogue.of(tokenizer)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
-        self.process, self.num_processes = process, num_processes
+        self.process, self.num_processes, self.same_count = process, num_processes, same_count
         rng = np.random.default_rng([seed, epoch])
         groups = prefix_groups(interactions, prefixes_per_group)
         self.steps = _steps([groups[index] for index in rng.permutation(len(groups))], batch_size, rng)
@@ -116,7 +118,12 @@ class TrainingSteps(Dataset):
         # A process without a share still takes part in the exchange of gradients, with a sample that counts nothing.
         share = step[self.process :: self.num_processes] or [step[0]]
         idle = self.process >= len(step)
-        return [self._collate(groups, idle) for groups in self._micro_batches(share)], num_tokens
+        batches = [self._collate(groups, idle) for groups in self._micro_batches(share)]
+        if self.same_count:
+            shares = [step[process :: self.num_processes] for process in range(min(self.num_processes, len(step)))]
+            most = max(sum(1 for _ in self._micro_batches(groups)) for groups in shares)
+            batches = [self._collate([step[0]], idle=True)] * (most - len(batches)) + batches
+        return batches, num_tokens
 
     def _micro_batches(self, groups: Sequence[PrefixGroup]) -> Iterator[list[PrefixGroup]]:
         batch: list[PrefixGroup] = []

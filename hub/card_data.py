@@ -16,6 +16,7 @@ from ..translation import TreeStatistics
 from .card_settings import CardSettings, words
 
 TRAINING_FILE, EVALUATION_FILE, ABLATIONS_FILE = "training.json", "evaluation.json", "ablations.json"
+PLOT_FILE = "training.svg"
 TASK = "generative-recommendation"
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
@@ -39,6 +40,7 @@ class GramCardData:
         num_parameters: of the model, weights that are shared counted once.
         tokenizer: with the catalogue.
         tree: of the lexical IDs.
+        has_plot: whether the folder holds a picture of the training run.
         history: rows of the catalogue, oldest first: the example's, which is no user's.
         recommended: what the model recommends for it, best first.
     """
@@ -52,6 +54,7 @@ class GramCardData:
     num_parameters: int
     tokenizer: GramTokenizer
     tree: TreeStatistics
+    has_plot: bool
     history: list[int]
     recommended: list[Recommendation]
 
@@ -87,6 +90,7 @@ class GramCardData:
             num_parameters=model.num_parameters(),
             tokenizer=tokenizer,
             tree=TreeStatistics.of(tokenizer.catalogue["lexical_id"].to_pylist()),
+            has_plot=(folder / PLOT_FILE).is_file(),
             history=history,
             recommended=recommended,
         )
@@ -99,8 +103,9 @@ class GramCardData:
     @property
     def base(self) -> str:
         """What the weights began with."""
-        backbone = self.training["settings"]["backbone"]
-        return "random weights" if backbone is None else self.training.get("base_model") or Path(backbone).name
+        settings = self.training["settings"]
+        start = settings.get("init_from") or settings["backbone"]
+        return "random weights" if start is None else self.training.get("base_model") or Path(start).name
 
     @property
     def has_pipeline(self) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -256,9 +257,13 @@ def test_results_need_a_json_file(tmp_path):
             result_files(tmp_path / name)
 
 
-def test_two_processes_measure_what_one_does(measured, model_folder, data_folder, tmp_path):
+@pytest.mark.parametrize("cached", [False, True])
+def test_two_processes_measure_what_one_does(measured, model, tokenizer, model_folder, data_folder, tmp_path, cached):
     measured, folder = measured
     output = tmp_path / "results.json"
+    if cached:
+        model_folder = shutil.copytree(model_folder, tmp_path / "model")
+        model.encode_items(tokenizer, model_folder / "item_encodings", rows_per_shard=7, progress=False)
     (tmp_path / "results.sasrec.safetensors").write_bytes((folder / "sasrec.safetensors").read_bytes())
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gram.cli"]
     command = ["evaluate", str(model_folder), "--data", str(data_folder), "--output", str(output)]

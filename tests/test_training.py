@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from gram import GramForConditionalGeneration
 from gram.data import Interactions, training_part
 from gram.data.training_steps import TrainingSteps, prefix_groups
-from gram.train_accelerate import Progress, TrainingSettings, train
+from gram.train_accelerate import train
+from gram.training.progress import Progress
+from gram.training_settings import TrainingSettings
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ("prepare", "encoder")  # of other commands
@@ -111,7 +113,9 @@ def test_training_leaves_a_model_folder_and_what_is_known_of_the_run(trained, to
 
 
 def test_every_weight_learns(trained, data_folder, tokenizer):
-    from gram.train_accelerate import build_model, set_seed
+    from accelerate.utils import set_seed
+
+    from gram.training.start import build_model
 
     settings = small(data_folder, trained)
     set_seed(settings.seed)
