@@ -1,7 +1,8 @@
 """The README's blocks, run as they stand there and in their order, on MovieLens-100k.
 
 A reader has run the quickstart before; here a smaller one makes `runs/quickstart`, of the busiest users and films. Shell
-blocks are processes of their own, Python blocks share one, as in a notebook.
+blocks are processes of their own, Python blocks share one, as in a notebook. What is published goes to a Hub on this
+machine.
 """
 
 import json
@@ -20,7 +21,6 @@ from typing import NamedTuple
 import pytest
 
 from gram import quickstart
-from gram.data import read_folder
 from gram.data.prepare import PrepareSettings, prepare
 
 ROOT = Path(__file__).parents[1]
@@ -86,9 +86,10 @@ BLOCKS = blocks_of((ROOT / "README.md").read_text(encoding="utf-8"))
 class Reader:
     """Who follows the README in a folder: a notebook, and a server that is up while the next block asks it."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, environment: dict[str, str]):
         self.folder, self.notebook, self.server, self.port = folder, None, None, PORT
-        self.environment = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"}
+        programs = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**os.environ, "PATH": programs, **environment}
 
     def follow(self, block: Block) -> None:
         code = block.code.replace(PORT, self.port)
@@ -171,7 +172,7 @@ def films(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader(films, tmp_path_factory):
+def reader(films, loopback_hub, tmp_path_factory):
     """In a folder that has what the repository's root has for a reader, and a small `runs/quickstart`."""
     folder = tmp_path_factory.mktemp("reader")
     for name in ("hub", "examples"):
@@ -179,7 +180,8 @@ def reader(films, tmp_path_factory):
     shutil.copytree(films, folder / "runs" / "quickstart" / "data")
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     quickstart.run(folder / "runs" / "quickstart", lambda line: None, folder / "recipe.yaml")
-    reader = Reader(folder)
+    environment = {"HF_ENDPOINT": loopback_hub.url, "HF_TOKEN": loopback_hub.token, "HF_HUB_DISABLE_XET": "1"}
+    reader = Reader(folder, {**environment, "HF_HUB_OFFLINE": "0"})
     yield reader
     reader.leave()
 
