@@ -1,8 +1,8 @@
 """The README's blocks, run as they stand there and in their order, on MovieLens-100k.
 
-A reader has run the quickstart before; here a smaller one makes `runs/quickstart`, of the busiest users and films. Shell
-blocks are processes of their own, Python blocks share one, as in a notebook. What is published goes to a Hub on this
-machine.
+A reader has run the quickstart before; here a smaller one makes `runs/quickstart`, of the busiest users and films.
+Shell blocks are processes of their own, Python blocks share one, as in a notebook. What is published goes to a Hub on
+this machine.
 """
 
 import json
