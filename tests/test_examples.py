@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from .loopback_hub import LoopbackHub
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONGEST = 60
 
@@ -44,9 +46,8 @@ def folder(quickstart_run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder, loopback_hub):
+def run(folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_ENDPOINT": loopback_hub.url, "HF_TOKEN": loopback_hub.token}
 
     def run(name: str, *arguments: str) -> str:
         command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
@@ -54,7 +55,9 @@ def run(folder, loopback_hub):
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-4000:]}"
         return done.stdout
 
-    return run
+    with LoopbackHub() as hub:
+        environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token}
+        yield run
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ import pytest
 from gram import quickstart
 from gram.data.prepare import PrepareSettings, prepare
 
+from .loopback_hub import LoopbackHub
+
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "pip install -c constraints.txt -e . && gram quickstart"
 TESTS = 'pip install -c constraints.txt -e ".[test]" && pytest'
@@ -172,7 +174,7 @@ def films(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader(films, loopback_hub, tmp_path_factory):
+def reader(films, tmp_path_factory):
     """In a folder that has what the repository's root has for a reader, and a small `runs/quickstart`."""
     folder = tmp_path_factory.mktemp("reader")
     for name in ("hub", "examples"):
@@ -180,10 +182,11 @@ def reader(films, loopback_hub, tmp_path_factory):
     shutil.copytree(films, folder / "runs" / "quickstart" / "data")
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     quickstart.run(folder / "runs" / "quickstart", lambda line: None, folder / "recipe.yaml")
-    environment = {"HF_ENDPOINT": loopback_hub.url, "HF_TOKEN": loopback_hub.token, "HF_HUB_DISABLE_XET": "1"}
-    reader = Reader(folder, {**environment, "HF_HUB_OFFLINE": "0"})
-    yield reader
-    reader.leave()
+    with LoopbackHub() as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        reader = Reader(folder, environment)
+        yield reader
+        reader.leave()
 
 
 def test_the_two_commands():
