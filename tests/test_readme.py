@@ -55,10 +55,11 @@ validation_beams: 10
 # Runs what comes in, a line of JSON each, in one namespace, and says when it is done.
 NOTEBOOK = """
 import json, sys
+answers, sys.stdout = sys.stdout, sys.stderr
 namespace = {"__name__": "__main__"}
 for line in sys.stdin:
     exec(compile(json.loads(line), "README.md", "exec"), namespace)
-    print("done", file=sys.stderr, flush=True)
+    print("done", file=answers, flush=True)
 """
 
 
@@ -111,17 +112,14 @@ class Reader:
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr[-4000:]}"
 
     def python(self, code: str) -> None:
-        if self.notebook is None:
-            log = (self.folder / "notebook.log").open("w+")
-            options = {"cwd": self.folder, "env": self.environment, "text": True, "stdout": log, "stderr": log}
-            self.notebook = subprocess.Popen([sys.executable, "-c", NOTEBOOK], stdin=subprocess.PIPE, **options)
         log = self.folder / "notebook.log"
-        before = log.stat().st_size
+        if self.notebook is None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log.open("w"), "text": True}
+            command = [sys.executable, "-c", NOTEBOOK]
+            self.notebook = subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
         self.notebook.stdin.write(json.dumps(code) + "\n")
         self.notebook.stdin.flush()
-        while not log.read_text()[before:].endswith("done\n"):
-            assert self.notebook.poll() is None, log.read_text()[before:]
-            time.sleep(0.1)
+        assert self.notebook.stdout.readline() == "done\n", f"{code}\n{log.read_text()[-4000:]}"
 
     def serve(self, code: str) -> None:
         # `exec`: the signal is for the server, not for the shell around it.
