@@ -71,7 +71,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="gram",
         description="GRAM, a generative recommender: it spells out the next item, token by token.",
-        epilog="`gram COMMAND --help` explains a command. Training: `accelerate launch train_accelerate.py --help`.",
+        epilog="`gram COMMAND --help` explains it. To train: `accelerate launch -m gram.train_accelerate --help`.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():

@@ -12,6 +12,8 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
+RECIPES = Path(__file__).parent / "recipes"
+
 
 def add_flags(parser: argparse.ArgumentParser, settings_class: type) -> None:
     """One flag per field, `--field-name`, that the parser does not have yet; its help is the docstring's."""
@@ -37,14 +39,31 @@ def add_flags(parser: argparse.ArgumentParser, settings_class: type) -> None:
         )
 
 
+def config_file(name: str | Path) -> Path:
+    """A settings file: a path, or the name of one of the package's recipes, such as `beauty`.
+
+    Raises:
+        FileNotFoundError: it is neither; the message lists the recipes.
+    """
+    path, recipe = Path(name), RECIPES / f"{name}.yaml"
+    if path.is_file():
+        return path
+    if recipe.parent == RECIPES and recipe.is_file():
+        return recipe
+    names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+    raise FileNotFoundError(f"{name}: no such file, and no recipe of this name; the recipes are {names}")
+
+
 def flags_of_file(path: str | Path, known: set[str]) -> list[str]:
     """A YAML file of settings as flags.
 
     Raises:
+        FileNotFoundError: as [`config_file`] does.
         ValueError: no mapping, an unknown key, or a value that is no scalar; the message names the file and the key.
     """
+    path = config_file(path)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a YAML file in UTF-8 ({' '.join(str(error).split())})") from error
     if not isinstance(content or {}, dict):
@@ -94,7 +113,11 @@ def parse(parser: argparse.ArgumentParser, *settings_classes: type, argv: Sequen
 
 def add_config_flags(parser: argparse.ArgumentParser, *settings_classes: type) -> None:
     """`--config FILE`, and one flag per field."""
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings, or the name of a recipe, such as beauty; flags override it",
+    )
     for settings_class in settings_classes:
         add_flags(parser, settings_class)
 

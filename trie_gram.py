@@ -186,8 +186,9 @@ class ItemTrie(nn.Module):
             Sorted keys (X,), each `user * num_nodes + node`.
         """
         users = torch.arange(len(excluded_items), device=excluded_items.device)[:, None]  # (B, 1)
-        leaves = self.leaves[excluded_items.clamp(min=0)].long()  # (B, E)
-        keys = torch.unique((users * self.num_nodes + leaves)[(excluded_items >= 0) & (leaves >= 0)])
+        known = (excluded_items >= 0) & (excluded_items < self.num_items)  # the trie of a subset may end earlier
+        leaves = self.leaves[excluded_items.masked_fill(~known, 0)].long()  # (B, E)
+        keys = torch.unique((users * self.num_nodes + leaves)[known & (leaves >= 0)])
         path = self.paths(keys % self.num_nodes)  # (L, D)
         keys = (keys[:, None] // self.num_nodes * self.num_nodes + path)[path > 0]
         keys, counts = torch.unique(keys, return_counts=True)

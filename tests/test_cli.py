@@ -80,6 +80,10 @@ def test_help_of_a_command_explains_flags_and_shows_an_example(gram, capsys, nam
         (["recommend", "MODEL", "--history", "a", "--output", "x"], "--users and --output belong together"),
         (["evaluate", "MODEL", "--data", "DIR"], "required: --output; see `gram evaluate --help`"),
         (["evaluate", "MODEL", "--data", "DIR", "--output", "results.csv"], "ends in .json"),
+        (
+            ["prepare", "--output", "x", "--config", "beuty"],
+            "beuty: no such file, and no recipe of this name; the recipes",
+        ),
         (["translate", "--data", "DIR", "--output", "x", "--depth", "many"], "--depth: invalid int value: 'many'"),
         (["translate", "--data", "DIR", "--output", "x", "--num-clusters", "1"], "num_clusters is 1; it must be"),
     ],

