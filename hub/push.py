@@ -113,8 +113,8 @@ def push(
         raise ValueError(f"--repo-id: {error}") from error
     found = contents(folder, item_cache)
     api = HfApi()
-    with _plain_errors(repo_id):
-        repo_id = _full_name(api, repo_id, dry_run)
+    with plain_errors(repo_id):
+        repo_id = full_name(api, repo_id, dry_run)
         if CARD in found:
             found[CARD] = _card_of(Path(folder), repo_id)
         if dry_run:
@@ -129,7 +129,12 @@ def push(
     return Push(repo_id, url, files, commit_url)
 
 
-def _full_name(api: HfApi, repo_id: str, dry_run: bool) -> str:
+def full_name(api: HfApi, repo_id: str, dry_run: bool = False) -> str:
+    """The name of a repository with its namespace; a dry run asks for a token only to find that.
+
+    Raises:
+        PermissionError: there is no token.
+    """
     if get_token() is None:
         if dry_run:
             return repo_id
@@ -231,7 +236,7 @@ def _commit(
 
 
 @contextmanager
-def _plain_errors(repo_id: str) -> Iterator[None]:
+def plain_errors(repo_id: str) -> Iterator[None]:
     """What the Hub answers, or that it does not, as errors that say what to do."""
     try:
         yield

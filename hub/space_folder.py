@@ -1,4 +1,4 @@
-"""The demo Space: its folder, ready to push, and a run of it on this machine."""
+"""The demo Space: its folder, a push of it to the Hub, and a run of it on this machine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
+from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
 from ..files import new_folder
+from .push import full_name, plain_errors
 
 SOURCE = Path(__file__).resolve().parent / "space"
 FILES = ("README.md", "app.py", "engine.py", "requirements.txt", "style.css", "views.py", "visits.py")
@@ -42,6 +45,32 @@ def write_space(folder: str | Path, model_id: str) -> Path:
     return Path(folder)
 
 
+def push_space(model_id: str, repo_id: str, private: bool = False) -> str:
+    """Upload the Space of a model in one commit; where nothing has changed there is none.
+
+    Args:
+        model_id: the model's name on the Hub.
+        repo_id: of the Space, `NAMESPACE/NAME`, or `NAME` in the namespace of the token's user; made if it does not
+            exist.
+        private: make it a private one.
+
+    Returns:
+        Its URL.
+
+    Raises:
+        ValueError: a name cannot be one on the Hub.
+        PermissionError, ConnectionError, OSError: as [`gram.hub.push.push`] raises them.
+    """
+    validate_repo_id(repo_id)
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as place, plain_errors(repo_id):
+        folder = write_space(Path(place) / "space", model_id)
+        repo_id = full_name(api, repo_id)
+        url = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, repo_type="space", folder_path=folder, commit_message=f"Show {model_id}")
+    return str(url)
+
+
 def run_space(model: str, port: int | None = None) -> NoReturn:
     """Run the Space on this machine, in place of this process, until it is stopped.
 
@@ -58,4 +87,4 @@ def run_space(model: str, port: int | None = None) -> NoReturn:
     os.execve(sys.executable, [sys.executable, str(SOURCE / "app.py"), model], environment)
 
 
-__all__ = ["run_space", "write_space"]
+__all__ = ["push_space", "run_space", "write_space"]

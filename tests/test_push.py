@@ -353,3 +353,16 @@ def test_push_to_hub_of_transformers(hub, gram, hub_client, folder):
 def test_metadata_of_a_card(metadata, problem):
     problems = card_problems(f"---\n{metadata}\n---\n# Films\n")
     assert problems == [] if problem is None else problem in problems[0]
+
+
+def test_space(hub, gram):
+    asked = ("space", "tester/films", "--repo-id", "demo")
+    assert gram(*asked) == [0, [f"{hub.url}/spaces/tester/demo"], []]
+    assert {"app.py", "README.md", "requirements.txt", "style.css"} <= set(hub.files("tester/demo", kind="space"))
+    assert b'models: ["tester/films"]' in hub.files("tester/demo", kind="space")["README.md"]
+    assert gram(*asked)[0] == 0
+    assert [commit.title for commit in hub.commits("tester/demo", kind="space")] == [
+        "Show tester/films",
+        "initial commit",
+    ]
+    assert "no token" in refused(gram, hub, *asked, token=None)
