@@ -206,7 +206,7 @@ def test_every_recipe_is_valid(recipe):
         ("epochs: [1, 2]\n", "settings.yaml: epochs must be a single value"),
         ("just text\n", "settings.yaml: must hold"),
         ("a: b: c\n", "settings.yaml: not a YAML file"),
-        (None, "settings.yaml: No such file"),
+        (None, "settings.yaml: no such file"),
     ],
 )
 def test_a_config_file_that_is_wrong_is_one_line(tmp_path, data_folder, content, message):
