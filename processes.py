@@ -6,7 +6,7 @@ import sys
 import torch
 from accelerate.utils import parse_flag_from_env
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
 def on_cpu() -> bool:
@@ -29,3 +29,4 @@ def keep_freed_memory() -> None:
         if mallopt is not None:
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, -1)
+            mallopt(_M_TOP_PAD, 1 << 26)  # the heap grows in few steps
