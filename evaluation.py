@@ -28,7 +28,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from .baselines import ItemKNN, Popularity
+from .baselines import ItemKNN, Popularity, Recommender
 from .data import Interactions, RecommendationData, evaluation_histories, training_part
 from .item_cache_gram import ItemCache
 from .processes import on_cpu
@@ -311,7 +311,7 @@ def evaluate(
         return _gram_ranks(runner, tokenizer, own_histories, own_targets, *options)
 
     def dense(make: Callable[[], Any]):
-        return _dense_ranks(make(), own_histories, own_targets)
+        return dense_ranks_by_protocol(make(), own_histories, own_targets)
 
     ranks, seconds = {}, {}
     for name, rank in {
@@ -369,8 +369,10 @@ def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_i
     return facts["inputs"].get("training interactions") == hash_of_interactions(training)
 
 
-def _dense_ranks(recommender, histories: list[np.ndarray], targets: np.ndarray) -> dict[str, np.ndarray]:
-    """Ranks (U,) of each protocol, for a recommender whose `score` gives every item of the catalogue a score."""
+def dense_ranks_by_protocol(
+    recommender: Recommender, histories: list[np.ndarray], targets: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What [`dense_ranks`] gives, (U,) ranks, for each protocol and a recommender that scores the whole catalogue."""
     ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in PROTOCOLS}
     for start in range(0, len(targets), 128):
         users = slice(start, start + 128)

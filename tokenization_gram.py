@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 CATALOGUE_FILE = "catalogue.parquet"
@@ -85,8 +86,16 @@ class GramTokenizer(TokenizersBackend):
         return super().convert_to_native_format(**{**kwargs, "trust_remote_code": True})
 
     @classmethod
-    def from_catalogue(cls, text_tokenizer: PreTrainedTokenizerBase, catalogue: pa.Table, **kwargs) -> GramTokenizer:
+    def from_catalogue(
+        cls, text_tokenizer: PreTrainedTokenizerBase, catalogue: pa.Table, new_tokens: Sequence[str] = (), **kwargs
+    ) -> GramTokenizer:
         """Join a text tokenizer with a translated catalogue; `kwargs` are `max_history` and `max_passage_length`.
+
+        Args:
+            text_tokenizer: left as it is.
+            catalogue: its lexical IDs are made of the text tokenizer's vocabulary and of `new_tokens`.
+            new_tokens: are added to the vocabulary, in this order.
+            kwargs: of [`GramTokenizer`].
 
         Example:
             >>> from gram.translation import train_vocabulary
@@ -100,7 +109,9 @@ class GramTokenizer(TokenizersBackend):
             {'r': 0, 'b': 1}
         """
         special = {name: str(getattr(text_tokenizer, name)) for name in ("eos_token", "unk_token", "pad_token")}
-        return cls(tokenizer_object=text_tokenizer.backend_tokenizer, catalogue=catalogue, **special, **kwargs)
+        backend = copy.deepcopy(text_tokenizer.backend_tokenizer)
+        backend.add_tokens([AddedToken(token, normalized=False) for token in new_tokens])
+        return cls(tokenizer_object=backend, catalogue=catalogue, **special, **kwargs)
 
     @cached_property
     def sequences(self) -> list[list[int]]:

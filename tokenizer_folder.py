@@ -89,7 +89,7 @@ def _text_tokenizer(
 
 def _save(words: PreTrainedTokenizerBase, translation, folder: Path, limits: dict[str, int]) -> None:
     """Put the tokenizer's files into the folder, the catalogue last: it says that all is there."""
-    tokenizer = GramTokenizer.from_catalogue(words, translation.catalogue, **limits)
+    tokenizer = GramTokenizer.from_catalogue(words, translation.catalogue, translation.new_tokens, **limits)
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer.save_pretrained(temporary)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == CATALOGUE_FILE):

@@ -1,12 +1,13 @@
 """The sub-commands of `gram`, one file each, in the order of `gram --help`."""
 
-from . import card, encode, evaluate, prepare, push, quickstart, recommend, serve, space, translate
+from . import card, encode, evaluate, prepare, push, quickstart, recommend, serve, space, translate, tune
 
 COMMANDS = {
     "prepare": prepare.COMMAND,
     "translate": translate.COMMAND,
     "encode": encode.COMMAND,
     "evaluate": evaluate.COMMAND,
+    "tune": tune.COMMAND,
     "recommend": recommend.COMMAND,
     "serve": serve.COMMAND,
     "card": card.COMMAND,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from .interactions import SPLIT_NAMES, TRAIN, Interactions, RecommendationData
+from .interactions import SPLIT_NAMES, TEST, TRAIN, Interactions, RecommendationData
 
 
 def training_part(data: RecommendationData) -> Interactions:
@@ -16,8 +17,22 @@ def training_part(data: RecommendationData) -> Interactions:
         >>> len(data.interactions.items) - len(training_part(data).items) == 2 * len(data.interactions)
         True
     """
-    kept = data.splits == TRAIN
-    interactions = data.interactions
+    return _where(data.interactions, data.splits == TRAIN)
+
+
+def without_test(data: RecommendationData) -> RecommendationData:
+    """The data as they are known to whoever makes choices: the interactions of the test split are cut off.
+
+    Example:
+        >>> cut = without_test(data)
+        >>> len(data.interactions.items) - len(cut.interactions.items) == len(cut.interactions)
+        True
+    """
+    kept = data.splits != TEST
+    return replace(data, interactions=_where(data.interactions, kept), splits=data.splits[kept])
+
+
+def _where(interactions: Interactions, kept: np.ndarray) -> Interactions:
     offsets = np.concatenate([[0], np.cumsum(kept)])[interactions.offsets]
     return Interactions(interactions.user_ids, interactions.items[kept], offsets)
 

@@ -135,8 +135,8 @@ def test_the_key_is_of_all_that_matters():
 
 def test_patience_ends_training_before_it_gets_worse(monkeypatch):
     steps = []
-    step = torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *args: steps.append(1) or step(self, *args))
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *args: steps.append(1) or step(self, *args))
     learner = {"dim": 16, "num_layers": 1, "num_heads": 2, "max_length": 8, "dropout": 0.1, "batch_items": 64}
     fit_sasrec(cycles(), 12, SASRecSettings(**learner, epochs=200, patience=3), progress=False)
     stopped = len(steps)

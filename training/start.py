@@ -15,6 +15,7 @@ from ..tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from ..tokenizer_folder import make_tokenizer_folder
 from ..training_settings import TrainingSettings
 from ..translation import TranslationSettings
+from ..translation.codes import CODE_TOKEN
 from ..trie_gram import ItemTrie
 
 logger = logging.getLogger(__name__)
@@ -66,24 +67,47 @@ def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramFor
         model = GramForConditionalGeneration.from_backbone(
             settings.backbone, max_history=settings.max_history, dropout_rate=settings.dropout_rate
         )
-        if len(tokenizer) > model.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {len(tokenizer)} tokens, {settings.backbone} only {model.config.vocab_size}; "
-                "translate with the backbone's tokenizer"
-            )
+        _make_room(model, tokenizer, settings.backbone)
     else:
         shape = (
             *("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
             *("dropout_rate", "max_history"),
         )
-        # Whole blocks of 64 rows, as in T5's own 32,128, are faster than the odd vocabulary.
-        vocab_size = -(-len(tokenizer) // 64) * 64
-        model = GramForConditionalGeneration(
-            GramConfig(vocab_size=vocab_size, **{name: getattr(settings, name) for name in shape})
-        )
+        fields = {name: getattr(settings, name) for name in shape}
+        model = GramForConditionalGeneration(GramConfig(vocab_size=_in_blocks(len(tokenizer)), **fields))
     model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
     model.generation_config.num_beams = 50
     return model
+
+
+def _make_room(model: GramForConditionalGeneration, tokenizer: GramTokenizer, backbone: str) -> None:
+    """Give code tokens embeddings of the mean and the deviation that those of the backbone's tokens have.
+
+    Raises:
+        ValueError: the vocabulary is too small for the tokens that are no codes.
+    """
+    room, vocabulary = model.config.vocab_size, tokenizer.get_vocab()
+    codes = {index for token, index in vocabulary.items() if CODE_TOKEN.fullmatch(token)}
+    if len(vocabulary) - len(codes) > room:
+        raise ValueError(
+            f"the tokenizer has {len(vocabulary) - len(codes)} tokens, {backbone} only {room}; "
+            "translate with the backbone's tokenizer"
+        )
+    if not codes:
+        return
+    first = min(codes)  # T5 has some rows behind its tokens; as nothing ever is one of them, they are no start
+    if len(tokenizer) > room:
+        model.resize_token_embeddings(_in_blocks(len(tokenizer)), mean_resizing=False)
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    with torch.no_grad():
+        for table in tables[:1] if tables[0] is tables[1] else tables:
+            deviation, mean = torch.std_mean(table[:first], dim=0)
+            table[first:] = mean + deviation * torch.randn_like(table[first:])
+
+
+def _in_blocks(size: int) -> int:
+    """Rows for a vocabulary: whole blocks of 64, as in T5's own 32,128, are faster than an odd number."""
+    return -(-size // 64) * 64
 
 
 __all__ = ["build_model", "tokenizer_of"]

@@ -18,20 +18,21 @@ from ..data.readers import read_lexical_ids, read_similar_items
 from ..data.splits import training_part
 from ..tokenization_gram import CATALOGUE_SCHEMA
 from .artefacts import Provenance, hash_of_file, hash_of_texts, table_or_arrays
+from .codes import code_ids, code_tokens, residual_codes
 from .collaborative import fit_or_load, fit_sasrec, hash_of_interactions, sasrec_provenance
 from .embedding import embed_texts, encode_in_shards, read_vectors
 from .hierarchy import ClusterTree, cluster_hierarchy
 from .lexical_ids import name_items, read_block_list
 from .neighbours import items_bought_together, nearest_items, read_neighbours
 from .sasrec import SASRec, SASRecSettings
-from .settings import BUILT_IN_ENCODER, ITEM_KNN, SASREC, TranslationSettings
+from .settings import BUILT_IN_ENCODER, CODES, ITEM_KNN, SASREC, TranslationSettings
 from .statistics import TreeStatistics
 
 SASREC_FILE = "sasrec.safetensors"
-VECTORS_FILE, TREE_FILE = "vectors.safetensors", "tree.safetensors"
+VECTORS_FILE, TREE_FILE, CODES_FILE = "vectors.safetensors", "tree.safetensors", "codes.safetensors"
 LEXICAL_IDS_FILE, SIMILAR_ITEMS_FILE = "lexical_ids.parquet", "similar_items.parquet"
 SHARDS_FOLDER = "vectors"
-ARTEFACTS = (VECTORS_FILE, TREE_FILE, LEXICAL_IDS_FILE, SIMILAR_ITEMS_FILE, SASREC_FILE, SHARDS_FOLDER)
+ARTEFACTS = (VECTORS_FILE, TREE_FILE, CODES_FILE, LEXICAL_IDS_FILE, SIMILAR_ITEMS_FILE, SASREC_FILE, SHARDS_FOLDER)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +45,14 @@ class Translation:
         provenance: of the catalogue.
         statistics: of the ID tree.
         sasrec: the collaborative filter behind the similar items; None where they come from elsewhere.
+        new_tokens: tokens of the IDs that the vocabulary is to be given; none where IDs are made of its words.
     """
 
     catalogue: pa.Table
     provenance: Provenance
     statistics: TreeStatistics
     sasrec: SASRec | None
+    new_tokens: tuple[str, ...] = ()
 
 
 def translate(
@@ -65,7 +68,7 @@ def translate(
 
     Args:
         data: items and users' whole sequences.
-        tokenizer: a T5-like tokenizer; lexical IDs are made of its vocabulary.
+        tokenizer: a T5-like tokenizer; lexical IDs are made of its vocabulary, and codes are new to it.
         settings: of the translation.
         sasrec_settings: of the collaborative filter; by default as `settings` has them.
         folder: keeps what every stage makes, each with its provenance; a stage whose input and settings are those of
@@ -89,7 +92,7 @@ def translate(
     """
     settings = settings or TranslationSettings()
     stages = _Stages(data, tokenizer, settings, sasrec_settings or _sasrec_settings(settings), folder, progress)
-    lexical_ids, ids_from = stages.lexical_ids()
+    lexical_ids, ids_from, new_tokens = stages.ids()
     similar, similar_from, sasrec = stages.similar_items()
     items = data.items
     neighbours = [[items.item_ids[row] for row in rows if row >= 0] for rows in similar.tolist()]
@@ -97,7 +100,7 @@ def translate(
     provenance = Provenance("catalogue", inputs, {})
     columns = [items.item_ids, items.titles, items.texts, lexical_ids, neighbours]
     catalogue = pa.table(columns, schema=CATALOGUE_SCHEMA).replace_schema_metadata(provenance.metadata)
-    return Translation(catalogue, provenance, TreeStatistics.of(lexical_ids), sasrec)
+    return Translation(catalogue, provenance, TreeStatistics.of(lexical_ids), sasrec, new_tokens)
 
 
 def encode_together(
@@ -165,6 +168,26 @@ class _Stages:
             )
 
         return ClusterTree(**self._kept(TREE_FILE, provenance, make)), provenance
+
+    def ids(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
+        """N lists of tokens, and those tokens that are new to the vocabulary."""
+        if self.settings.id_tokens == CODES:
+            return self.codes()
+        return *self.lexical_ids(), ()
+
+    def codes(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
+        """N lists of code tokens, and all code tokens."""
+        vectors, vectors_from = self.vectors()
+        facts = {name: getattr(self.settings, name) for name in ("num_codebooks", "codebook_size", "seed")}
+        provenance = Provenance("codes", {"vectors": vectors_from.key}, facts)
+        known = self.tokenizer.get_vocab()
+
+        def make() -> dict[str, np.ndarray]:
+            return {"codes": residual_codes(vectors, **facts, progress=self.progress)}
+
+        codes = self._kept(CODES_FILE, provenance, make)["codes"]
+        tokens = code_tokens(codes, self.settings.codebook_size)
+        return code_ids(codes), provenance, tuple(token for token in tokens if token not in known)
 
     def lexical_ids(self) -> tuple[list[list[str]], Provenance]:
         """N lists of tokens."""

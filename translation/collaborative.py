@@ -57,10 +57,13 @@ def fit_sasrec(
         logger.warning("no user has two training items: SASRec learns nothing, and similar items are arbitrary")
     total = settings.epochs * targets_per_epoch
     shuffler = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]), tqdm(total=total, desc="SASRec", unit="item", disable=not progress) as bar:
+    with (
+        torch.random.fork_rng(devices=[]),
+        tqdm(total=total, desc="SASRec", unit="item", disable=not progress, leave=None) as bar,
+    ):
         torch.manual_seed(seed)
         model = SASRec(num_items, settings).train()
-        optimizer = torch.optim.Adam(model.parameters(), betas=ADAM_BETAS)
+        optimizer = torch.optim.AdamW(model.parameters(), betas=ADAM_BETAS, weight_decay=settings.weight_decay)
         done, mean_loss = 0, 0.0
         for _ in range(settings.epochs):
             for batch in _batches(interactions, settings, shuffler):

@@ -120,14 +120,29 @@ def cluster_hierarchy(
 
 def _split(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """(n,) int32 labels 0 .. k-1, each of them in use, and the (k, d) float32 centres."""
+    labels, centroids = k_means(vectors, num_clusters, entropy)
+    if len(centroids) == 1:  # all alike
+        labels = np.arange(len(vectors)) * num_clusters // len(vectors)
+        return labels.astype(np.int32), centroids.repeat(num_clusters, axis=0)
+    return labels, centroids
+
+
+def k_means(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cluster vectors, by scikit-learn, or by faiss where there are very many.
+
+    Args:
+        vectors: (n, d) float32, n at least `num_clusters`.
+        num_clusters: the most clusters; there are fewer where there are fewer distinct vectors.
+        entropy: makes the seed; the same numbers give the same clusters.
+
+    Returns:
+        (n,) int32 labels 0 .. k-1, each of them in use, and the (k, d) float32 centres.
+    """
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     with threadpool_limits(limits=1):  # sums in an order that does not depend on the number of cores
-        k_means = _faiss if len(vectors) > FAISS_ITEMS else _scikit_learn
-        labels, centroids = k_means(vectors, num_clusters, seed)
+        fit = _faiss if len(vectors) > FAISS_ITEMS else _scikit_learn
+        labels, centroids = fit(vectors, num_clusters, seed)
     used, labels = np.unique(labels, return_inverse=True)
-    if len(used) == 1:  # all alike
-        labels = np.arange(len(vectors)) * num_clusters // len(vectors)
-        return labels.astype(np.int32), centroids[used].repeat(num_clusters, axis=0)
     return labels.astype(np.int32), centroids[used]
 
 
@@ -135,8 +150,8 @@ def _scikit_learn(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np
     """(n,) labels and (k, d) float32 centroids."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters
-        k_means = KMeans(num_clusters, n_init=1, random_state=seed).fit(vectors)
-    return k_means.labels_, k_means.cluster_centers_
+        fitted = KMeans(num_clusters, n_init=1, random_state=seed).fit(vectors)
+    return fitted.labels_, fitted.cluster_centers_
 
 
 def _faiss(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,6 +159,6 @@ def _faiss(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarra
     import faiss
 
     faiss.omp_set_num_threads(1)
-    k_means = faiss.Kmeans(vectors.shape[1], num_clusters, niter=FAISS_ITERATIONS, seed=seed % (1 << 31), verbose=False)
-    k_means.train(vectors)
-    return k_means.index.search(vectors, 1)[1][:, 0], k_means.centroids
+    fitted = faiss.Kmeans(vectors.shape[1], num_clusters, niter=FAISS_ITERATIONS, seed=seed % (1 << 31), verbose=False)
+    fitted.train(vectors)
+    return fitted.index.search(vectors, 1)[1][:, 0], fitted.centroids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,23 +103,63 @@ def items_bought_together(interactions: Interactions, num_items: int, k: int) ->
     Returns:
         (N, k) int32, nearest first, equally near ones by row; -1 where fewer share a user with the item.
     """
+    found = np.full((num_items, k), -1, dtype=np.int32)
+    for row, column, _, place in _cosines(interactions, num_items, k, shrinkage=0.0):
+        found[row, place] = column
+    return found
+
+
+def item_cosines(
+    interactions: Interactions, num_items: int, neighbours: int | None = None, shrinkage: float = 0.0
+) -> sparse.csr_matrix:
+    """How alike items are by who has them: `common users / (sqrt(users of one * users of the other) + shrinkage)`.
+
+    Args:
+        interactions: the training part only.
+        num_items: size of the catalogue, N.
+        neighbours: of each row only so many of the largest values, equal ones by column; none: all.
+        shrinkage: lowers the cosines of items with few users.
+
+    Returns:
+        (N, N) float32, its diagonal empty.
+
+    Example:
+        >>> training = Interactions.from_sequences(["u1", "u2"], [[0, 1], [0, 1, 2]])
+        >>> item_cosines(training, num_items=3, neighbours=1).toarray().round(2)
+        array([[0.  , 1.  , 0.  ],
+               [1.  , 0.  , 0.  ],
+               [0.71, 0.  , 0.  ]], dtype=float32)
+    """
+    parts = [part[:3] for part in _cosines(interactions, num_items, neighbours, shrinkage)]
+    row, column, value = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return sparse.csr_matrix((value.astype(np.float32), (row, column)), (num_items, num_items))
+
+
+def user_item_matrix(interactions: Interactions, num_items: int) -> sparse.csr_matrix:
+    """(U, N) float64: 1 where the user has the item, however often."""
     users = np.repeat(np.arange(len(interactions)), interactions.lengths)
     seen = sparse.csr_matrix((np.ones(len(users)), (users, interactions.items)), (len(interactions), num_items))
     seen.data[:] = 1  # bought twice is bought
+    return seen
+
+
+def _cosines(
+    interactions: Interactions, num_items: int, k: int | None, shrinkage: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows, columns and values of `item_cosines`, and their places in the rows, some rows at a time."""
+    seen = user_item_matrix(interactions, num_items)
     norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
-    columns = (seen @ sparse.diags(1 / np.maximum(norms, 1))).tocsc()  # (U, N), columns of length 1
-    by_user = columns.tocsr()
-    found = np.full((num_items, k), -1, dtype=np.int32)
-    rows = 1 << 12
+    by_item, rows = seen.tocsc(), 1 << 12
     for start in range(0, num_items, rows):
-        cosines = (columns[:, start : start + rows].T @ by_user).tocoo()  # (rows, N)
-        others = cosines.row + start != cosines.col
-        row, column, value = cosines.row[others], cosines.col[others], cosines.data[others]
-        order = np.lexsort((column, -value.round(12), row))  # rounded: a tie must not hang on the order of sums
-        row, column = row[order], column[order]
+        common = (by_item[:, start : start + rows].T @ seen).tocoo()  # (rows, N)
+        others = common.row + start != common.col
+        row, column = common.row[others] + start, common.col[others]
+        value = common.data[others] / (norms[row] * norms[column] + shrinkage)
+        order = np.lexsort((column, -value.round(12), row))  # rounded: a tie must not hang on the last bit
+        row, column, value = row[order], column[order], value[order]
         place = np.arange(len(row)) - np.searchsorted(row, row)
-        found[start + row[place < k], place[place < k]] = column[place < k]
-    return found
+        kept = place < (num_items if k is None else k)
+        yield row[kept], column[kept], value[kept], place[kept]
 
 
 def read_neighbours(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:

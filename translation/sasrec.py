@@ -32,6 +32,7 @@ class SASRecSettings:
         epochs: passes over the training part.
         batch_items: how many items a batch has room for; at least one row of `max_length`.
         learning_rate: the peak, reached after the warm-up.
+        weight_decay: of the weights, apart from the gradient (AdamW).
         patience: stop after so many epochs without a better NDCG@10 and keep the best weights; none: all epochs.
 
     Raises:
@@ -46,6 +47,7 @@ class SASRecSettings:
     epochs: int = 20
     batch_items: int = 1000
     learning_rate: float = 3e-3
+    weight_decay: float = 0.0
     patience: int | None = None
 
     def __post_init__(self):
@@ -60,6 +62,8 @@ class SASRecSettings:
             raise ValueError(f"dropout is {self.dropout!r}; it must be at least 0 and below 1")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be above 0")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay is {self.weight_decay!r}; it must not be negative")
 
 
 class _Block(nn.Module):

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 BUILT_IN_ENCODER = "tfidf-svd"
 SASREC, ITEM_KNN = "sasrec", "item-knn"
+LEXICAL, CODES = "lexical", "codes"
+MAX_CODEBOOKS = 25  # a letter each, and one for the token that tells apart items of equal codes
 
 _LEAST = {
     "num_clusters": 2,
     "depth": 1,
+    "num_codebooks": 1,
+    "codebook_size": 2,
     "num_similar": 0,
     "max_fan_out": 2,
     "vocab_size": 32,
@@ -27,6 +31,10 @@ class TranslationSettings:
     Attributes:
         num_clusters: `c`, how many parts a cluster is split into, and how many items a cluster may have unsplit.
         depth: `l`, the tokens of a lexical ID, suffix aside.
+        id_tokens: what IDs are made of: `"lexical"`, words of the vocabulary, or `"codes"`, tokens of their own for the
+            codes of a residual k-means over the item vectors, as a baseline without words.
+        num_codebooks: levels of the codes; one more token tells apart the items of equal codes.
+        codebook_size: codes of each level.
         num_similar: how many similar items every item gets.
         encoder: `"tfidf-svd"`, built in, or the name or path of a sentence-transformers model.
         encoder_prompt: what a sentence-transformers model reads before every text, such as an instruction.
@@ -53,6 +61,9 @@ class TranslationSettings:
 
     num_clusters: int = 128
     depth: int = 7
+    id_tokens: str = LEXICAL
+    num_codebooks: int = 3
+    codebook_size: int = 256
     num_similar: int = 10
     encoder: str = BUILT_IN_ENCODER
     encoder_prompt: str = ""
@@ -79,6 +90,12 @@ class TranslationSettings:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
         if not isinstance(self.encoder, str) or not self.encoder.strip():
             raise ValueError(f"encoder is {self.encoder!r}; it must be {BUILT_IN_ENCODER!r} or a model's name or path")
+        if self.id_tokens not in (LEXICAL, CODES):
+            raise ValueError(f"id_tokens is {self.id_tokens!r}; it must be {LEXICAL!r} or {CODES!r}")
+        if self.id_tokens == CODES and self.lexical_ids is not None:
+            raise ValueError(f"lexical_ids is a file of IDs in words; leave it out, or give id_tokens {LEXICAL!r}")
+        if self.num_codebooks > MAX_CODEBOOKS:
+            raise ValueError(f"num_codebooks is {self.num_codebooks}; it must be at most {MAX_CODEBOOKS}")
         if self.max_fan_out < self.num_clusters:
             raise ValueError(
                 f"max_fan_out is {self.max_fan_out}; it must be at least num_clusters, {self.num_clusters}"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .codes import CODE_TOKEN
 from .lexical_ids import DIGITS, SPACE
 
 
@@ -25,7 +26,7 @@ class TreeStatistics:
     Attributes:
         items: N.
         duplicates: items whose ID an item before them has; 0 where a catalogue is of use.
-        suffixed: items told apart from others of the same path by a numeric suffix.
+        suffixed: items told apart from others of the same path by a numeric suffix, or of the same codes by the last.
         levels: from the first token of the IDs to the last.
     """
 
@@ -42,7 +43,10 @@ class TreeStatistics:
             nodes = {tuple(tokens[:depth]) for tokens in lexical_ids if len(tokens) >= depth}
             children = Counter(node[:-1] for node in nodes)
             levels.append(Level(len(nodes), max(children.values()), len(nodes) / len(children)))
-        suffixed = sum(tokens[-1].removeprefix(SPACE) in set(DIGITS) for tokens in lexical_ids)
+        alike = Counter(tuple(tokens[:-1]) for tokens in lexical_ids if CODE_TOKEN.fullmatch(tokens[-1]))
+        suffixed = sum(
+            tokens[-1].removeprefix(SPACE) in set(DIGITS) or alike[tuple(tokens[:-1])] > 1 for tokens in lexical_ids
+        )
         return cls(len(lexical_ids), len(lexical_ids) - len(set(map(tuple, lexical_ids))), suffixed, tuple(levels))
 
     def rows(self) -> list[tuple[int, int, int, float]]:

@@ -1,0 +1,46 @@
+"""`gram tune`: baselines at full strength."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .command import Command, add_data, quiet
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_data(parser)
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="gets the folders item-knn and sasrec, each with tuning.json; run again, the command goes on where it was",
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the SASRecs (0)")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    quiet()
+    from ..data import read_folder
+    from ..translation import SASREC_FILE
+    from ..tuning import format_trials, tune_item_knn, tune_sasrec
+
+    data, output = read_folder(arguments.data), arguments.output
+    print("item-kNN, validation items\n" + format_trials(tune_item_knn(data, output / "item-knn")))
+    print("SASRec, validation items\n" + format_trials(tune_sasrec(data, output / "sasrec", seed=arguments.seed)))
+    print(f"the best SASRec: {output / 'sasrec' / SASREC_FILE}")
+
+
+COMMAND = Command(
+    "choose the settings of item-kNN and SASRec on the validation items",
+    "--data runs/quickstart/data --output runs/tuned",
+    _add_arguments,
+    _run,
+)
