@@ -1,6 +1,6 @@
 """The sub-commands of `gram`, one file each, in the order of `gram --help`."""
 
-from . import card, encode, evaluate, prepare, push, quickstart, recommend, serve, space, translate
+from . import card, encode, evaluate, prepare, push, quickstart, recommend, reproduce, serve, space, table, translate
 
 COMMANDS = {
     "prepare": prepare.COMMAND,
@@ -13,4 +13,6 @@ COMMANDS = {
     "push": push.COMMAND,
     "space": space.COMMAND,
     "quickstart": quickstart.COMMAND,
+    "reproduce": reproduce.COMMAND,
+    "table": table.COMMAND,
 }
