@@ -32,9 +32,9 @@ def join_results(folder: Path) -> dict[str, Any]:
 
     Returns:
         What is in the file: `reproduction`, `data`, `users` and `split`, which all results share; `rows`, for each row
-        `title`, `seeds`, `parameters`, `settings` of the first seed, `seconds` (means over seeds) and `metrics`
-        `{protocol: {metric: {"mean", "low", "high", "spread"}}}`; `differences`, see [`difference`], of every two rows;
-        `files`, the SHA-256 of the results.
+        `title`, `seeds`, of the first seed `parameters`, `settings` and `environment`, means over seeds of
+        `validation` and `seconds`, and `metrics` `{protocol: {metric: {"mean", "low", "high", "spread"}}}`;
+        `differences`, see [`difference`], of every two rows; `files`, the SHA-256 of the results.
         Of several seeds, a user's value is the mean over seeds, the interval is that over users, and `spread` is the
         standard deviation over seeds of the mean over users; None for one seed.
 
@@ -137,7 +137,13 @@ def _row(results: list[dict[str, Any]], gains: Mapping[str, Mapping[str, np.ndar
         "parameters": results[0].get("parameters"),
         "settings": results[0]["settings"],
         "environment": results[0]["environment"],
-        "validation": results[0].get("validation"),
+        "validation": _mean_validation(results),
         "seconds": {part: float(np.mean([r["seconds"].get(part, 0.0) for r in results])) for part in sorted(parts)},
         "metrics": metrics,
     }
+
+
+def _mean_validation(results: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """That of the best epochs; None for a row that is not validated."""
+    first = results[0].get("validation")
+    return first and {**first, COMPARED: float(np.mean([result["validation"][COMPARED] for result in results]))}
