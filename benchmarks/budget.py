@@ -1,6 +1,6 @@
 """What a larger model or a longer training is worth: quality against epochs and size, to choose from.
 
-`python -m benchmarks.budget NAME --data DIR --output-dir DIR --sizes tiny mini --epochs 1 2 5`, NAME being a recipe or a
+`python -m benchmarks.budget NAME --data DIR --output-dir DIR --sizes tiny mini --epochs 1 2 5`, NAME a recipe or a
 YAML file of settings. Every point is a training of its own, for the learning rate falls to zero over its epochs: it is
 the row GRAM of `gram reproduce` in the folder SIZE-EPOCHS, and goes on where it was when it is run again. Validation
 NDCG@10 is that of the best epoch, on the training's validation users. The test is evaluated once for each point, on all

@@ -92,8 +92,18 @@ class Outcome:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_gram(run: Run, place: Place) -> Outcome:
-    """Translate, train, search for every test user."""
+@dataclass(frozen=True)
+class TrainedGram:
+    """A GRAM that has been translated for and trained: its folder, and what an [`Outcome`] tells of that."""
+
+    folder: Path
+    hashes: dict[str, Any]
+    seconds: dict[str, float]
+    facts: dict[str, Any]
+
+
+def train_gram(run: Run, place: Place) -> TrainedGram:
+    """Translate and train in the run's folder, as far as that is not done."""
     translation = make_translation(run.translation, run.settings, place.data, place.progress)
     folder = place.folder / "runs" / run.name
     settings = TrainingSettings(
@@ -105,31 +115,33 @@ def run_gram(run: Run, place: Place) -> Outcome:
     )
     tokenizer = tokenizer_of(settings, TranslationSettings(**run.settings["translation"]), place.data)
     train(settings, place.data, tokenizer)
+    progress = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["progress"]
+    users = len(evaluation_histories(place.data, "validation")[1])
+    validation = {
+        "users": min(settings.validation_users or users, users),
+        "num_beams": settings.validation_beams,
+        "ndcg@10": progress["best_ndcg"],
+    }
+    return TrainedGram(
+        folder,
+        {"translation": translation["hashes"], "model": hash_of_file(folder / WEIGHTS_FILE)},
+        {"translation": translation["seconds"], "training": round(progress["seconds"], 2)},
+        {"validation": validation},
+    )
+
+
+def run_gram(run: Run, place: Place) -> Outcome:
+    """Train a GRAM, and search for every test user."""
+    trained = train_gram(run, place)
     start = time.perf_counter()
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_model(trained.folder)
     histories, targets = evaluation_histories(place.data, SPLIT)
     ranks = gram_ranks_by_protocol(
         model.to(place.accelerator.device), tokenizer, histories, targets, NUM_BEAMS, progress=place.progress
     )
-    progress = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["progress"]
-    users = len(evaluation_histories(place.data, "validation")[1])
+    seconds = {**trained.seconds, "evaluation": round(time.perf_counter() - start, 2)}
     return Outcome(
-        ranks,
-        {"translation": translation["hashes"], "model": hash_of_file(folder / WEIGHTS_FILE)},
-        {
-            "translation": translation["seconds"],
-            "training": round(progress["seconds"], 2),
-            "evaluation": round(time.perf_counter() - start, 2),
-        },
-        run.settings,
-        {
-            "parameters": model.num_parameters(),
-            "validation": {
-                "users": min(settings.validation_users or users, users),
-                "num_beams": settings.validation_beams,
-                "ndcg@10": progress["best_ndcg"],
-            },
-        },
+        ranks, trained.hashes, seconds, run.settings, {"parameters": model.num_parameters(), **trained.facts}
     )
 
 
