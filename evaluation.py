@@ -108,14 +108,22 @@ def gram_ranks(
         ((40,), True)
     """
     protocol = PROTOCOLS[exclude_seen]
-    options = (protocol,), num_beams, batch_size, progress, item_cache
-    return _gram_ranks(model, tokenizer, histories, targets, *options)[protocol]
+    options = num_beams, batch_size, progress, item_cache, (protocol,)
+    return gram_ranks_by_protocol(model, tokenizer, histories, targets, *options)[protocol]
 
 
-def _gram_ranks(
-    model, tokenizer, histories, targets, protocols, num_beams, batch_size, progress, item_cache
+def gram_ranks_by_protocol(
+    model,
+    tokenizer,
+    histories: Sequence[np.ndarray] | Interactions,
+    targets: np.ndarray,
+    num_beams: int = 50,
+    batch_size: int = 16,
+    progress: bool = True,
+    item_cache: ItemCache | None = None,
+    protocols: Sequence[str] = PROTOCOLS,
 ) -> dict[str, np.ndarray]:
-    """Ranks (U,) of each protocol. Items are encoded once for all protocols."""
+    """What [`gram_ranks`] gives, (U,) ranks, for each protocol. Items are encoded once for all protocols."""
     ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in protocols}
     histories = list(histories)
     was_training = model.training
@@ -307,8 +315,8 @@ def evaluate(
 
     def gram():
         runner = model.to(accelerator.device)
-        options = PROTOCOLS, num_beams, batch_size, progress, item_cache
-        return _gram_ranks(runner, tokenizer, own_histories, own_targets, *options)
+        options = num_beams, batch_size, progress, item_cache
+        return gram_ranks_by_protocol(runner, tokenizer, own_histories, own_targets, *options)
 
     def dense(make: Callable[[], Any]):
         return dense_ranks_by_protocol(make(), own_histories, own_targets)
@@ -346,7 +354,7 @@ def evaluate(
         "seconds": seconds,
     }
     target_ids = [tokenizer.item_ids[row] for row in targets[:num_users]]
-    return Evaluation(results, _per_user(histories.user_ids[:num_users], target_ids, ranks))
+    return Evaluation(results, ranks_table(histories.user_ids[:num_users], target_ids, ranks))
 
 
 def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationData:
@@ -382,7 +390,14 @@ def dense_ranks_by_protocol(
     return ranks
 
 
-def _per_user(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[str, np.ndarray]]) -> pa.Table:
+def ranks_table(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[str, np.ndarray]]) -> pa.Table:
+    """One row per model, protocol and user, as [`Evaluation`] has it.
+
+    Args:
+        user_ids: U users.
+        item_ids: their targets.
+        ranks: for each model and protocol (U,) ranks from 1, 0 where not found.
+    """
     blocks = []
     for name, by_protocol in ranks.items():
         for protocol, values in by_protocol.items():

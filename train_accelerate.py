@@ -76,7 +76,7 @@ class _Run:
         self.validation = evaluation_histories(data, "validation")
         self.accelerator = Accelerator(
             cpu=on_cpu(),
-            mixed_precision=_precision(settings.mixed_precision),
+            mixed_precision=precision(settings.mixed_precision),
             log_with=tracker_names(settings.report_to) or None,
             project_config=ProjectConfiguration(str(self.output_dir), logging_dir=str(self.output_dir / LOGS_FOLDER)),
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -262,7 +262,8 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]
     return [group for group in groups if group["params"]]
 
 
-def _precision(choice: str) -> str:
+def precision(choice: str) -> str:
+    """What `mixed_precision` of the settings means on this machine: `bf16` or `no`."""
     if choice != "auto":
         return choice
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"

@@ -1,6 +1,20 @@
 """The sub-commands of `gram`, one file each, in the order of `gram --help`."""
 
-from . import card, encode, evaluate, prepare, push, quickstart, recommend, serve, space, translate, tune
+from . import (
+    card,
+    encode,
+    evaluate,
+    prepare,
+    push,
+    quickstart,
+    recommend,
+    reproduce,
+    serve,
+    space,
+    table,
+    translate,
+    tune,
+)
 
 COMMANDS = {
     "prepare": prepare.COMMAND,
@@ -14,4 +28,6 @@ COMMANDS = {
     "push": push.COMMAND,
     "space": space.COMMAND,
     "quickstart": quickstart.COMMAND,
+    "reproduce": reproduce.COMMAND,
+    "table": table.COMMAND,
 }

@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import ItemTrie
-from gram.benchmarks import catalogues, lexical_ids, translation
+from gram.benchmarks import budget, catalogues, lexical_ids, translation
 from gram.benchmarks import generation as generation_benchmark
 from gram.benchmarks import quality as quality_benchmark
 from gram.benchmarks import serving as serving_benchmark
 from gram.benchmarks import trie as trie_benchmark
 from gram.benchmarks.measuring import Machine
 from gram.translation import TranslationSettings, train_vocabulary, translate
+
+from .conftest import QUICKSTART_RECIPE
 
 IDS = [["nail", "red"], ["nail", "red", "0"], ["nail", "blue"], ["hair", "dry"], ["hair"]]
 COLOURS = st.lists(st.tuples(st.lists(st.sampled_from("abc"), max_size=4), st.integers(0, 2)), min_size=1, max_size=20)
@@ -315,3 +317,22 @@ def test_the_server_is_measured_beside_one_that_takes_user_by_user(quickstart_ru
     assert found["times_plain"] > 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows] == ["server", "---", "dynamic batches", "one user at a time"]
+
+
+def test_the_budget_study_trains_every_point_and_plots_them(data_folder, tmp_path, capsys):
+    recipe, output = tmp_path / "shop.yaml", tmp_path / "budget"
+    recipe.write_text(QUICKSTART_RECIPE)
+    arguments = [str(recipe), "--data", str(data_folder), "--output-dir", str(output), "--sizes", "recipe"]
+    budget.main([*arguments, "--epochs", "1", "2", "--d-model", "8"])
+    first, second = json.loads((output / "budget.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["size"], row["epochs"], row["test_users"]) for row in (first, second)] == [
+        ("recipe", 1, 40),
+        ("recipe", 2, 40),
+    ]
+    result = json.loads((output / "recipe-2" / "results" / "gram-seed0.json").read_text(encoding="utf-8"))
+    assert (result["reproduction"]["epochs"], result["reproduction"]["d_model"]) == (2, 8)
+    assert second["test"] == {name: {**values["ndcg@10"], "spread": None} for name, values in result["metrics"].items()}
+    assert second["validation"] == result["validation"]
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[2].strip() for row in rows] == ["epochs", "---:", "1", "2"]
+    assert (output / "budget.svg").stat().st_size > 1000

@@ -1,0 +1,127 @@
+"""What a larger model or a longer training is worth: quality against epochs and size, to choose from.
+
+`python -m benchmarks.budget NAME --data DIR --output-dir DIR --sizes tiny mini --epochs 1 2 5`, NAME a recipe or a
+YAML file of settings. Every point is a training of its own, for the learning rate falls to zero over its epochs: it is
+the row GRAM of `gram reproduce` in the folder SIZE-EPOCHS, and goes on where it was when it is run again. Validation
+NDCG@10 is that of the best epoch, on the training's validation users. The test is evaluated once for each point, on all
+users, and nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from gram.cli import exit_code_of
+from gram.commands.command import at_least_one, quiet
+from gram.reproduction import SIZES, Plan, reproduce
+from gram.reproduction.plan import RECIPE_SIZE
+from gram.settings import add_flags
+from gram.training_settings import TrainingSettings
+from gram.translation import TranslationSettings
+
+from .measuring import markdown, pyplot, write_json
+
+OWN = ("sizes", "epochs", "dataset", "output_dir")
+
+
+def measure(given: Namespace) -> list[dict]:
+    """A row for each size and number of epochs; small and short ones first."""
+    settings = {name: value for name, value in vars(given).items() if name not in OWN}
+    points = [(size, epochs) for size in given.sizes for epochs in given.epochs]
+    plans = [
+        Plan.of(
+            given.dataset,
+            output_dir=given.output_dir / f"{size}-{epochs}",
+            rows=["gram"],
+            size=size,
+            epochs=epochs,
+            translations=given.output_dir / "translations",
+            **settings,
+        )
+        for size, epochs in points
+    ]
+    rows = []
+    for (size, epochs), plan in zip(points, plans, strict=True):
+        print(f"\n{size}, {epochs} epochs", flush=True)
+        joined = reproduce(plan)
+        found = joined["rows"]["gram"]
+        rows.append(
+            {
+                "size": size,
+                "epochs": epochs,
+                "parameters": found["parameters"],
+                "training_seconds": found["seconds"]["training"],
+                "validation": found["validation"],
+                "test": {protocol: values["ndcg@10"] for protocol, values in found["metrics"].items()},
+                "test_users": joined["users"],
+                "device": found["environment"]["device"],
+            }
+        )
+    return rows
+
+
+def as_table(rows: Sequence[dict]) -> str:
+    """Markdown: a row per point."""
+    head = ["size", "epochs", "parameters", "training, hours", "validation NDCG@10"]
+    head += ["test NDCG@10, all items", "test NDCG@10, unseen items"]
+    lines = [
+        [
+            *(row["size"], str(row["epochs"]), f"{row['parameters']:,}", f"{row['training_seconds'] / 3600:.2f}"),
+            f"{row['validation']['ndcg@10']:.4f}",
+            *(f"{value['mean']:.4f} ({value['low']:.4f}-{value['high']:.4f})" for value in row["test"].values()),
+        ]
+        for row in rows
+    ]
+    return markdown(head, lines)
+
+
+def plot(rows: Sequence[dict], path: Path) -> None:
+    """Validation NDCG@10 of each size, against epochs and against hours of training."""
+    figure, axes = pyplot().subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
+    for size in dict.fromkeys(row["size"] for row in rows):
+        points = sorted((row for row in rows if row["size"] == size), key=lambda row: row["epochs"])
+        quality = [row["validation"]["ndcg@10"] for row in points]
+        axes[0].plot([row["epochs"] for row in points], quality, marker="o", markersize=4, label=size)
+        axes[1].plot([row["training_seconds"] / 3600 for row in points], quality, marker="o", markersize=4, label=size)
+    axes[0].set(xlabel="epochs", ylabel="validation NDCG@10", xscale="log", ylim=(0, None))
+    axes[0].set_xticks(sorted({row["epochs"] for row in rows}))
+    axes[0].xaxis.set_major_formatter("{x:g}")
+    axes[0].minorticks_off()
+    axes[1].set(xlabel=f"hours of training, {rows[0]['device']}", xscale="log")
+    axes[0].legend(frameon=False)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", alpha=0.3)
+    figure.savefig(path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train every point, print the table, and leave JSON and the plot in the output folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "dataset", nargs="?", default="beauty", metavar="NAME", help="recipe or YAML file (%(default)s)"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="data folder")
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, help="folder for the runs, budget.json and budget.svg"
+    )
+    parser.add_argument("--sizes", nargs="+", choices=(*SIZES, RECIPE_SIZE), default=list(SIZES))
+    parser.add_argument("--epochs", nargs="+", type=at_least_one, default=[1, 2, 5], help="(1 2 5)")
+    parser.add_argument("--seeds", type=at_least_one, default=1, help="of every point (%(default)s)")
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the users (%(default)s)")
+    for settings_class in (TrainingSettings, TranslationSettings):
+        add_flags(parser, settings_class)
+    given = parser.parse_args(argv)
+    quiet()
+    pyplot()  # to say now, not after hours, that it is missing
+    rows = measure(given)
+    print(f"\n{as_table(rows)}")
+    write_json({"rows": rows}, given.output_dir / "budget.json")
+    plot(rows, given.output_dir / "budget.svg")
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code_of(main, "benchmarks.budget"))

@@ -1,0 +1,73 @@
+"""`gram reproduce`: from a data folder to a table of results."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .command import Command, at_least_one, quiet
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..reproduction.plan import RECIPE_SIZE, SIZES
+    from ..reproduction.rows import ROWS
+    from ..settings import add_flags
+    from ..training_settings import TrainingSettings
+    from ..translation import TranslationSettings
+
+    what = "beauty, toys, sports or yelp; for other data a YAML file of settings, such as a recipe"
+    parser.add_argument("dataset", nargs="?", metavar="NAME", help=what)
+    what = "data folder that `gram prepare` made, or with user_sequence.txt and item_text.tsv"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=what)
+    what = "folder for runs and results; run again on it, finished stages are skipped"
+    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help=what)
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)} (all)")
+    parser.add_argument("--seeds", type=at_least_one, default=1, metavar="N", help="seeds of every trained row (1)")
+    parser.add_argument(
+        "--fraction", type=float, default=1.0, metavar="F", help="of the users, for a rehearsal, above 0 (1)"
+    )
+    parser.add_argument(
+        "--size",
+        choices=(*SIZES, RECIPE_SIZE),
+        default="small",
+        help=f"of the model, from random weights: T5-efficient's tiny or mini, T5's small; {RECIPE_SIZE}: the shape or "
+        "backbone that the recipe says (small)",
+    )
+    what = "make one row again, from its settings in results/ROW-seedN.json, and compare; nothing else may be given"
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help=what + " but --data")
+    for settings_class in (TrainingSettings, TranslationSettings):
+        add_flags(parser, settings_class)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    quiet()
+    from ..reproduction import Plan, reproduce, rerun, results_table
+
+    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "source")}
+    if arguments.source is not None:
+        if arguments.dataset is not None:
+            raise ValueError("--from has all settings in its file; give no data set's name beside it")
+        differences = rerun(arguments.source, arguments.output_dir, arguments.data, say=_say)
+        if differences:
+            raise ValueError(f"{arguments.source}: this time other {', '.join(differences)}")
+        print(f"the same as {arguments.source}, bit for bit")
+        return
+    for name, value in (("NAME, such as beauty,", arguments.dataset), ("--data", arguments.data)):
+        if value is None:
+            raise ValueError(f"{name} is required; see `gram reproduce --help`")
+    joined = reproduce(Plan.of(**given), say=_say)
+    print(f"\n{results_table(joined)}\n\nsaved to {arguments.output_dir}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+COMMAND = Command(
+    "make a whole table of results: GRAM, its ablations, the baselines, each figure from a file",
+    "beauty --data DIR --output-dir runs/beauty --seeds 3\n"
+    "beauty --data DIR --output-dir runs/quick --fraction 0.02 --size tiny --epochs 1 --rows gram sasrec\n"
+    "--from runs/beauty/results/gram-seed0.json --output-dir runs/again",
+    _add_arguments,
+    _run,
+)

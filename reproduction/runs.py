@@ -1,0 +1,191 @@
+"""One row with one seed: how each kind of row is trained, and how its test users are ranked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from ..baselines import ItemKNN, Popularity
+from ..data import RecommendationData, evaluation_histories, training_part
+from ..evaluation import CUTOFFS, dense_ranks_by_protocol, gram_ranks_by_protocol
+from ..recommendation import load_model
+from ..train_accelerate import FINISHED_FILE, train
+from ..training.start import tokenizer_of
+from ..training_settings import TrainingSettings
+from ..translation import SASREC_FILE, SASRecSettings, TranslationSettings, fit_or_load
+from ..translation.artefacts import hash_of_file
+from .rows import ROWS
+from .translations import make_translation
+
+SPLIT, NUM_BEAMS = "test", max(CUTOFFS)
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row with a seed.
+
+    Attributes:
+        row: its name.
+        seed: of its training.
+        settings: `training` and `translation` of a GRAM, without places and seed of the training; `sasrec` of a
+            SASRec; empty where the runner chooses, or there is nothing to set.
+        translation: folder of its translation; None where it needs none.
+    """
+
+    row: str
+    seed: int
+    settings: Mapping[str, Any]
+    translation: Path | None
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its files."""
+        return f"{self.row}-seed{self.seed}"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{ROWS[self.row].title}, seed {self.seed}" if ROWS[self.row].seeded else ROWS[self.row].title
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is made, and from what.
+
+    Attributes:
+        data: users and items.
+        folder: of the reproduction; the run's own is `runs/NAME` in it.
+        accelerator: where to train and to search.
+        progress: show bars.
+    """
+
+    data: RecommendationData
+    folder: Path
+    accelerator: Accelerator
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a runner found out.
+
+    Attributes:
+        ranks: for each protocol (U,) ranks of the test users' targets, 0 where not found.
+        hashes: SHA-256 of what was made.
+        seconds: what the parts took.
+        settings: those that were taken.
+        facts: what else there is to tell: the validation, the number of parameters.
+    """
+
+    ranks: dict[str, np.ndarray]
+    hashes: dict[str, Any]
+    seconds: dict[str, float]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainedGram:
+    """A GRAM that has been translated for and trained: its folder, and what an [`Outcome`] tells of that."""
+
+    folder: Path
+    hashes: dict[str, Any]
+    seconds: dict[str, float]
+    facts: dict[str, Any]
+
+
+def train_gram(run: Run, place: Place) -> TrainedGram:
+    """Translate and train in the run's folder, as far as that is not done."""
+    translation = make_translation(run.translation, run.settings, place.data, place.progress)
+    folder = place.folder / "runs" / run.name
+    settings = TrainingSettings(
+        data=str(place.data.folder),
+        output_dir=str(folder),
+        translation=str(run.translation),
+        seed=run.seed,
+        **run.settings["training"],
+    )
+    tokenizer = tokenizer_of(settings, TranslationSettings(**run.settings["translation"]), place.data)
+    train(settings, place.data, tokenizer)
+    progress = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["progress"]
+    users = len(evaluation_histories(place.data, "validation")[1])
+    validation = {
+        "users": min(settings.validation_users or users, users),
+        "num_beams": settings.validation_beams,
+        "ndcg@10": progress["best_ndcg"],
+    }
+    return TrainedGram(
+        folder,
+        {"translation": translation["hashes"], "model": hash_of_file(folder / WEIGHTS_FILE)},
+        {"translation": translation["seconds"], "training": round(progress["seconds"], 2)},
+        {"validation": validation},
+    )
+
+
+def run_gram(run: Run, place: Place) -> Outcome:
+    """Train a GRAM, and search for every test user."""
+    trained = train_gram(run, place)
+    start = time.perf_counter()
+    model, tokenizer = load_model(trained.folder)
+    histories, targets = evaluation_histories(place.data, SPLIT)
+    ranks = gram_ranks_by_protocol(
+        model.to(place.accelerator.device), tokenizer, histories, targets, NUM_BEAMS, progress=place.progress
+    )
+    seconds = {**trained.seconds, "evaluation": round(time.perf_counter() - start, 2)}
+    return Outcome(
+        ranks, trained.hashes, seconds, run.settings, {"parameters": model.num_parameters(), **trained.facts}
+    )
+
+
+def run_sasrec(run: Run, place: Place) -> Outcome:
+    """Train a SASRec, and let it score the catalogue for every test user."""
+    start = time.perf_counter()
+    path = place.folder / "runs" / run.name / SASREC_FILE
+    settings = SASRecSettings(**run.settings["sasrec"]) if run.settings else sasrec_settings(place)
+    training, num_items = training_part(place.data), len(place.data.items)
+    model = fit_or_load(path, training, num_items, settings, run.seed, place.progress)
+    seconds = round(time.perf_counter() - start, 2)
+    facts = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    return _scored(
+        model, place, {"model": hash_of_file(path)}, {"training": seconds}, {"sasrec": asdict(settings)}, facts
+    )
+
+
+def sasrec_settings(place: Place) -> SASRecSettings:
+    """Those that are best on the validation items."""
+    return SASRecSettings()
+
+
+def run_baseline(make: Callable[..., Any]) -> Callable[[Run, Place], Outcome]:
+    """A runner for what is made from the training part alone and keeps nothing."""
+
+    def run_it(run: Run, place: Place) -> Outcome:
+        start = time.perf_counter()
+        recommender = make(training_part(place.data), len(place.data.items))
+        return _scored(recommender, place, {}, {"training": round(time.perf_counter() - start, 2)})
+
+    return run_it
+
+
+def _scored(recommender, place: Place, hashes, seconds, settings=None, facts=None) -> Outcome:
+    start = time.perf_counter()
+    histories, targets = evaluation_histories(place.data, SPLIT)
+    ranks = dense_ranks_by_protocol(recommender, list(histories), targets)
+    seconds = {**seconds, "evaluation": round(time.perf_counter() - start, 2)}
+    return Outcome(ranks, hashes, seconds, settings or {}, facts or {})
+
+
+RUNNERS: dict[str, Callable[[Run, Place], Outcome]] = {
+    "gram": run_gram,
+    "sasrec": run_sasrec,
+    "item-knn": run_baseline(ItemKNN),
+    "popularity": run_baseline(Popularity),
+}

@@ -1,0 +1,141 @@
+"""Tables of results in Markdown, made from `results.json` and put into a page between two marks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..hub.model_card import duration
+from .plan import RECIPE_SIZE
+from .results import JOINED_FILE
+
+TITLES = {"all_items": "All items may be recommended", "unseen_items": "Items of the history are masked"}
+SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+END = "<!-- end of gram table -->"
+
+
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """The joined results of a reproduction.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    path = Path(folder) / JOINED_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a folder that `gram reproduce` wrote")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """Markdown: what was done, and for each protocol a row per row and a column per metric.
+
+    Args:
+        results: as `gram.reproduction.results.join_results` gives them.
+    """
+    lines = [_caption(results)]
+    for protocol, title in TITLES.items():
+        lines += ["", f"{title}:", "", *_table(results, protocol)]
+    return "\n".join(lines)
+
+
+def _caption(results: Mapping[str, Any]) -> str:
+    facts, rows = results["reproduction"], results["rows"]
+    users = f"all {results['users']:,} test users"
+    if facts["fraction"] < 1:
+        users = f"**a rehearsal on {facts['fraction']:.2g} of the users** ({results['users']:,} test users)"
+    text = f"`{facts['dataset']}`, {users}, full ranking of {results['data']['items']:,} items, "
+    text += "means with their 95 % intervals over users in brackets; R is recall, N is NDCG."
+    trained = [row for row in rows.values() if row["validation"]]
+    if trained:
+        text += f" Every generative row: {_budget(facts, trained)}."
+    if any(len(row["seeds"]) > 1 for row in rows.values()):
+        text += " ± is the standard deviation over seeds."
+    return text
+
+
+def _budget(facts: Mapping[str, Any], trained: Sequence[Mapping[str, Any]]) -> str:
+    """What the trained rows have in common."""
+    layers = f"{facts['num_layers']} + {facts['num_decoder_layers'] or facts['num_layers']} layers"
+    start = trained[0]["settings"]["training"]["backbone"]
+    text = f"size {facts['size']}, " if facts["size"] != RECIPE_SIZE else ""
+    text += f"{layers} of width {facts['d_model']}, " if start is None else f"from {Path(start).name}, "
+    text += f"{_range([row['parameters'] for row in trained], _millions)} parameters, "
+    text += f"{_count(facts['epochs'], 'epoch')} of batches of {facts['batch_size']}, "
+    devices = sorted({row["environment"]["device"] for row in trained})
+    return f"{text}{_range([row['seconds']['training'] for row in trained], duration)} on {', '.join(devices)}"
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,}"
+
+
+def _range(numbers: Sequence[float], text: Callable[[float], str]) -> str:
+    """The least and the most; one where they read the same."""
+    return " to ".join(dict.fromkeys((text(min(numbers)), text(max(numbers)))))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
+def _table(results: Mapping[str, Any], protocol: str) -> list[str]:
+    rows = results["rows"]
+    first, *others = rows
+    apart = {
+        entry["other"]: entry
+        for entry in results["differences"]
+        if entry["row"] == first and entry["protocol"] == protocol
+    }
+    shown = [f"{name[0].upper()}{name[name.index('@') :]}" for name in SHOWN]
+    head = ["", "seeds", *shown]
+    head += [f"N@10 less that of {rows[first]['title']}"] if others else []
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    best = {metric: max(row["metrics"][protocol][metric]["mean"] for row in rows.values()) for metric in SHOWN}
+    for name, row in rows.items():
+        cells = [_cell(row["metrics"][protocol][metric], best[metric]) for metric in SHOWN]
+        less = [_less(apart[name]) if name in apart else ""] if others else []
+        lines.append([row["title"], str(len(row["seeds"])), *cells, *less])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _cell(value: Mapping[str, Any], best: float) -> str:
+    mean = f"{value['mean']:.4f}"
+    spread = "" if value["spread"] is None else f" ± {value['spread']:.4f}"
+    return f"{f'**{mean}**' if value['mean'] == best else mean}{spread} ({value['low']:.4f}-{value['high']:.4f})"
+
+
+def _less(entry: Mapping[str, float]) -> str:
+    # The file has the first row less the other one. Adding 0 takes the sign off -0.
+    mean, low, high = (round(-entry[part], 4) + 0.0 for part in ("mean", "high", "low"))
+    return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def write_table(folder: str | Path, page: str | Path) -> None:
+    """Put the table of a reproduction into a page, between `<!-- gram table NAME -->` and `<!-- end of gram table -->`.
+
+    NAME is that of the data set. What stands between the marks is replaced; a page that does not exist is made.
+
+    Args:
+        folder: of the reproduction.
+        page: Markdown file.
+
+    Raises:
+        FileNotFoundError: the folder has no results.
+        ValueError: the page has not exactly one pair of such marks.
+    """
+    results, page = read_results(folder), Path(page)
+    begin = f"<!-- gram table {results['reproduction']['dataset']} -->"
+    block = f"{begin}\n\n{results_table(results)}\n\n{END}"
+    text = f"{begin}\n{END}\n"
+    if page.exists():
+        text = page.read_text(encoding="utf-8")
+    marks = re.compile(re.escape(begin) + r".*?" + re.escape(END), flags=re.DOTALL)
+    if len(marks.findall(text)) != 1 or text.count(begin) != 1:
+        raise ValueError(f"{page}: needs one pair of lines to write between, `{begin}` and `{END}`")
+    temporary = page.with_name(f".{page.name}.part")
+    temporary.write_text(marks.sub(lambda _: block, text), encoding="utf-8", newline="\n")
+    os.replace(temporary, page)
