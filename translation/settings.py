@@ -27,6 +27,8 @@ class TranslationSettings:
     Attributes:
         num_clusters: `c`, how many parts a cluster is split into, and how many items a cluster may have unsplit.
         depth: `l`, the tokens of a lexical ID, suffix aside.
+        hierarchy: spell lexical IDs along a tree of clusters; without it every item's ID is its own most telling
+            tokens, the heaviest first, whatever the others are called: neither an encoder nor `max_fan_out` counts.
         num_similar: how many similar items every item gets.
         encoder: `"tfidf-svd"`, built in, or the name or path of a sentence-transformers model.
         encoder_prompt: what a sentence-transformers model reads before every text, such as an instruction.
@@ -53,6 +55,7 @@ class TranslationSettings:
 
     num_clusters: int = 128
     depth: int = 7
+    hierarchy: bool = True
     num_similar: int = 10
     encoder: str = BUILT_IN_ENCODER
     encoder_prompt: str = ""
