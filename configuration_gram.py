@@ -11,6 +11,9 @@ class GramConfig(T5Config):
     Args:
         max_history (`int`, *optional*, defaults to 20):
             Most items of a history that the model reads; the passage position embedding has `max_history + 1` rows.
+        passage_position (`bool`, *optional*, defaults to `True`):
+            Whether a passage's encoding tells its place in the history; without it the passages are a set, and the
+            passage position embedding stays zero.
         trie_num_items, trie_num_nodes, trie_depth (`int`, *optional*, default to 0):
             Shape of the item trie saved with the checkpoint: items of the catalogue, nodes, tokens of the longest
             lexical ID with its end token. 0 where the model has no trie; set by `set_item_trie`.
@@ -32,6 +35,7 @@ class GramConfig(T5Config):
     model_type = "gram"
 
     max_history: int = 20
+    passage_position: bool = True
     trie_num_items: int = 0
     trie_num_nodes: int = 0
     trie_depth: int = 0

@@ -54,7 +54,7 @@ class PrefixDecoder:
         self.padding = None if fused.mask.all() and not self.is_static else ~fused.mask[:, None]  # (B, 1, M)
         as_it_is = not self.is_static
         self.memory = [
-            keys_and_values(block.layer[1].EncDecAttention, fused, model.position_embedding.weight, as_it_is)
+            keys_and_values(block.layer[1].EncDecAttention, fused, model.passage_positions, as_it_is)
             for block in self.decoder.block
         ]
         self.ancestors = fused.index.new_full((self.batch_size, num_slots, depth), -1)  # (B, S, D): itself, parent ...

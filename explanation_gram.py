@@ -131,7 +131,7 @@ def _decode(model, fused: FusedPassages, num_passages: int, given: torch.Tensor)
         states = states + joined(attention, (weights @ value).flatten(2, 3))
 
         attention = block.layer[1].EncDecAttention
-        keys, values = keys_and_values(attention, fused, model.position_embedding.weight)  # (H, B, M, dk)
+        keys, values = keys_and_values(attention, fused, model.passage_positions)  # (H, B, M, dk)
         query = heads(attention, project(norm(block.layer[1].layer_norm, states), attention.q)[0])
         scores = (query @ keys.transpose(2, 3)).masked_fill_(~fused.mask[:, None], -torch.inf)  # (H, B, K * T, M)
         weights = scores.softmax(dim=-1)

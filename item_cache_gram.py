@@ -138,6 +138,7 @@ class ItemCache:
         """
         prompts = tokenizer.item_prompts
         rows = np.arange(len(prompts)) if rows is None else np.unique(np.asarray(rows, dtype=np.int64))
+        progress = progress and tokenizer.with_item_prompts
         with tqdm(total=len(rows), desc="item encodings", unit="item", disable=not progress) as bar:
             tensors = _encode(model, [prompts[row] for row in rows], dtype, batch_tokens, model.device, bar)
         lengths = tensors["lengths"].numpy()
@@ -160,6 +161,8 @@ class ItemCache:
 
         See [`GramForConditionalGeneration.encode_items`] for arguments, result and errors.
         """
+        if not tokenizer.with_item_prompts:
+            raise ValueError(f"{folder}: this model was trained without item prompts; there is nothing to encode")
         folder, prompts, encoder = Path(folder), tokenizer.item_prompts, hash_of_encoder(model)
         _check_dtype(dtype)
         shards, unfit = _survey(folder, encoder, prompts, dtype)
@@ -283,6 +286,7 @@ def _encode(
 
 def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
     order = np.argsort(-lengths, kind="stable")  # what needs most memory comes first
+    order = order[lengths[order] > 0]  # a tokenizer without item prompts has empty ones
     start = 0
     while start < len(order):
         size = max(1, batch_tokens // int(lengths[order[start]]))

@@ -59,7 +59,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, GramPositionEmbedding):
-            initialization.normal_(module.weight, mean=0.0, std=0.02 * self.config.initializer_factor)
+            std = 0.02 * self.config.initializer_factor if self.config.passage_position else 0.0
+            initialization.normal_(module.weight, mean=0.0, std=std)
         else:
             super()._init_weights(module)
 
@@ -121,6 +122,12 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         self.config.trie_depth = trie.depth
 
     @property
+    def passage_positions(self) -> torch.Tensor:
+        """What a passage's encoding gets for its place, (P, d_model): zero where `config.passage_position` is False."""
+        weight = self.position_embedding.weight
+        return weight if self.config.passage_position else torch.zeros_like(weight)
+
+    @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
         """Two users of two passages each, for tools that need something to run the model on."""
         input_ids = torch.tensor([[[7, 6, 1], [5, 1, 0]], [[3, 4, 1], [0, 0, 0]]], device=self.device)
@@ -144,7 +151,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         attention_mask = self._mask(input_ids, attention_mask)
         states = encode_packed(self.encoder, input_ids.flatten(0, 1), attention_mask.flatten(0, 1))  # (T, d)
         rows = attention_mask.flatten().nonzero().flatten()  # (T,)
-        states = states + self.position_embedding(rows // length % num_passages)
+        states = states + F.embedding(rows // length % num_passages, self.passage_positions)
         fused = states.new_zeros(attention_mask.numel(), states.shape[-1]).index_copy(0, rows, states)
         return BaseModelOutput(last_hidden_state=fused.view(batch_size, num_passages * length, -1))
 
@@ -175,11 +182,12 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             overwrite: replace what does not fit.
 
         Returns:
-            The cache; for a folder in shards that are memory-mapped, otherwise on the model's device.
+            The cache; for a folder in shards that are memory-mapped, otherwise on the model's device. In memory it is
+            empty where the tokenizer has no item prompts.
 
         Raises:
             ValueError: an unknown `dtype`; without `overwrite`, a folder of another encoder, of other item prompts or
-                of another `dtype`.
+                of another `dtype`; a folder where the tokenizer has no item prompts.
 
         Example:
             >>> item_cache = model.encode_items(tokenizer, progress=False)

@@ -190,7 +190,7 @@ class GramSearchMixin:
         ids, mask = both.unbind(-1)
         states = encode_packed(self.encoder, ids, mask)  # (T, d)
         passages = torch.full_like(real, -1, dtype=torch.long).masked_scatter(real, which)
-        return FusedPassages.of(states, mask.sum(-1), passages, self.position_embedding.weight)
+        return FusedPassages.of(states, mask.sum(-1), passages, self.passage_positions)
 
     def _fused_from_cache(self, input_ids, attention_mask, history, item_cache) -> FusedPassages:
         """Encode the user prompts, (B, 1, L), and look up the items of the histories; see [`generate`]."""
@@ -212,7 +212,7 @@ class GramSearchMixin:
         passages = F.pad(history.masked_scatter(in_history, which + len(history)), (1, 0))  # (B, 1 + S)
         passages[:, 0] = torch.arange(len(history), device=self.device)
         lengths = torch.cat([mask.sum(dim=1), lengths])
-        return FusedPassages.of(states, lengths, passages, self.position_embedding.weight)
+        return FusedPassages.of(states, lengths, passages, self.passage_positions)
 
 
 __all__ = ["GramGenerateOutput", "GramSearchMixin"]

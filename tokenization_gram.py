@@ -40,11 +40,16 @@ class GramTokenizer(TokenizersBackend):
         catalogue (`pyarrow.Table`): the same in memory, instead of the file.
         max_history (`int`, *optional*, defaults to 20): most items of a history that are read, the newest.
         max_passage_length (`int`, *optional*, defaults to 128): tokens of the longest prompt, end token included.
+        with_user_prompt (`bool`, *optional*, defaults to `True`): without it the user prompt is empty, a passage of no
+            tokens, and the item prompts keep their places from 1 on.
+        with_item_prompts (`bool`, *optional*, defaults to `True`): without them every item prompt is empty.
+        with_id_in_item_prompt (`bool`, *optional*, defaults to `True`): without it an item prompt does not hold its
+            item's own lexical ID.
         kwargs: of [`~transformers.TokenizersBackend`].
 
     Raises:
         ValueError: the catalogue is missing, lacks a column, holds an item twice or a lexical ID twice, or spells a
-            lexical ID with a token that the vocabulary does not have.
+            lexical ID with a token that the vocabulary does not have; or neither kind of prompt is left.
 
     Example:
         >>> tokenizer = GramTokenizer.from_pretrained(model_folder)
@@ -66,14 +71,30 @@ class GramTokenizer(TokenizersBackend):
         catalogue: pa.Table | None = None,
         max_history: int = 20,
         max_passage_length: int = 128,
+        with_user_prompt: bool = True,
+        with_item_prompts: bool = True,
+        with_id_in_item_prompt: bool = True,
         **kwargs,
     ):
-        super().__init__(*args, max_history=max_history, max_passage_length=max_passage_length, **kwargs)
+        super().__init__(
+            *args,
+            max_history=max_history,
+            max_passage_length=max_passage_length,
+            with_user_prompt=with_user_prompt,
+            with_item_prompts=with_item_prompts,
+            with_id_in_item_prompt=with_id_in_item_prompt,
+            **kwargs,
+        )
+        if not (with_user_prompt or with_item_prompts):
+            raise ValueError("with neither user prompt nor item prompts there is nothing to read; leave one of them")
         if catalogue is None:
             catalogue = _read_catalogue(catalogue_file, kwargs.get("name_or_path") or "the tokenizer's folder")
         self.catalogue = _checked(catalogue)
         self.max_history = max_history
         self.max_passage_length = max_passage_length
+        self.with_user_prompt = with_user_prompt
+        self.with_item_prompts = with_item_prompts
+        self.with_id_in_item_prompt = with_id_in_item_prompt
         self.item_ids: list[str] = self.catalogue["item_id"].to_pylist()
         self.titles: list[str] = self.catalogue["title"].to_pylist()
         self.item_rows: dict[str, int] = {item: row for row, item in enumerate(self.item_ids)}
@@ -89,7 +110,7 @@ class GramTokenizer(TokenizersBackend):
     def from_catalogue(
         cls, text_tokenizer: PreTrainedTokenizerBase, catalogue: pa.Table, new_tokens: Sequence[str] = (), **kwargs
     ) -> GramTokenizer:
-        """Join a text tokenizer with a translated catalogue; `kwargs` are `max_history` and `max_passage_length`.
+        """Join a text tokenizer with a translated catalogue; `kwargs` are the limits and parts of the prompts.
 
         Args:
             text_tokenizer: left as it is.
@@ -121,6 +142,8 @@ class GramTokenizer(TokenizersBackend):
     @cached_property
     def item_prompts(self) -> list[list[int]]:
         """Every item's prompt, in row order: its ID, its similar items' IDs, its text, the end token."""
+        if not self.with_item_prompts:
+            return [[] for _ in self.item_ids]
         item, similar_items = self._wording("item:"), self._wording("; similar items:")
         comma, semicolon = self._wording(","), self._wording(";")
         texts = self(self.catalogue["text"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
@@ -128,7 +151,7 @@ class GramTokenizer(TokenizersBackend):
         for lexical_id, neighbours, text in zip(
             self.lexical_ids, self.catalogue["similar_items"].to_pylist(), texts, strict=True
         ):
-            prompt = [*item, *lexical_id]
+            prompt = [*item, *(lexical_id if self.with_id_in_item_prompt else [])]
             for place, neighbour in enumerate(neighbours):
                 prompt += comma if place else similar_items
                 prompt += self.lexical_ids[self.item_rows[neighbour]]
@@ -142,6 +165,8 @@ class GramTokenizer(TokenizersBackend):
             >>> tokenizer.decode(tokenizer.user_prompt([7, 3]))
             'What would user purchase after...;...?</s>'
         """
+        if not self.with_user_prompt:
+            return []
         semicolon = self._wording(";")
         prompt = list(self._wording("What would user purchase after"))
         for place, row in enumerate(history):
@@ -168,8 +193,9 @@ class GramTokenizer(TokenizersBackend):
 
         Returns:
             For histories `input_ids` and `attention_mask` (B, P, L), padded: passage 0 is the user prompt, passage 1
-            the newest item's prompt, and so on. With `item_prompts=False` P is 1, and `history` (B, S) int64 holds the
-            catalogue rows of the items that the model reads, newest first, padded with -1.
+            the newest item's prompt, and so on. Passage 0 is all padding in a tokenizer without user prompt, and the
+            only one in a tokenizer without item prompts. With `item_prompts=False` P is 1, and `history` (B, S) int64
+            holds the catalogue rows of the items that the model reads, newest first, padded with -1.
 
         Raises:
             ValueError: a history is empty or names an item that is not in the catalogue.
@@ -187,7 +213,8 @@ class GramTokenizer(TokenizersBackend):
         if not rows:
             raise ValueError("`histories` is empty; give at least one user's history")
         passages = [self.passages(history) if item_prompts else [self.user_prompt(history)] for history in rows]
-        shape = (len(passages), max(map(len, passages)), max(len(tokens) for user in passages for tokens in user))
+        length = max(len(tokens) for user in passages for tokens in user)
+        shape = (len(passages), max(map(len, passages)), max(length, 1))
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)  # (B, P, L)
         attention_mask = np.zeros(shape, dtype=np.int64)
         for user, prompts in enumerate(passages):
@@ -222,7 +249,8 @@ class GramTokenizer(TokenizersBackend):
 
     def passages(self, history: Sequence[int]) -> list[list[int]]:
         """Token ids of the user prompt and of the item prompts, for a history of catalogue rows, newest first."""
-        return [self.user_prompt(history), *(self.item_prompts[row] for row in history)]
+        items = history if self.with_item_prompts else []
+        return [self.user_prompt(history), *(self.item_prompts[row] for row in items)]
 
     def decode_items(self, sequences, num_return_sequences: int | None = None) -> list[list[str]]:
         """Item ids of generated sequences.

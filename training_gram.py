@@ -42,7 +42,7 @@ def decode_grouped(
     bias = bias.masked_fill(future, torch.finfo(bias.dtype).min)
     decoded = drop(decoder, targets.view(*decoder_input_ids.shape, -1))
     for block in decoder.block:
-        decoded = run_block(block, _decoder_block, decoded, states, bias, memory, model.position_embedding.weight)
+        decoded = run_block(block, _decoder_block, decoded, states, bias, memory, model.passage_positions)
     return drop(decoder, norm(decoder.final_layer_norm, decoded))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .training.trackers import tracker_names
 
+PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
 PLACES = {"data", "output_dir", "translation", "workers", "save_every", "report_to"}  # settings that change no weight
 
 
@@ -38,6 +39,10 @@ class TrainingSettings:
         dropout_rate: dropout, as in T5.
         max_history: most items of a history that the model reads.
         max_passage_length: tokens of the longest prompt.
+        user_prompt: whether the model reads the user prompt.
+        item_prompts: whether it reads the item prompts; without them the user prompt is all that it reads.
+        id_in_item_prompt: whether an item prompt begins with the item's own lexical ID.
+        passage_position: whether an item prompt's encoding tells its place in the history.
         epochs: passes over the training part.
         batch_size: samples of an optimizer step, over all processes.
         micro_batch_size: samples that a process runs through the model at once.
@@ -92,6 +97,10 @@ class TrainingSettings:
     dropout_rate: float = 0.1
     max_history: int = 20
     max_passage_length: int = 128
+    user_prompt: bool = True
+    item_prompts: bool = True
+    id_in_item_prompt: bool = True
+    passage_position: bool = True
     epochs: int = 30
     batch_size: int = 128
     micro_batch_size: int = 128
@@ -132,6 +141,8 @@ class TrainingSettings:
             raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):
             raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
+        if not (self.user_prompt or self.item_prompts):
+            raise ValueError("user_prompt and item_prompts are both off; the model needs one of them to read")
         self._check_lora()
         tracker_names(self.report_to)
         if self.mixed_precision not in ("auto", "bf16", "no"):

@@ -23,7 +23,10 @@ TEMPLATE = "model_card_template.md"
 # Where a setting is shown; those that are in none of the groups are the last one's.
 GROUPS = {
     "Shape": ("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "dropout_rate", "vocab_size"),
-    "Input": ("max_history", "max_passage_length"),
+    "Input": (
+        *("max_history", "max_passage_length", "user_prompt", "item_prompts", "id_in_item_prompt"),
+        "passage_position",
+    ),
     "Optimisation": (
         *("epochs", "batch_size", "learning_rate", "adam_epsilon", "weight_decay", "warmup_ratio", "max_grad_norm"),
         *("mixed_precision", "seed"),

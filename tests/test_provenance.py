@@ -98,6 +98,8 @@ def test_a_rerun_with_nothing_changed_does_nothing(data, tmp_path):
         ({"similar_items": "item-knn"}, {"similar_items.parquet", "catalogue.parquet"}),
         ({"depth": 2}, {"tree.safetensors", "lexical_ids.parquet", "catalogue.parquet"}),
         ({"max_fan_out": 8}, {"lexical_ids.parquet", "catalogue.parquet"}),
+        ({"hierarchy": False}, {"lexical_ids.parquet", "catalogue.parquet"}),
+        ({"num_similar": 0}, {"catalogue.parquet"}),
         ({"num_workers": 2}, set()),
     ],
 )

@@ -20,6 +20,8 @@ ADAPTER_FOLDER = "adapter"  # inside a model folder
 def add_lora(model: GramForConditionalGeneration, settings: TrainingSettings) -> PeftModel:
     """Put adapters into a model, in place, and freeze all its weights but the passage position embedding.
 
+    Where the model has no passage position, that is frozen too.
+
     Embeddings and head are one weight in T5, so neither can have an adapter: saved apart, they would be two.
 
     Args:
@@ -45,7 +47,7 @@ def add_lora(model: GramForConditionalGeneration, settings: TrainingSettings) ->
         lora_alpha=settings.lora_alpha or 2 * settings.lora,
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
-        modules_to_save=["position_embedding"],
+        modules_to_save=["position_embedding"] if model.config.passage_position else None,
     )
     adapted = get_peft_model(model, config)
     config.base_model_name_or_path = settings.init_from or settings.backbone

@@ -13,7 +13,7 @@ from ..modeling_gram import GramForConditionalGeneration
 from ..processes import on_cpu
 from ..tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from ..tokenizer_folder import make_tokenizer_folder
-from ..training_settings import TrainingSettings
+from ..training_settings import PROMPT_PARTS, TrainingSettings
 from ..translation import TranslationSettings
 from ..translation.codes import CODE_TOKEN
 from ..trie_gram import ItemTrie
@@ -26,6 +26,8 @@ def tokenizer_of(
 ) -> GramTokenizer:
     """The tokenizer that the settings name, or else the one in the run's folder, translated first where it is missing.
 
+    Which parts its prompts have is the run's choice; those of a trained GRAM stay as they are.
+
     Raises:
         ValueError: it was made for another catalogue, or for longer or shorter prompts.
     """
@@ -36,7 +38,8 @@ def tokenizer_of(
         if not is_given and not (folder / CATALOGUE_FILE).is_file():
             words = settings.tokenizer or settings.backbone
             logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))
-    tokenizer = GramTokenizer.from_pretrained(folder)
+    parts = {} if settings.init_from else {f"with_{name}": getattr(settings, name) for name in PROMPT_PARTS}
+    tokenizer = GramTokenizer.from_pretrained(folder, **parts)
     if tokenizer.item_ids != data.items.item_ids:
         raise ValueError(
             f"{folder}: was translated from other items than those of {settings.data}; "
@@ -57,21 +60,37 @@ def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramFor
     """A GRAM for the tokenizer's catalogue, from a backbone, from a trained GRAM or from random weights.
 
     Raises:
-        ValueError: the vocabulary of the backbone is too small for the tokenizer.
+        ValueError: the vocabulary of the backbone is too small for the tokenizer; the tokenizer's prompts or the
+            trained GRAM have other parts than the settings say.
     """
+    for name in PROMPT_PARTS:
+        place = tokenizer.name_or_path or "the tokenizer"
+        _check_part(name, getattr(settings, name), getattr(tokenizer, f"with_{name}"), place)
+    model = _model_of(settings, tokenizer)
+    _check_part("passage_position", settings.passage_position, model.config.passage_position, settings.init_from)
+    model.position_embedding.requires_grad_(settings.passage_position)  # loading makes every weight trainable
+    return model
+
+
+def _check_part(name: str, wanted: bool, found: bool, place: str | None) -> None:
+    if wanted != found:
+        flag = f"--{name.replace('_', '-')} {str(found).lower()}"
+        raise ValueError(f"{place}: was made with {name}={found}, not {wanted}; give {flag}, or another folder")
+
+
+def _model_of(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForConditionalGeneration:
     if settings.init_from is not None:
         return GramForConditionalGeneration.from_pretrained(
             settings.init_from, dtype=torch.float32, dropout_rate=settings.dropout_rate
         )
     if settings.backbone is not None:
-        model = GramForConditionalGeneration.from_backbone(
-            settings.backbone, max_history=settings.max_history, dropout_rate=settings.dropout_rate
-        )
+        fields = {name: getattr(settings, name) for name in ("max_history", "passage_position", "dropout_rate")}
+        model = GramForConditionalGeneration.from_backbone(settings.backbone, **fields)
         _make_room(model, tokenizer, settings.backbone)
     else:
         shape = (
             *("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
-            *("dropout_rate", "max_history"),
+            *("dropout_rate", "max_history", "passage_position"),
         )
         fields = {name: getattr(settings, name) for name in shape}
         model = GramForConditionalGeneration(GramConfig(vocab_size=_in_blocks(len(tokenizer)), **fields))

@@ -21,7 +21,7 @@ from .artefacts import Provenance, hash_of_file, hash_of_texts, table_or_arrays
 from .codes import code_ids, code_tokens, residual_codes
 from .collaborative import fit_or_load, fit_sasrec, hash_of_interactions, sasrec_provenance
 from .embedding import embed_texts, encode_in_shards, read_vectors
-from .hierarchy import ClusterTree, cluster_hierarchy
+from .hierarchy import ClusterTree, cluster_hierarchy, flat_paths
 from .lexical_ids import name_items, read_block_list
 from .neighbours import items_bought_together, nearest_items, read_neighbours
 from .sasrec import SASRec, SASRecSettings
@@ -107,7 +107,8 @@ def encode_together(
     texts: Sequence[str], settings: TranslationSettings, folder: Path, processes: PartialState, progress: bool = True
 ) -> None:
     """Let several processes fill the folder with the shards of a sentence-transformers encoder; all must call this."""
-    if settings.vectors is None and settings.lexical_ids is None and settings.encoder != BUILT_IN_ENCODER:
+    has_vectors = settings.id_tokens == CODES or (settings.hierarchy and settings.lexical_ids is None)
+    if has_vectors and settings.vectors is None and settings.encoder != BUILT_IN_ENCODER:
         options = _encoder_options(settings, folder)
         encode_in_shards(texts, settings.encoder, **options, processes=processes, progress=progress)
 
@@ -198,16 +199,19 @@ class _Stages:
             inputs = {"lexical IDs": hash_of_file(settings.lexical_ids), "item ids": self.item_ids}
             return lexical_ids, Provenance("lexical IDs", inputs, {})
         blocked = read_block_list(settings.blocked_tokens) if settings.blocked_tokens else []
-        tree, tree_from = self.tree()
         vocabulary = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-        inputs = {"tree": tree_from.key, "texts": self.texts, "tokenizer": vocabulary}
-        facts = {"max_fan_out": settings.max_fan_out, "blocked": sorted(blocked)}
+        inputs, facts = {"texts": self.texts, "tokenizer": vocabulary}, {"blocked": sorted(blocked)}
+        if settings.hierarchy:
+            tree, tree_from = self.tree()
+            paths, max_fan_out = tree.paths, settings.max_fan_out
+            inputs["tree"], facts["max_fan_out"] = tree_from.key, max_fan_out
+        else:
+            paths, max_fan_out = flat_paths(len(items), settings.depth), len(self.tokenizer)
+            facts |= {"hierarchy": False, "depth": settings.depth}
         provenance = Provenance("lexical IDs", inputs, facts)
 
         def make() -> pa.Table:
-            named = name_items(
-                tree.paths, items.texts, self.tokenizer, settings.max_fan_out, blocked, progress=self.progress
-            )
+            named = name_items(paths, items.texts, self.tokenizer, max_fan_out, blocked, progress=self.progress)
             return pa.table({"item_id": items.item_ids, "lexical_id": pa.array(named, pa.list_(pa.string()))})
 
         return self._kept(LEXICAL_IDS_FILE, provenance, make)["lexical_id"].to_pylist(), provenance

@@ -118,6 +118,13 @@ def cluster_hierarchy(
     )
 
 
+def flat_paths(num_items: int, depth: int) -> np.ndarray:
+    """Paths (N, depth) int32, as of a [`ClusterTree`], of items that no cluster holds together: each is a leaf."""
+    paths = np.full((num_items, depth), -1, dtype=np.int32)
+    paths[:, 0] = np.arange(num_items)
+    return paths
+
+
 def _split(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """(n,) int32 labels 0 .. k-1, each of them in use, and the (k, d) float32 centres."""
     labels, centroids = k_means(vectors, num_clusters, entropy)

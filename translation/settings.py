@@ -31,6 +31,8 @@ class TranslationSettings:
     Attributes:
         num_clusters: `c`, how many parts a cluster is split into, and how many items a cluster may have unsplit.
         depth: `l`, the tokens of a lexical ID, suffix aside.
+        hierarchy: spell lexical IDs along a tree of clusters; without it every item's ID is its own most telling
+            tokens, the heaviest first, whatever the others are called: neither an encoder nor `max_fan_out` counts.
         id_tokens: what IDs are made of: `"lexical"`, words of the vocabulary, or `"codes"`, tokens of their own for the
             codes of a residual k-means over the item vectors, as a baseline without words.
         num_codebooks: levels of the codes; one more token tells apart the items of equal codes.
@@ -61,6 +63,7 @@ class TranslationSettings:
 
     num_clusters: int = 128
     depth: int = 7
+    hierarchy: bool = True
     id_tokens: str = LEXICAL
     num_codebooks: int = 3
     codebook_size: int = 256
