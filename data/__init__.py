@@ -2,7 +2,7 @@
 
 from .interactions import TEST, TRAIN, VALIDATION, Interactions, ItemTable, RecommendationData, leave_one_out
 from .readers import read_folder, read_lexical_ids, read_similar_items
-from .splits import evaluation_histories, training_part
+from .splits import evaluation_histories, training_part, without_test
 
 __all__ = [
     "TEST",
@@ -17,4 +17,5 @@ __all__ = [
     "read_lexical_ids",
     "read_similar_items",
     "training_part",
+    "without_test",
 ]

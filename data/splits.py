@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from .interactions import SPLIT_NAMES, TRAIN, Interactions, RecommendationData
+from .interactions import SPLIT_NAMES, TEST, TRAIN, Interactions, RecommendationData
 
 
 def training_part(data: RecommendationData) -> Interactions:
@@ -16,8 +17,25 @@ def training_part(data: RecommendationData) -> Interactions:
         >>> len(data.interactions.items) - len(training_part(data).items) == 2 * len(data.interactions)
         True
     """
-    kept = data.splits == TRAIN
-    interactions = data.interactions
+    return _only(data.interactions, data.splits == TRAIN)
+
+
+def without_test(data: RecommendationData) -> RecommendationData:
+    """The data as if nobody had a test interaction: what settings may be chosen on.
+
+    Example:
+        >>> known = without_test(data)
+        >>> len(data.interactions.items) - len(known.interactions.items) == len(data.interactions)
+        True
+        >>> histories, targets = evaluation_histories(known, "validation")
+        >>> len(targets) == len(data.interactions)
+        True
+    """
+    kept = data.splits != TEST
+    return replace(data, interactions=_only(data.interactions, kept), splits=data.splits[kept])
+
+
+def _only(interactions: Interactions, kept: np.ndarray) -> Interactions:
     offsets = np.concatenate([[0], np.cumsum(kept)])[interactions.offsets]
     return Interactions(interactions.user_ids, interactions.items[kept], offsets)
 
