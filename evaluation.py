@@ -32,7 +32,7 @@ from .data import Interactions, RecommendationData, evaluation_histories, traini
 from .item_cache_gram import ItemCache
 from .processes import gather_users, on_cpu, own_share
 from .rankings import Hits, estimate, ndcg, recall
-from .reranking import choose_reranking, put_forward
+from .reranking import Reranking, choose_reranking, put_forward
 from .translation import SASRec, fit_or_load
 from .translation.artefacts import read_provenance
 from .translation.collaborative import hash_of_interactions
@@ -242,7 +242,7 @@ def evaluate(
     num_users, num_items = min(len(targets), max_users or len(targets)), len(tokenizer.item_ids)
     share = own_share(num_users, accelerator)
     own_histories, own_targets = [histories[user] for user in share], targets[share]
-    training = training_part(data)
+    training, model = training_part(data), model.to(accelerator.device)
 
     @cache
     def sasrec():
@@ -256,7 +256,6 @@ def evaluate(
         "item-kNN": cache(lambda: ItemKNN(training, num_items)),
         "popularity": cache(lambda: Popularity(training, num_items)),
     }
-    model = model.to(accelerator.device)
     search = {"num_beams": num_beams, "batch_size": batch_size, "progress": progress, "item_cache": item_cache}
     reranking, start = None, time.perf_counter()
     if reranking_file is not None:  # before anything of the test split is ranked
@@ -265,21 +264,8 @@ def evaluate(
         reranking = choose_reranking(reranking_file, model, tokenizer, without_test(data), scorers, **options)
     seconds_choosing = round(time.perf_counter() - start, 2)
 
-    def rank() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Each model's ranks of the own users under each protocol."""
-        if reranking is None:
-            candidates = gram_candidates(model, tokenizer, own_histories, **search)
-        else:
-            found = put_forward(model, tokenizer, own_histories, scorers, **search)
-            candidates = found.candidates
-        yield "GRAM", {name: target_ranks(own.generated.items, own_targets) for name, own in candidates.items()}
-        if reranking is not None:
-            yield from reranking.ranks(found, own_targets).items()
-        for name, make in baselines.items():
-            yield name, _dense_ranks(make(), own_histories, own_targets)
-
     ranks, seconds, start = {}, {}, time.perf_counter()
-    for name, by_protocol in rank():
+    for name, by_protocol in _ranks(model, tokenizer, own_histories, own_targets, baselines, reranking, search):
         ranks[name] = {key: gather_users(own, num_users, accelerator) for key, own in by_protocol.items()}
         seconds[name] = round(time.perf_counter() - start, 2)
         start = time.perf_counter()
@@ -308,6 +294,23 @@ def evaluate(
         results["reranking"] = {**facts, "weights": reranking.weights}
     target_ids = [tokenizer.item_ids[row] for row in targets[:num_users]]
     return Evaluation(results, _per_user(histories.user_ids[:num_users], target_ids, ranks))
+
+
+def _ranks(
+    model, tokenizer, histories, targets, baselines, reranking: Reranking | None, search: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Each model's name with its ranks (U,) under each protocol, one after the other."""
+    if reranking is None:
+        candidates = gram_candidates(model, tokenizer, histories, **search)
+    else:
+        scorers = {name: make() for name, make in baselines.items()}
+        found = put_forward(model, tokenizer, histories, scorers, **search)
+        candidates = found.candidates
+    yield "GRAM", {protocol: target_ranks(of.generated.items, targets) for protocol, of in candidates.items()}
+    if reranking is not None:
+        yield from reranking.ranks(found, targets).items()
+    for name, make in baselines.items():
+        yield name, _dense_ranks(make(), histories, targets)
 
 
 def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationData:
