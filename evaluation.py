@@ -4,11 +4,9 @@ Every user that is evaluated has one held-out item, the target. A model ranks th
 rank alone decides: recall@k is 1 where the rank is at most k, and NDCG@k is then
 `1 / log2(rank + 1)`; both are 0 otherwise.
 
-Two protocols are measured side by side:
-
-- `all_items`: every item of the catalogue may be recommended, seen ones too (the GRAM paper's protocol);
-- `unseen_items`: what is in the user's history is masked. A target that the user has had before cannot be recommended
-  then, and counts as a miss: every protocol has the same users, so that its rows can be compared.
+Two protocols are measured side by side, `all_items` and `unseen_items` (see `gram.candidates`). Under the latter a
+target that the user has had before cannot be recommended, and counts as a miss: every protocol has the same users, so
+that its rows can be compared.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
 from .baselines import ItemKNN, Popularity, Recommender
-from .data import Interactions, RecommendationData, evaluation_histories, training_part
+from .candidates import PROTOCOLS, gram_candidates, target_ranks
+from .data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
 from .item_cache_gram import ItemCache
-from .processes import on_cpu
+from .processes import gather_users, on_cpu, own_share
 from .rankings import Hits, estimate, ndcg, recall
+from .reranking import Reranking, choose_reranking, put_forward
 from .translation import SASRec, fit_or_load
 from .translation.artefacts import read_provenance
 from .translation.collaborative import hash_of_interactions
-from .user_batches import batches_of_users
 
 CUTOFFS = (1, 5, 10, 20, 50)
-PROTOCOLS = ("all_items", "unseen_items")
 
 
 def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
@@ -83,7 +81,7 @@ def gram_ranks(
 ) -> np.ndarray:
     """Rank of every user's target among the items that beam search returns.
 
-    Needs no other process: where there are several, each calls it with its own users (see [`own_share`]).
+    Needs no other process: where there are several, each calls it with its own users (see `gram.processes.own_share`).
 
     Args:
         model: a [`GramForConditionalGeneration`] with its item trie; left in the mode, training or not, that it was in.
@@ -108,65 +106,8 @@ def gram_ranks(
         ((40,), True)
     """
     protocol = PROTOCOLS[exclude_seen]
-    options = num_beams, batch_size, progress, item_cache, (protocol,)
-    return gram_ranks_by_protocol(model, tokenizer, histories, targets, *options)[protocol]
-
-
-def gram_ranks_by_protocol(
-    model,
-    tokenizer,
-    histories: Sequence[np.ndarray] | Interactions,
-    targets: np.ndarray,
-    num_beams: int = 50,
-    batch_size: int = 16,
-    progress: bool = True,
-    item_cache: ItemCache | None = None,
-    protocols: Sequence[str] = PROTOCOLS,
-) -> dict[str, np.ndarray]:
-    """What [`gram_ranks`] gives, (U,) ranks, for each protocol. Items are encoded once for all protocols."""
-    ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in protocols}
-    histories = list(histories)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), tqdm(total=len(targets), desc="GRAM", unit="user", disable=not progress) as bar:
-            for users, cache in batches_of_users(model, tokenizer, histories, batch_size, item_cache, progress):
-                chosen = [histories[user] for user in users]
-                for protocol, items in _search(model, tokenizer, chosen, protocols, num_beams, cache):
-                    hit = items == targets[users, None]  # (B, K)
-                    ranks[protocol][users] = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)
-                bar.update(len(users))
-    finally:
-        model.train(was_training)
-    return ranks
-
-
-def _search(model, tokenizer, histories, protocols, num_beams, item_cache) -> Iterator[tuple[str, np.ndarray]]:
-    """For each protocol the catalogue rows (B, num_beams) that beam search returns, best first, -1 beyond the last."""
-    newest = [[tokenizer.item_ids[row] for row in history[-tokenizer.max_history :]] for history in histories]
-    inputs = tokenizer(histories=newest, item_prompts=False, return_tensors="pt").to(model.device)
-    for protocol in protocols:
-        output = model.generate(
-            **inputs,
-            item_cache=item_cache,
-            excluded_items=seen_items(histories).to(model.device) if protocol == "unseen_items" else None,
-            num_beams=num_beams,
-            num_return_sequences=num_beams,
-            return_dict_in_generate=True,
-        )
-        yield protocol, output.item_indices.cpu().numpy()
-
-
-def seen_items(histories: Sequence[np.ndarray]) -> torch.Tensor:
-    """(B, E) int64 catalogue rows of the histories, padded with -1: what `generate` takes as `excluded_items`.
-
-    Example:
-        >>> seen_items([[4, 2], [3]])
-        tensor([[ 4,  2],
-                [ 3, -1]])
-    """
-    rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    options = (protocol,), num_beams, batch_size, None, progress, item_cache
+    return target_ranks(gram_candidates(model, tokenizer, histories, *options)[protocol].items, targets)
 
 
 def dense_ranks(
@@ -201,26 +142,15 @@ def dense_ranks(
     return np.where(np.isneginf(own[:, 0]), 0, before.sum(axis=1) + 1)
 
 
-def own_share(num_users: int, accelerator: Accelerator) -> np.ndarray:
-    """Rows of the users that this process evaluates: every user belongs to exactly one process."""
-    return np.arange(accelerator.process_index, num_users, accelerator.num_processes)
-
-
-def gather_ranks(ranks: np.ndarray, num_users: int, accelerator: Accelerator) -> np.ndarray:
-    """Join the ranks (..., own share) of all processes to (..., U), the same in each of them."""
-    everybody = np.zeros((*ranks.shape[:-1], num_users), dtype=np.int64)
-    everybody[..., own_share(num_users, accelerator)] = ranks
-    # Shares do not overlap, so the sum holds every user's rank once, however many processes there are.
-    return accelerator.reduce(torch.from_numpy(everybody).to(accelerator.device), reduction="sum").cpu().numpy()
-
-
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What was measured.
 
     Attributes:
         results: `{"model", "split", "users", "num_beams", "data", "models": {name: {protocol: {metric: {"mean", "low",
-            "high"}}}}, "seconds": {name: seconds}}`; a baseline's seconds include its training.
+            "high"}}}}, "seconds": {name: seconds}}`; a baseline's seconds include its training. With re-ranking,
+            GRAM's include that of SASRec's items, and there is `"reranking": {"file", "key", "seconds", "weights"}`:
+            the file of the weights, its key, what choosing took (and training the baselines), and the weights.
         per_user: one row per user, model and protocol: `user_id`, `item_id` (the target), `model`, `protocol`, `rank`
             (null beyond 50).
     """
@@ -270,6 +200,7 @@ def evaluate(
     accelerator: Accelerator | None = None,
     progress: bool = True,
     item_cache: ItemCache | None = None,
+    reranking_file: str | Path | None = None,
 ) -> Evaluation:
     """Rank the held-out item of every user by GRAM, popularity, item-kNN and SASRec, under both protocols.
 
@@ -291,10 +222,16 @@ def evaluate(
         accelerator: where to run; by default all of the launched processes.
         progress: show bars with the time left.
         item_cache: encodings of the items; without it every process encodes those of its users, see [`gram_ranks`].
+        reranking_file: rank by GRAM and collaborative scores together too (see `gram.reranking`), with the weights of
+            this JSON file if they were chosen for exactly this; otherwise they are chosen on the validation items and
+            saved here, before anything else.
 
     Raises:
-        ValueError: an item of the data is not in the tokenizer's catalogue; a split or a number that cannot be.
+        ValueError: an item of the data is not in the tokenizer's catalogue; a split or a number that cannot be;
+            re-ranking of the items by which its weights are chosen.
     """
+    if reranking_file is not None and split != "test":
+        raise ValueError(f"reranking: weights are chosen on the validation items; the split must be test, not {split}")
     for name, value in (("num_beams", num_beams), ("max_users", max_users), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -305,34 +242,33 @@ def evaluate(
     num_users, num_items = min(len(targets), max_users or len(targets)), len(tokenizer.item_ids)
     share = own_share(num_users, accelerator)
     own_histories, own_targets = [histories[user] for user in share], targets[share]
-    training = training_part(data)
+    training, model = training_part(data), model.to(accelerator.device)
 
+    @cache
     def sasrec():
         if _is_trained_on(model_sasrec, training, num_items):
             return SASRec.load(model_sasrec)
         with accelerator.main_process_first():  # the others load what the first has saved
             return fit_or_load(sasrec_file, training, num_items, progress=progress)
 
-    def gram():
-        runner = model.to(accelerator.device)
-        options = num_beams, batch_size, progress, item_cache
-        return gram_ranks_by_protocol(runner, tokenizer, own_histories, own_targets, *options)
+    baselines = {
+        "SASRec": sasrec,
+        "item-kNN": cache(lambda: ItemKNN(training, num_items)),
+        "popularity": cache(lambda: Popularity(training, num_items)),
+    }
+    search = {"num_beams": num_beams, "batch_size": batch_size, "progress": progress, "item_cache": item_cache}
+    reranking, start = None, time.perf_counter()
+    if reranking_file is not None:  # before anything of the test split is ranked
+        scorers = {name: make() for name, make in baselines.items()}
+        options = {"max_users": max_users, "accelerator": accelerator, **search}
+        reranking = choose_reranking(reranking_file, model, tokenizer, without_test(data), scorers, **options)
+    seconds_choosing = round(time.perf_counter() - start, 2)
 
-    def dense(make: Callable[[], Any]):
-        return dense_ranks_by_protocol(make(), own_histories, own_targets)
-
-    ranks, seconds = {}, {}
-    for name, rank in {
-        "GRAM": gram,
-        "SASRec": lambda: dense(sasrec),
-        "item-kNN": lambda: dense(lambda: ItemKNN(training, num_items)),
-        "popularity": lambda: dense(lambda: Popularity(training, num_items)),
-    }.items():
-        start = time.perf_counter()
-        by_protocol = rank()
-        joined = gather_ranks(np.stack([by_protocol[protocol] for protocol in PROTOCOLS]), num_users, accelerator)
-        ranks[name] = dict(zip(PROTOCOLS, joined, strict=True))
+    ranks, seconds, start = {}, {}, time.perf_counter()
+    for name, by_protocol in _ranks(model, tokenizer, own_histories, own_targets, baselines, reranking, search):
+        ranks[name] = {key: gather_users(own, num_users, accelerator) for key, own in by_protocol.items()}
         seconds[name] = round(time.perf_counter() - start, 2)
+        start = time.perf_counter()
 
     results = {
         "model": model.name_or_path,
@@ -353,8 +289,28 @@ def evaluate(
         },
         "seconds": seconds,
     }
+    if reranking is not None:
+        facts = {"file": Path(reranking_file).name, "key": reranking.record["key"], "seconds": seconds_choosing}
+        results["reranking"] = {**facts, "weights": reranking.weights}
     target_ids = [tokenizer.item_ids[row] for row in targets[:num_users]]
     return Evaluation(results, ranks_table(histories.user_ids[:num_users], target_ids, ranks))
+
+
+def _ranks(
+    model, tokenizer, histories, targets, baselines, reranking: Reranking | None, search: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Each model's name with its ranks (U,) under each protocol, one after the other."""
+    if reranking is None:
+        candidates = gram_candidates(model, tokenizer, histories, **search)
+    else:
+        scorers = {name: make() for name, make in baselines.items()}
+        found = put_forward(model, tokenizer, histories, scorers, **search)
+        candidates = found.candidates
+    yield "GRAM", {protocol: target_ranks(of.generated.items, targets) for protocol, of in candidates.items()}
+    if reranking is not None:
+        yield from reranking.ranks(found, targets).items()
+    for name, make in baselines.items():
+        yield name, dense_ranks_by_protocol(make(), histories, targets)
 
 
 def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationData:
@@ -413,11 +369,11 @@ def format_table(results: dict[str, Any]) -> str:
     columns = [f"{metric}@{k}" for k in CUTOFFS for metric in ("recall", "ndcg") if (metric, k) != ("ndcg", 1)]
     titles = {"all_items": "all items, seen ones too", "unseen_items": "unseen items only"}
     head = "".join(f"{name[0].upper() + name[name.index('@') :]:>7}" for name in columns) + f"{'N@10, 95 %':>15}"
-    lines = []
+    width, lines = max(11, *(len(name) + 2 for name in results["models"])), []
     for protocol in PROTOCOLS:
-        lines += ["", f"{results['users']} {results['split']} users, {titles[protocol]}", f"{'':<11}{head}"]
+        lines += ["", f"{results['users']} {results['split']} users, {titles[protocol]}", f"{'':<{width}}{head}"]
         for name, by_protocol in results["models"].items():
             metrics = by_protocol[protocol]
             row = "".join(f"{metrics[column]['mean']:>7.4f}" for column in columns)
-            lines.append(f"{name:<11}{row}  {metrics['ndcg@10']['low']:.4f}-{metrics['ndcg@10']['high']:.4f}")
+            lines.append(f"{name:<{width}}{row}  {metrics['ndcg@10']['low']:.4f}-{metrics['ndcg@10']['high']:.4f}")
     return "\n".join(lines[1:])

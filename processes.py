@@ -1,9 +1,11 @@
-"""How the processes of one command run: on which device, and with what memory."""
+"""How the processes of one command run: on which device, with what memory, and which users are whose."""
 
 import ctypes
 import sys
 
+import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
@@ -30,3 +32,16 @@ def keep_freed_memory() -> None:
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, -1)
             mallopt(_M_TOP_PAD, 1 << 26)  # the heap grows in few steps
+
+
+def own_share(num_users: int, accelerator: Accelerator) -> np.ndarray:
+    """Rows of the users that this process looks after: every user belongs to exactly one process."""
+    return np.arange(accelerator.process_index, num_users, accelerator.num_processes)
+
+
+def gather_users(values: np.ndarray, num_users: int, accelerator: Accelerator) -> np.ndarray:
+    """Join the values (own share, ...) of all processes to (U, ...), the same in each of them."""
+    everybody = np.zeros((num_users, *values.shape[1:]), dtype=values.dtype)
+    everybody[own_share(num_users, accelerator)] = values
+    # Shares do not overlap, so the sum holds every user's value once, however many processes there are.
+    return accelerator.reduce(torch.from_numpy(everybody).to(accelerator.device), reduction="sum").cpu().numpy()

@@ -20,6 +20,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="metrics with 95 %% intervals; every user's ranks go to FILE.parquet beside it",
     )
     parser.add_argument("--max-users", type=at_least_one, metavar="N", help="only the first N users, for a quick look")
+    parser.add_argument(
+        "--rerank",
+        action="store_true",
+        help="rank by the model and collaborative scores together, too; the weights are chosen on the validation items "
+        "and kept in FILE.reranking.json",
+    )
     add_search(parser)
 
 
@@ -34,6 +40,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..translation import SASREC_FILE
 
     output, _ = result_files(arguments.output)
+    reranking_file = output.with_suffix(".reranking.json") if arguments.rerank else None
     data = read_folder(arguments.data)
     model, tokenizer = load_model(arguments.model)
     item_cache = find_item_cache(arguments.model, model, tokenizer, arguments.item_cache)
@@ -51,17 +58,20 @@ def _run(arguments: argparse.Namespace) -> None:
         sasrec_file=output.with_suffix(".sasrec.safetensors"),
         accelerator=accelerator,
         item_cache=item_cache,
+        reranking_file=reranking_file,
     )
     if accelerator.is_main_process:
         evaluation.save(output)
         print(format_table(evaluation.results))
-        print(f"saved to {output}")
+        weights = f", the weights of re-ranking to {reranking_file}" if reranking_file else ""
+        print(f"saved to {output}{weights}")
 
 
 COMMAND = Command(
     "rank the held-out item of every user, by the model and by popularity, item-kNN and SASRec",
     "runs/quickstart --data runs/quickstart/data --split test --output results.json\n"
-    "runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100",
+    "runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100\n"
+    "runs/quickstart --data runs/quickstart/data --output results.json --rerank",
     _add_arguments,
     _run,
 )

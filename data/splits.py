@@ -17,22 +17,25 @@ def training_part(data: RecommendationData) -> Interactions:
         >>> len(data.interactions.items) - len(training_part(data).items) == 2 * len(data.interactions)
         True
     """
-    return _where(data.interactions, data.splits == TRAIN)
+    return _only(data.interactions, data.splits == TRAIN)
 
 
 def without_test(data: RecommendationData) -> RecommendationData:
-    """The data as they are known to whoever makes choices: the interactions of the test split are cut off.
+    """The data as if nobody had a test interaction: what settings may be chosen on.
 
     Example:
-        >>> cut = without_test(data)
-        >>> len(data.interactions.items) - len(cut.interactions.items) == len(cut.interactions)
+        >>> known = without_test(data)
+        >>> len(data.interactions.items) - len(known.interactions.items) == len(data.interactions)
+        True
+        >>> histories, targets = evaluation_histories(known, "validation")
+        >>> len(targets) == len(data.interactions)
         True
     """
     kept = data.splits != TEST
-    return replace(data, interactions=_where(data.interactions, kept), splits=data.splits[kept])
+    return replace(data, interactions=_only(data.interactions, kept), splits=data.splits[kept])
 
 
-def _where(interactions: Interactions, kept: np.ndarray) -> Interactions:
+def _only(interactions: Interactions, kept: np.ndarray) -> Interactions:
     offsets = np.concatenate([[0], np.cumsum(kept)])[interactions.offsets]
     return Interactions(interactions.user_ids, interactions.items[kept], offsets)
 

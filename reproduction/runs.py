@@ -13,14 +13,16 @@ import numpy as np
 from accelerate import Accelerator
 
 from ..baselines import ItemKNN, Popularity
+from ..candidates import gram_candidates, target_ranks
 from ..data import RecommendationData, evaluation_histories, training_part
-from ..evaluation import CUTOFFS, dense_ranks_by_protocol, gram_ranks_by_protocol
+from ..evaluation import CUTOFFS, dense_ranks_by_protocol
 from ..recommendation import load_model
 from ..train_accelerate import FINISHED_FILE, train
 from ..training.start import tokenizer_of
 from ..training_settings import TrainingSettings
 from ..translation import SASREC_FILE, SASRecSettings, TranslationSettings, fit_or_load
 from ..translation.artefacts import hash_of_file
+from ..tuning import tune_item_knn, tune_sasrec
 from .rows import ROWS
 from .translations import make_translation
 
@@ -136,9 +138,9 @@ def run_gram(run: Run, place: Place) -> Outcome:
     start = time.perf_counter()
     model, tokenizer = load_model(trained.folder)
     histories, targets = evaluation_histories(place.data, SPLIT)
-    ranks = gram_ranks_by_protocol(
-        model.to(place.accelerator.device), tokenizer, histories, targets, NUM_BEAMS, progress=place.progress
-    )
+    model = model.to(place.accelerator.device)
+    found = gram_candidates(model, tokenizer, histories, num_beams=NUM_BEAMS, progress=place.progress)
+    ranks = {protocol: target_ranks(of.items, targets) for protocol, of in found.items()}
     seconds = {**trained.seconds, "evaluation": round(time.perf_counter() - start, 2)}
     return Outcome(
         ranks, trained.hashes, seconds, run.settings, {"parameters": model.num_parameters(), **trained.facts}
@@ -161,15 +163,26 @@ def run_sasrec(run: Run, place: Place) -> Outcome:
 
 def sasrec_settings(place: Place) -> SASRecSettings:
     """Those that are best on the validation items."""
-    return SASRecSettings()
+    return tune_sasrec(place.data, place.folder / "tuning" / "sasrec", place.progress).best
 
 
-def run_baseline(make: Callable[..., Any]) -> Callable[[Run, Place], Outcome]:
+def tuned_item_knn(place: Place) -> ItemKNN:
+    """The item-kNN that is best on the validation items."""
+    best = tune_item_knn(place.data, place.folder / "tuning" / "item-knn", place.progress).best
+    return ItemKNN(training_part(place.data), len(place.data.items), best)
+
+
+def popularity(place: Place) -> Popularity:
+    """How often each item is in the training part."""
+    return Popularity(training_part(place.data), len(place.data.items))
+
+
+def run_baseline(make: Callable[[Place], Any]) -> Callable[[Run, Place], Outcome]:
     """A runner for what is made from the training part alone and keeps nothing."""
 
     def run_it(run: Run, place: Place) -> Outcome:
         start = time.perf_counter()
-        recommender = make(training_part(place.data), len(place.data.items))
+        recommender = make(place)
         return _scored(recommender, place, {}, {"training": round(time.perf_counter() - start, 2)})
 
     return run_it
@@ -186,6 +199,6 @@ def _scored(recommender, place: Place, hashes, seconds, settings=None, facts=Non
 RUNNERS: dict[str, Callable[[Run, Place], Outcome]] = {
     "gram": run_gram,
     "sasrec": run_sasrec,
-    "item-knn": run_baseline(ItemKNN),
-    "popularity": run_baseline(Popularity),
+    "item-knn": run_baseline(tuned_item_knn),
+    "popularity": run_baseline(popularity),
 }
