@@ -16,6 +16,7 @@ from ..tokenizer_folder import make_tokenizer_folder
 from ..training_settings import TrainingSettings
 from ..translation import TranslationSettings
 from ..trie_gram import ItemTrie
+from .denoising import num_sentinels
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramFor
     """
     if settings.init_from is not None:
         return GramForConditionalGeneration.from_pretrained(
-            settings.init_from, dtype=torch.float32, dropout_rate=settings.dropout_rate
+            settings.init_from, dtype=torch.float32, dropout_rate=settings.dropout_rate, score_mode=settings.loss
         )
     if settings.backbone is not None:
         model = GramForConditionalGeneration.from_backbone(
@@ -77,10 +78,12 @@ def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramFor
             *("dropout_rate", "max_history"),
         )
         # Whole blocks of 64 rows, as in T5's own 32,128, are faster than the odd vocabulary.
-        vocab_size = -(-len(tokenizer) // 64) * 64
+        used = len(tokenizer) + (num_sentinels(tokenizer) if settings.denoising_epochs else 0)
+        vocab_size = -(-used // 64) * 64
         model = GramForConditionalGeneration(
             GramConfig(vocab_size=vocab_size, **{name: getattr(settings, name) for name in shape})
         )
+    model.config.score_mode = settings.loss
     model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
     model.generation_config.num_beams = 50
     return model
