@@ -14,7 +14,6 @@ from .elementwise_gram import norm
 from .fusion_gram import FusedPassages
 from .linear_gram import feed_forward, project
 
-SCORE_MODES = ("vocabulary", "trie")
 _STATIC_TOKENS = 256  # the passages of a batch are padded to a multiple of this where every step has one shape
 _ROWS_OF_LOGITS = 64  # that are computed at once on a CPU: a block of them stays in its cache
 
@@ -88,7 +87,7 @@ class PrefixDecoder:
             self.padding,
         )
         self.slots[..., first : self.num_slots, :] = new
-        scores = _over_legal if self.score_mode == "trie" else over_vocabulary
+        scores = over_legal if self.score_mode == "trie" else over_vocabulary
         flat = (states.flatten(0, 1), candidates.flatten(0, 1), legal.flatten(0, 1))
         return scores(self.model, *flat).view(candidates.shape)
 
@@ -150,11 +149,12 @@ def over_vocabulary(model, states: torch.Tensor, candidates: torch.Tensor, legal
     return torch.cat(parts).masked_fill(~legal, -torch.inf)
 
 
-def _over_legal(model, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+def over_legal(model, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+    """The same over the legal candidates alone, and with gradients where they are wanted."""
     head, states = model.lm_head, _scaled(model, states)
     if type(head) is nn.Linear:
         tokens, place = candidates.unique(return_inverse=True)
-        logits = F.linear(states, head.weight[tokens]).float().gather(-1, place)
+        logits = F.linear(states, F.embedding(tokens, head.weight)).float().gather(-1, place)
     else:  # an adapter or a quantised layer: there is more to it than its weight
         logits = head(states).float().gather(-1, candidates)
     logits = logits.masked_fill(~legal, -torch.inf)
@@ -215,4 +215,4 @@ def joined(attention, mixed: torch.Tensor) -> torch.Tensor:
     return project(mixed.permute(1, 2, 0, 3).flatten(2), attention.o)[0]
 
 
-__all__ = ["PrefixDecoder", "heads", "joined", "keys_and_values", "over_vocabulary"]
+__all__ = ["PrefixDecoder", "heads", "joined", "keys_and_values", "over_legal", "over_vocabulary"]

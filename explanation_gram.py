@@ -26,7 +26,8 @@ class GramExplanation(ModelOutput):
         token_ids (`torch.LongTensor` of shape `(B, K, T)`):
             The item's lexical ID with its end token.
         token_log_probs (`torch.FloatTensor` of shape `(B, K, T)`):
-            Each token's log-probability over the vocabulary. Their sum, over the number of tokens to the power of
+            Each token's log-probability over the vocabulary, or over the tokens that the trie allows where that is the
+            model's `config.score_mode`. Their sum, over the number of tokens to the power of
             `length_penalty`, is the score that `generate` gives.
         choice_probs (`torch.FloatTensor` of shape `(B, K, T)`):
             Each token's probability among those that the trie allows in its place.
@@ -76,6 +77,8 @@ def explain_items(
     log_probs = over_vocabulary(model, states.flatten(0, 2), candidates, legal)  # (B * K * T, F)
     chosen = (after - trie.offsets[before]).clamp(min=0).flatten()[:, None]
     among_children = log_probs.softmax(-1)
+    if model.config.score_mode == "trie":
+        log_probs = log_probs.log_softmax(-1)
 
     def of_tokens(values: torch.Tensor) -> torch.Tensor:
         return values.reshape(spelled.shape).masked_fill(~spelled, 0)

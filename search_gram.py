@@ -9,7 +9,8 @@ from transformers.generation import GenerationConfig
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 
-from .decoding_gram import SCORE_MODES, PrefixDecoder
+from .configuration_gram import SCORE_MODES
+from .decoding_gram import PrefixDecoder
 from .encoding_gram import encode_packed
 from .exact_gram import exact_search
 from .explanation_gram import GramExplanation, explain_items
@@ -50,7 +51,7 @@ class GramSearchMixin:
         encoder_outputs: BaseModelOutput | None = None,
         history: torch.LongTensor | None = None,
         item_cache: ItemCache | None = None,
-        score_mode: str = "vocabulary",
+        score_mode: str | None = None,
         exact: bool = False,
         **kwargs,
     ) -> GramGenerateOutput | torch.LongTensor:
@@ -72,7 +73,8 @@ class GramSearchMixin:
                 `tokenizer(histories=..., item_prompts=False)` gives.
             item_cache: encodings of the items, see [`encode_items`].
             score_mode: `"vocabulary"`: a token's log-probability is over the whole vocabulary. `"trie"`: over the
-                tokens that the trie allows; cheaper, and another ranking.
+                tokens that the trie allows; cheaper, and another ranking. By default the model's own,
+                `config.score_mode`, which is what it was trained with.
             exact: search until no other item can be among the best K, user by user, in place of beam search.
 
         Returns:
@@ -100,8 +102,7 @@ class GramSearchMixin:
         unknown = sorted(set(unknown) - {"output_attentions", "output_hidden_states"})
         if unknown:
             raise ValueError(f"generate() got an unknown argument {unknown[0]!r}")
-        if score_mode not in SCORE_MODES:
-            raise ValueError(f"score_mode is {score_mode!r}; it must be one of {', '.join(SCORE_MODES)}")
+        score_mode = self._score_mode(score_mode)
         if options.do_sample:
             raise ValueError("generate() ranks items by beam search; `do_sample=True` has no meaning here")
         if trie is None:
@@ -166,6 +167,12 @@ class GramSearchMixin:
         fused = self._fused(input_ids, attention_mask, history, item_cache)
         num_passages = input_ids.shape[1] if history is None else 1 + history.shape[1]
         return explain_items(self, fused, num_passages, item_indices.to(self.device), trie)
+
+    def _score_mode(self, given: str | None) -> str:
+        score_mode = self.config.score_mode if given is None else given
+        if score_mode not in SCORE_MODES:
+            raise ValueError(f"score_mode is {score_mode!r}; it must be one of {', '.join(SCORE_MODES)}")
+        return score_mode
 
     def _exact(
         self, fused, trie, score_mode, search, excluded_items

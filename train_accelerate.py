@@ -19,7 +19,6 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import get_linear_schedule_with_warmup
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from gram.cli import exit_code_of
@@ -32,9 +31,11 @@ from gram.run_facts import run_facts
 from gram.settings import parse
 from gram.tokenization_gram import GramTokenizer
 from gram.training.checkpoints import checkpoints_in, move_files, save_checkpoint, save_model_folder, write_json
+from gram.training.denoising import DenoisingSteps, sentinels_of
 from gram.training.lora import add_lora
 from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
+from gram.training.schedule import linear_schedule
 from gram.training.sharding import check_launch, exchanges_always, shard, whole_model
 from gram.training.start import build_model, tokenizer_of
 from gram.training.trackers import LOGS_FOLDER, PROJECT, loggable, tracker_names, tracker_options
@@ -61,6 +62,7 @@ def train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramT
         return
     run = _Run(settings, data, tokenizer)
     run.resume()
+    run.denoise()
     run.fit()
     run.publish()
 
@@ -100,11 +102,17 @@ class _Run:
         total = sum(self.epoch_lengths)
         if total == 0:
             raise ValueError(f"{settings.data}: no user has two items to train on; longer sequences are needed")
+        self.denoising_length = 0
+        if settings.denoising_epochs:
+            self.sentinels = sentinels_of(tokenizer, model.config.vocab_size)
+            self.denoising_length = settings.denoising_epochs * len(self.denoising_steps(0))
         # One schedule step per update, whatever the number of processes: so it is not given to `prepare`.
-        self.schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_ratio * total), total)
+        self.schedule = linear_schedule(optimizer, settings.warmup_ratio, self.denoising_length, total)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.progress = Progress()
+        self.progress, self.denoising = Progress(), Progress()
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
+        if settings.denoising_epochs:
+            self.accelerator.register_for_checkpointing(self.denoising)
         set_seed(settings.seed, device_specific=True)  # every process drops out units of its own
         if settings.report_to:
             options = tracker_options(tracker_names(settings.report_to), self.output_dir)
@@ -124,7 +132,35 @@ class _Run:
             accelerator.num_processes,
             settings.micro_batch_tokens,
             same_count=exchanges_always(accelerator),
+            history_dropout=settings.history_dropout,
         )
+
+    def denoising_steps(self, epoch: int) -> DenoisingSteps:
+        settings, accelerator = self.settings, self.accelerator
+        return DenoisingSteps(
+            self.tokenizer,
+            self.sentinels,
+            settings.batch_size,
+            settings.micro_batch_size,
+            settings.seed,
+            epoch,
+            accelerator.process_index,
+            accelerator.num_processes,
+            settings.micro_batch_tokens,
+        )
+
+    def denoise(self) -> None:
+        """All epochs of the warm start that are still to do."""
+        settings, progress = self.settings, self.denoising
+        if progress.epoch >= settings.denoising_epochs:
+            return
+        shown = {"desc": "denoising", "unit": "step", "disable": not self._is_main}
+        with tqdm(total=self.denoising_length, initial=progress.updates, **shown) as bar:
+            while progress.epoch < settings.denoising_epochs:
+                steps = self.denoising_steps(progress.epoch)
+                self._epoch(bar, progress, steps, score_mode="vocabulary")
+                progress.epoch, progress.step = progress.epoch + 1, 0
+                self._save()
 
     def fit(self) -> None:
         """All epochs that are still to do."""
@@ -134,7 +170,8 @@ class _Run:
             total=total, initial=progress.updates, desc="training", unit="step", disable=not self._is_main
         ) as bar:
             while progress.epoch < settings.epochs and not progress.stopped_early:
-                self._epoch(bar)
+                steps = self.steps(progress.epoch)
+                self._epoch(bar, progress, steps, label_smoothing=settings.label_smoothing)
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
                     self._validate(bar)
@@ -142,8 +179,7 @@ class _Run:
         if settings.report_to:
             self.accelerator.end_training()
 
-    def _epoch(self, bar: tqdm) -> None:
-        progress, steps = self.progress, self.steps(self.progress.epoch)
+    def _epoch(self, bar: tqdm, progress: Progress, steps: TrainingSteps | DenoisingSteps, **loss_options) -> None:
         loader = DataLoader(
             steps,
             batch_size=None,
@@ -154,8 +190,8 @@ class _Run:
         self.model.train()
         started = time.monotonic()
         for micro_batches, num_tokens in loader:
-            loss = self._update(micro_batches, num_tokens)
-            progress.samples += sum(map(len, steps.steps[progress.step]))
+            loss = self._update(micro_batches, num_tokens, loss_options)
+            progress.samples += steps.num_samples(progress.step)
             progress.step += 1
             progress.updates += 1
             now = time.monotonic()
@@ -164,7 +200,8 @@ class _Run:
             if progress.updates % LOG_EVERY == 0:
                 mean = self.accelerator.reduce(loss, "sum").item()
                 progress.add_loss(mean)
-                self._log(bar, {"loss": mean, "lr": self.schedule.get_last_lr()[0]})
+                name = "loss" if progress is self.progress else "denoising_loss"
+                self._log(bar, {name: mean, "lr": self.schedule.get_last_lr()[0]})
             if progress.updates % self.settings.save_every == 0 and progress.step < len(steps):
                 self._save()
                 started = time.monotonic()
@@ -174,7 +211,7 @@ class _Run:
             return int(self.accelerator.device.type != "cpu")
         return self.settings.workers
 
-    def _update(self, micro_batches: list[dict], num_tokens: int) -> torch.Tensor:
+    def _update(self, micro_batches: list[dict], num_tokens: int, loss_options: dict) -> torch.Tensor:
         """One optimizer step; returns this process's share of the mean loss of the step's target tokens."""
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
         for place, micro_batch in enumerate(micro_batches, start=1):
@@ -182,7 +219,7 @@ class _Run:
             accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
             with nullcontext() if is_last else accelerator.no_sync(self.model):
                 inputs = _to_device(micro_batch, accelerator.device)
-                loss = self.model(**inputs, num_items_in_batch=num_tokens).loss
+                loss = self.model(**inputs, num_items_in_batch=num_tokens, **loss_options).loss
                 # Gradients are averaged over processes; their sum belongs to the step's mean loss.
                 accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
@@ -211,18 +248,25 @@ class _Run:
         progress.stopped_early = 0 < settings.patience <= progress.validations_since_best
 
     def _log(self, bar: tqdm, values: dict[str, float]) -> None:
-        shown = {"epoch": self.progress.epoch + 1, "ndcg@10": max(self.progress.best_ndcg, 0.0), **values}
-        shown["epoch"] = min(shown["epoch"], self.settings.epochs)
+        if "denoising_loss" in values:
+            shown = {"epoch": self.denoising.epoch + 1, **values}
+        else:
+            epoch = min(self.progress.epoch + 1, self.settings.epochs)
+            shown = {"epoch": epoch, "ndcg@10": max(self.progress.best_ndcg, 0.0), **values}
         bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items() if name != "lr"})
         if self.settings.report_to:
-            self.accelerator.log(values, step=self.progress.updates)
+            self.accelerator.log(values, step=self._updates)
 
     @property
     def _is_main(self) -> bool:
         return self.accelerator.is_main_process
 
+    @property
+    def _updates(self) -> int:
+        return self.denoising.updates + self.progress.updates
+
     def _save(self) -> None:
-        save_checkpoint(self.accelerator, self.settings, self.checkpoints, self.progress.updates)
+        save_checkpoint(self.accelerator, self.settings, self.checkpoints, self._updates)
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one; otherwise make room for the first."""
@@ -230,7 +274,7 @@ class _Run:
         if found:
             self.settings.check_same(found[-1] / "settings.json")
             self.accelerator.load_state(str(found[-1]))
-            logger.info("resuming from step %d", self.progress.updates)
+            logger.info("resuming from step %d", self._updates)
         elif self._is_main:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True)
@@ -246,6 +290,8 @@ class _Run:
         if sasrec.is_file():
             shutil.copyfile(sasrec, self.output_dir / SASREC_FILE)
         facts = {"settings": asdict(self.settings), "progress": asdict(self.progress)}
+        if self.settings.denoising_epochs:
+            facts["denoising"] = asdict(self.denoising)
         facts |= run_facts(self.settings.init_from or self.settings.backbone, self.data, self.accelerator)
         if not plot_training(facts["progress"], self.output_dir / PLOT_FILE):
             logger.info("no %s: matplotlib is not installed", PLOT_FILE)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .configuration_gram import SCORE_MODES
 from .training.trackers import tracker_names
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
@@ -48,6 +49,13 @@ class TrainingSettings:
         micro_batch_size: samples that a process runs through the model at once.
         micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
         prefixes_per_group: prefixes of one user's sequence that share their encoded history.
+        loss: `vocabulary` (a token's probability is over all tokens) or `trie` (over those that continue some item's
+            lexical ID); the model then recommends by the same probabilities.
+        label_smoothing: share of a target token that is spread evenly over the same tokens.
+        history_dropout: probability with which an item of a sample's history is left out, anew in every epoch; one item
+            always stays.
+        denoising_epochs: passes over the catalogue's own texts before the training proper: the model learns to fill in
+            spans that were cut out, with a warm-up and decay of the learning rate of its own.
         learning_rate: highest learning rate of AdamW.
         adam_epsilon: epsilon of AdamW.
         weight_decay: weight decay of AdamW; the layer norms have none.
@@ -106,6 +114,10 @@ class TrainingSettings:
     micro_batch_size: int = 128
     micro_batch_tokens: int = 16384
     prefixes_per_group: int = 16
+    loss: str = "vocabulary"
+    label_smoothing: float = 0.0
+    history_dropout: float = 0.0
+    denoising_epochs: int = 0
     learning_rate: float = 1e-3
     adam_epsilon: float = 1e-6
     weight_decay: float = 0.01
@@ -131,12 +143,17 @@ class TrainingSettings:
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("validation_users", "patience", "workers", "seed", "weight_decay"):
+        for name in ("validation_users", "patience", "workers", "seed", "weight_decay", "denoising_epochs"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("label_smoothing", "history_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if self.loss not in SCORE_MODES:
+            raise ValueError(f"loss must be {' or '.join(SCORE_MODES)}, got {self.loss!r}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):

@@ -121,7 +121,8 @@ class ItemTrie(nn.Module):
             tensor([[[5, 7]]], dtype=torch.int32)
         """
         first, after = self.offsets[nodes], self.offsets[nodes + 1]  # (B, W)
-        fan_out = (after - first).max() if level is None else self.fan_out[level]
+        counts = after - first
+        fan_out = nn.functional.pad(counts.flatten(), (0, 1)).max() if level is None else self.fan_out[level]
         children = first[..., None] + torch.arange(int(fan_out), device=nodes.device)  # (B, W, F)
         exists = children < after[..., None]
         return children.masked_fill(~exists, 0).long(), exists
