@@ -124,11 +124,18 @@ def test_the_loss_is_that_of_the_plain_form_over_one_passage(tokenizer, data_fol
 
 
 def test_denoising_learns_and_leaves_an_ordinary_folder(data, data_folder, tokenizer, tmp_path, run_elsewhere):
-    settings = small(data_folder, tmp_path / "model", epochs=1, denoising_epochs=40)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = small(data_folder, tmp_path / "model", epochs=2, denoising_epochs=40, report_to="tensorboard")
     train(settings, data, tokenizer)
     facts = json.loads((tmp_path / "model" / "training.json").read_text())["denoising"]
     assert (facts["epoch"], facts["updates"], facts["samples"]) == (40, 80, 40 * 60)
     assert facts["losses"][-1] < 0.85 * facts["losses"][0]
+    events = EventAccumulator(str(tmp_path / "model" / "logs" / "gram")).Reload()
+    steps = {name: [event.step for event in events.Scalars(name)] for name in ("denoising_loss", "loss", "lr")}
+    assert steps["denoising_loss"] == list(range(10, 81, 10))
+    assert steps["loss"] == [90]  # the training's own begin where the warm start's end
+    assert steps["lr"] == [*steps["denoising_loss"], *steps["loss"]]
     script = """
 import json, sys
 from transformers import AutoModel, AutoTokenizer
