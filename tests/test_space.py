@@ -46,7 +46,7 @@ def test_wrong_arguments(tmp_path, capsys, monkeypatch):
         (["not a name", "--output", str(tmp_path / "new")], "Repo id must use alphanumeric chars"),
         (["someone/films", "--output", str(tmp_path / "full")], "exists already; give another name"),
         (["someone/films", "--output", str(tmp_path / "new"), "--port", "1"], "--port belongs to --run"),
-        (["someone/films"], "one of the arguments --output --run is required"),
+        (["someone/films"], "one of the arguments --output --repo-id --run is required"),
     ):
         assert cli.main(["space", *arguments]) == 2
         assert message in capsys.readouterr().err
