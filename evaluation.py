@@ -12,9 +12,8 @@ that its rows can be compared.
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -29,6 +28,7 @@ from accelerate import Accelerator
 from .baselines import ItemKNN, Popularity, Recommender
 from .candidates import PROTOCOLS, gram_candidates, target_ranks
 from .data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
+from .files import new_file
 from .item_cache_gram import ItemCache
 from .processes import gather_users, on_cpu, own_share
 from .rankings import Hits, estimate, ndcg, recall
@@ -162,8 +162,10 @@ class Evaluation:
         """Write the results as JSON, and the ranks of all users as Parquet beside them, of the same name."""
         output, table = result_files(output)
         output.parent.mkdir(parents=True, exist_ok=True)
-        _write(table, lambda path: pq.write_table(self.per_user, path))
-        _write(output, lambda path: path.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8"))
+        with new_file(table) as part:
+            pq.write_table(self.per_user, part)
+        with new_file(output) as part:
+            part.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
 
 
 def result_files(output: str | Path) -> tuple[Path, Path]:
@@ -176,15 +178,6 @@ def result_files(output: str | Path) -> tuple[Path, Path]:
     if output.suffix != ".json" or output.is_dir():
         raise ValueError(f"{output}: results are written as JSON; give a file name that ends in .json")
     return output, output.with_suffix(".parquet")
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def evaluate(

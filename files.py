@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,25 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A place to write a file, which gets its name, and replaces what had it, when all is done.
+
+    Example:
+        >>> with new_file("a.txt") as part:
+        ...     _ = part.write_text("a")
+        >>> Path("a.txt").read_text()
+        'a'
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

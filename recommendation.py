@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from .files import new_file
 from .item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
 from .modeling_gram import GramForConditionalGeneration
 from .recommending_gram import check_catalogue, check_history, check_search, search
@@ -320,14 +320,9 @@ def _rows(tokenizer: GramTokenizer, users: list[tuple[str, list[str]]]) -> list[
 
 
 def _write_tables(tables: Iterable[pa.Table], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with pq.ParquetWriter(temporary, RECOMMENDATIONS_SCHEMA) as writer:
-            for table in tables:
-                writer.write_table(table)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as part, pq.ParquetWriter(part, RECOMMENDATIONS_SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
 
 
 def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[str]]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from accelerate import Accelerator
 from .baselines import Recommender
 from .candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
 from .data import TEST, RecommendationData, evaluation_histories
+from .files import new_file
 from .item_cache_gram import ItemCache
 from .processes import gather_users, own_share
 from .rankings import Hits, estimate, ndcg, recall
@@ -162,12 +162,8 @@ class Reranking:
         """Write the record as JSON."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        try:
+        with new_file(path) as part:
             part.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def ranks(self, found: PutForward, targets: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """`{row: {protocol: (U,) ranks}}` of the targets, from 1; 0 where the target is no candidate."""

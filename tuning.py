@@ -7,7 +7,6 @@ One setting after another is varied, from the first value of each, and the value
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 from .baselines import ItemKNN, ItemKNNSettings, Recommender
 from .data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
 from .evaluation import PROTOCOLS, dense_ranks_by_protocol, ranking_metrics
+from .files import new_file
 from .training.checkpoints import write_json
 from .translation import SASREC_FILE, Provenance, SASRecSettings, fit_or_load, fit_sasrec
 from .translation.collaborative import hash_of_interactions, sasrec_provenance
@@ -265,9 +265,8 @@ def _read(path: Path, settings: dict[str, Any]) -> Trial | None:
 def _write(path: Path, facts: dict[str, Any]) -> None:
     """One line of JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with new_file(path) as part:
+        part.write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
 def format_trials(tuning: Tuning) -> str:

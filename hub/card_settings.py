@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from huggingface_hub.utils import yaml_dump
 
+from ..files import new_file
 from ..settings import settings_from_config
 
 CARD_FILE = "card.yaml"
@@ -52,11 +52,9 @@ class CardSettings:
         """Write `card.yaml`, for the next card; a file that says the same is left as it is."""
         if self == CardSettings.of(folder):
             return
-        path = Path(folder) / CARD_FILE
-        temporary = path.with_name(f".{CARD_FILE}.part")
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        temporary.write_text(yaml_dump(given, sort_keys=False), encoding="utf-8")
-        os.replace(temporary, path)
+        with new_file(Path(folder) / CARD_FILE) as part:
+            part.write_text(yaml_dump(given, sort_keys=False), encoding="utf-8")
 
 
 def words(text: str | None) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from ..files import new_file
 
 HANDLER = Path(__file__).with_name("handler.py")
 REQUIREMENTS = ("pyarrow>=17", "torch>=2.6", "transformers>=5.10,<6")  # transformers brings the rest
@@ -28,7 +29,6 @@ def add_handler(folder: str | Path) -> list[Path]:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder / 'config.json'}: no such file; give a model folder")
     for name, content in handler_files().items():
-        temporary = folder / f".{name}.part"
-        temporary.write_bytes(content)
-        os.replace(temporary, folder / name)
+        with new_file(folder / name) as part:
+            part.write_bytes(content)
     return [folder / name for name in handler_files()]

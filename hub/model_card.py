@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from ..files import new_file
 from ..training_settings import PLACES
 from .card_data import METRICS, PROTOCOLS, TASK, GramCardData
 from .card_settings import CardSettings
@@ -66,9 +66,8 @@ def write_model_card(folder: str | Path, settings: CardSettings | None = None, o
     card = GramCardData.of(folder, settings)
     text = render(card)
     card.settings.save(folder)
-    temporary = path.with_name(f".{CARD}.part")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    with new_file(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 

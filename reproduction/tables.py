@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import new_file
 from ..hub.model_card import duration
 from .plan import RECIPE_SIZE
 from .results import JOINED_FILE
@@ -136,6 +136,5 @@ def write_table(folder: str | Path, page: str | Path) -> None:
     marks = re.compile(re.escape(begin) + r".*?" + re.escape(END), flags=re.DOTALL)
     if len(marks.findall(text)) != 1 or text.count(begin) != 1:
         raise ValueError(f"{page}: needs one pair of lines to write between, `{begin}` and `{END}`")
-    temporary = page.with_name(f".{page.name}.part")
-    temporary.write_text(marks.sub(lambda _: block, text), encoding="utf-8", newline="\n")
-    os.replace(temporary, page)
+    with new_file(page) as part:
+        part.write_text(marks.sub(lambda _: block, text), encoding="utf-8", newline="\n")

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,6 +19,7 @@ import torch
 from .loopback_hub import HubClient, LoopbackHub
 
 NUM_ITEMS, NUM_USERS = 30, 40
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BRANDS = ("Lumen", "Aqua", "Verde", "Nordic", "Petal")
 CATEGORIES = ("Hair Care", "Skin Care", "Make-up")
 WORDS = ("gentle", "rich", "daily", "repair", "fresh", "silk", "night", "herbal", "bright", "calm", "smooth", "pure")
@@ -134,6 +136,18 @@ def quickstart_run(films_wheel, tmp_path_factory):
         patch.setattr(quickstart, "fetch_wheel", lambda: films_wheel)
         quickstart.run(folder / "model", said.append, folder / "recipe.yaml")
     return folder / "model", "\n".join(said).splitlines()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; tests that look at pages skip where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium found: none of chromium, chromium-browser, google-chrome")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

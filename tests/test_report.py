@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from itertools import pairwise
 
 import pyarrow as pa
@@ -14,7 +13,6 @@ from gram.tokenization_gram import CATALOGUE_SCHEMA
 from gram.translation import TreeStatistics
 from gram.translation.report import write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = (
     "<script>window.ran = 1</script>",
     "</script><script>window.ran = 1</script>",
@@ -128,17 +126,6 @@ def test_translate_checks_the_name_of_the_report_first(translate, tmp_path):
 
 
 # The page in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium found: none of chromium, chromium-browser, google-chrome")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from huggingface_hub import metadata_load
 from gram import GramForConditionalGeneration, GramTokenizer, cli
 from gram.hub.space_folder import write_space
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = '<script>window.ran = 1</script><img src=x onerror="window.ran = 1"> {{value}} ${value} "Q" & Ж'
 SECONDS = 90  # for the app to start
 
@@ -110,17 +108,6 @@ def wait_for(address, app, log):
             assert app.poll() is None, log.read_text()
             time.sleep(0.25)
     pytest.fail(f"the Space did not start in {SECONDS} seconds:\n{log.read_text()}")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium found: none of chromium, chromium-browser, google-chrome")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 from peft import PeftModel
 
+from ..files import new_file
 from ..modeling_gram import GramForConditionalGeneration
 from ..tokenization_gram import GramTokenizer
 from ..training_settings import TrainingSettings
@@ -65,9 +66,8 @@ def move_files(source: Path, target: Path) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON with indents, but lists of numbers on one line."""
     text = re.sub(r"\[[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()), json.dumps(content, indent=2))
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with new_file(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 __all__ = ["checkpoints_in", "move_files", "save_checkpoint", "save_model_folder", "write_json"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..files import new_file
 
 LOSS_COLOUR, NDCG_COLOUR = "#3566a8", "#c4572b"
 _SMOOTHED_OVER = 20  # points of the loss
@@ -37,9 +38,8 @@ def plot_training(progress: dict[str, Any], path: Path) -> bool:
             axes.set_xlabel("optimizer step")
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", alpha=0.3)
-        temporary = path.with_name(f".{path.name}.part")
-        FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None})
-    os.replace(temporary, path)
+        with new_file(path) as part:
+            FigureCanvasSVG(figure).print_svg(part, metadata={"Date": None})
     return True
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..files import new_file
 from .statistics import TreeStatistics
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -60,12 +60,8 @@ def write_report(
     # In one pass, so that a title that reads like a placeholder stays a title.
     page = re.sub(r"{{(title|data)}}", lambda match: fields[match[1]], TEMPLATE.read_text(encoding="utf-8"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(page.encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as part:
+        part.write_bytes(page.encode())
 
 
 def _as_script_text(data: dict[str, Any]) -> str:
