@@ -1,11 +1,7 @@
-"""Late re-ranking: GRAM's candidates ranked by its own and by collaborative scores together.
+"""Late fusion of recommenders: GRAM's candidates ranked by its own and by collaborative scores together.
 
-Two rankings are made of `score of GRAM + sum of weight * collaborative score`:
-
-- `"GRAM, re-ranked"`: of the items that beam search found, by SASRec, item-kNN and popularity;
-- `"GRAM + SASRec"`: of these and the best of SASRec, which GRAM spells out to score them as it does its own, by SASRec.
-
-The weights are chosen on the validation items. [`choose_reranking`] takes no data that hold a test item.
+The rankings are those of [`FUSIONS`]. Their weights are chosen on the validation items: [`choose_reranking`] takes no
+data that hold a test item.
 """
 
 from __future__ import annotations
@@ -31,103 +27,31 @@ from .rankings import Hits, estimate, ndcg, recall
 from .translation import Provenance
 from .translation.artefacts import METADATA_KEY, hash_of_texts
 from .translation.collaborative import hash_of_interactions
-
-GRID = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-ROUNDS = 2  # of choosing one weight after the other
-RERANKED, ENSEMBLE = "GRAM, re-ranked", "GRAM + SASRec"
-SCORERS = {RERANKED: ("SASRec", "item-kNN", "popularity"), ENSEMBLE: ("SASRec",)}
+from .weighting import GRID, ROUNDS, Weighting, choose_weighting
 
 _USERS_AT_ONCE = 128  # whose scores of the whole catalogue are in memory
 
 
-@dataclass(frozen=True, eq=False)
-class CollaborativeScores:
-    """What a recommender thinks of U users' candidates.
-
-    Attributes:
-        scores: (U, C) float32; of no meaning where there is no candidate.
-        spread: (U,) float32 standard deviation of the user's scores over the whole catalogue.
-    """
-
-    scores: np.ndarray
-    spread: np.ndarray
-
-
 @dataclass(frozen=True)
-class Weighting:
-    """How much collaborative scores count beside GRAM's.
-
-    A score is divided by its standard deviation over the catalogue first. Its mean would move all of a user's
-    candidates alike, and stays. So one grid of weights suits every recommender.
+class Fusion:
+    """Whose candidates are ranked by whom.
 
     Attributes:
-        weights: of each recommender.
-        spread: of each recommender, the deviation to divide by; None: every user's own.
-
-    Example:
-        >>> candidates = Candidates(np.array([[4, 2, -1]]), np.array([[-1.0, -1.5, -np.inf]]), num_generated=3)
-        >>> liked = {"SASRec": CollaborativeScores(np.array([[0.0, 3.0, 0.0]]), np.array([1.0]))}
-        >>> Weighting({"SASRec": 0.5}, {"SASRec": 2.0}).rank(candidates, liked)
-        array([[ 2,  4, -1]])
+        of: whose candidates: beam search's, and as many of SASRec, which GRAM spells out to score them as its own.
+        by: whose scores count beside those of the first of them.
     """
 
-    weights: Mapping[str, float]
-    spread: Mapping[str, float] | None = None
-
-    def rank(self, candidates: Candidates, scores: Mapping[str, CollaborativeScores]) -> np.ndarray:
-        """The candidates (U, C), best first, -1 beyond the last; of equal ones that which GRAM puts first."""
-        total = candidates.scores.astype(np.float64)
-        for name, weight in self.weights.items():
-            spread = scores[name].spread[:, None] if self.spread is None else self.spread[name]
-            if weight:
-                total += weight * scores[name].scores / np.where(spread > 0, spread, 1)
-        order = np.argsort(-total, axis=1, kind="stable")
-        return np.take_along_axis(candidates.items, order, axis=1)
+    of: tuple[str, ...]
+    by: tuple[str, ...]
 
 
-def choose_weighting(
-    candidates: Candidates, scores: Mapping[str, CollaborativeScores], targets: np.ndarray
-) -> tuple[Weighting, list[dict[str, Any]]]:
-    """The weights of highest NDCG@10, each recommender's in turn from `GRID`, the smallest of equally good ones.
-
-    Args:
-        candidates: of U users.
-        scores: of each recommender, in the order in which their weights are chosen.
-        targets: (U,) catalogue rows.
-
-    Returns:
-        The weighting; and all that were tried, `{"per_user", "weights", "ndcg@10"}`, where `per_user` says that scores
-        were divided by every user's own deviation and not by its mean over the users.
-
-    Example:
-        >>> candidates = Candidates(np.array([[4, 2], [2, 4]]), np.array([[-1.0, -1.5], [-1.0, -1.5]]), 2)
-        >>> truth = {"oracle": CollaborativeScores(np.array([[0.0, 1.0], [0.0, 1.0]]), np.ones(2))}
-        >>> choose_weighting(candidates, truth, targets=np.array([2, 4]))[0].weights
-        {'oracle': 1.0}
-    """
-    found = (candidates.items == targets[:, None]).any(axis=1)  # nobody else's NDCG can be anything but 0
-    some = Candidates(candidates.items[found], candidates.scores[found], candidates.num_generated)
-    own = {name: CollaborativeScores(given.scores[found], given.spread[found]) for name, given in scores.items()}
-    means = {name: float(given.spread.mean(dtype=np.float64)) for name, given in scores.items()}
-
-    def judged(weighting: Weighting) -> float:
-        ranks = np.zeros(len(targets), dtype=np.int64)
-        ranks[found] = target_ranks(weighting.rank(some, own), targets[found])
-        return float(ndcg(Hits.of_targets(ranks), 10).mean())
-
-    tried, best, best_ndcg = [], Weighting({}), -1.0
-    for spread in (means, None):
-        weights = dict.fromkeys(scores, 0.0)
-        for name in [*scores] * ROUNDS if len(scores) > 1 else scores:
-            of_value = {value: judged(Weighting({**weights, name: value}, spread)) for value in GRID}
-            tried += [
-                {"per_user": spread is None, "weights": {**weights, name: value}, "ndcg@10": reached}
-                for value, reached in of_value.items()
-            ]
-            weights[name] = max(GRID, key=of_value.get)  # the first of equals
-        if of_value[weights[name]] > best_ndcg:
-            best, best_ndcg = Weighting(weights, spread), of_value[weights[name]]
-    return best, tried
+RERANKED = "GRAM, re-ranked"
+FUSIONS: Mapping[str, Fusion] = {
+    RERANKED: Fusion(("GRAM",), ("SASRec", "item-kNN", "popularity")),
+    "GRAM + SASRec": Fusion(("GRAM", "SASRec"), ("SASRec",)),
+    "GRAM + SASRec + kNN": Fusion(("GRAM", "SASRec"), ("SASRec", "item-kNN")),
+    "SASRec + kNN": Fusion(("SASRec",), ("item-kNN",)),  # the same without GRAM, for what GRAM adds
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,10 +59,11 @@ class Reranking:
     """Weightings that were chosen on validation items.
 
     Attributes:
-        weightings: `{row: {protocol: Weighting}}`, rows as in `SCORERS`.
+        weightings: `{row: {protocol: Weighting}}`, rows as in [`FUSIONS`].
         record: all of it as JSON values: `key`, `artefact`, `inputs` (hashes of model, data and SASRec), `settings`,
-            `versions`, and `rows`, `{row: {protocol: {"weights", "spread", "validation", "tried"}}}`. `validation` has
-            NDCG@10 and recall@10 of GRAM and of what was chosen, with intervals; the latter flatter, since the weights
+            `versions`, `spread` of each recommender, and
+            `rows`, `{row: {protocol: {"weights", "validation", "tried"}}}`. `validation` has NDCG@10 and recall@10 of
+            the first recommender alone and of what was chosen, with intervals; the latter flatter, since the weights
             were chosen by them.
     """
 
@@ -149,7 +74,7 @@ class Reranking:
     def of_record(cls, record: dict[str, Any]) -> Reranking:
         """From what [`save`] wrote."""
         rows = record["rows"].items()
-        made = {row: {name: Weighting(of["weights"], of["spread"]) for name, of in by.items()} for row, by in rows}
+        made = {row: {name: Weighting(of["weights"], record["spread"]) for name, of in by.items()} for row, by in rows}
         return cls(made, record)
 
     @property
@@ -169,7 +94,7 @@ class Reranking:
         """`{row: {protocol: (U,) ranks}}` of the targets, from 1; 0 where the target is no candidate."""
         return {
             row: {
-                protocol: target_ranks(weighting.rank(*found.of(row, protocol)), targets)
+                protocol: target_ranks(weighting.rank(*found.of(FUSIONS[row], protocol)), targets)
                 for protocol, weighting in by_protocol.items()
             }
             for row, by_protocol in self.weightings.items()
@@ -178,20 +103,32 @@ class Reranking:
 
 @dataclass(frozen=True, eq=False)
 class PutForward:
-    """What is to be ranked under each protocol: GRAM's candidates and SASRec's best, with everybody's scores."""
+    """What is to be ranked for U users: candidates of GRAM and SASRec, with everybody's scores.
+
+    Attributes:
+        candidates: for each protocol beam search's and behind them SASRec's best, with GRAM's scores.
+        scores: `{protocol: {recommender: (U, C) float32}}` of the candidates.
+        spread: for each recommender (U,) float32 standard deviations of its scores over the whole catalogue.
+    """
 
     candidates: dict[str, Candidates]
-    scores: dict[str, dict[str, CollaborativeScores]]
+    scores: dict[str, dict[str, np.ndarray]]
+    spread: dict[str, np.ndarray]
 
-    def of(self, row: str, protocol: str) -> tuple[Candidates, dict[str, CollaborativeScores]]:
-        """The candidates of a row of `SCORERS` with the scores that count in it."""
-        candidates = self.candidates[protocol]
-        scores = {name: self.scores[protocol][name] for name in SCORERS[row]}
-        if row == ENSEMBLE:
-            return candidates, scores
-        width = candidates.num_generated
-        scores = {name: CollaborativeScores(of.scores[:, :width], of.spread) for name, of in scores.items()}
-        return candidates.generated, scores
+    def of(self, fusion: Fusion, protocol: str) -> tuple[Candidates, dict[str, np.ndarray]]:
+        """What a fusion ranks, with the scores that count in it."""
+        candidates, scores = self.candidates[protocol], self.scores[protocol]
+        if fusion.of == ("GRAM",):
+            return candidates.generated, {name: scores[name][:, : candidates.num_generated] for name in fusion.by}
+        if "GRAM" in fusion.of:
+            return candidates, {name: scores[name] for name in fusion.by}
+        (own,) = fusion.of
+        none = candidates.items < 0
+        best = np.argsort(np.where(none, np.inf, -scores[own]), axis=1, kind="stable")[:, : candidates.num_generated]
+        items = np.take_along_axis(candidates.items, best, axis=1)
+        nothing = np.where(items < 0, -np.inf, np.float32(0))
+        counted = {name: np.take_along_axis(scores[name], best, axis=1) for name in (own, *fusion.by)}
+        return Candidates(items, nothing, candidates.num_generated), counted
 
 
 def put_forward(
@@ -214,19 +151,18 @@ def put_forward(
     candidates = gram_candidates(
         model, tokenizer, histories, PROTOCOLS, num_beams, batch_size, best, progress, item_cache
     )
-    scores = {protocol: {} for protocol in PROTOCOLS}
+    scores, spread = {protocol: {} for protocol in PROTOCOLS}, {}
     for name, scorer in scorers.items():
-        spread = np.zeros(len(histories), dtype=np.float32)
-        of_items = {protocol: np.zeros_like(candidates[protocol].scores) for protocol in PROTOCOLS}
+        spread[name] = np.zeros(len(histories), dtype=np.float32)
+        for protocol in PROTOCOLS:
+            scores[protocol][name] = np.zeros_like(candidates[protocol].scores)
         for some in _chunks(len(histories)):
             catalogue = torch.as_tensor(scorer.score(histories[some])).float().cpu().numpy()  # (B, N)
-            spread[some] = catalogue.std(axis=1)
-            for protocol, own in of_items.items():
+            spread[name][some] = catalogue.std(axis=1)
+            for protocol in PROTOCOLS:
                 rows = np.maximum(candidates[protocol].items[some], 0)
-                own[some] = np.take_along_axis(catalogue, rows, axis=1)
-        for protocol, own in of_items.items():
-            scores[protocol][name] = CollaborativeScores(own, spread)
-    return PutForward(candidates, scores)
+                scores[protocol][name][some] = np.take_along_axis(catalogue, rows, axis=1)
+    return PutForward(candidates, scores, spread)
 
 
 def choose_reranking(
@@ -251,7 +187,7 @@ def choose_reranking(
         model: a [`GramForConditionalGeneration`] with its item trie.
         tokenizer: its [`GramTokenizer`].
         known: in rows of the tokenizer's catalogue, without test interactions: see `gram.data.without_test`.
-        scorers: the recommenders of `SCORERS` by name, which learnt from the training part alone.
+        scorers: the recommenders of [`FUSIONS`] by name, which learnt from the training part alone.
         num_beams: width of GRAM's search; SASRec puts forward as many items.
         max_users: only the first so many users.
         batch_size, accelerator, progress, item_cache: as of `gram.evaluation.evaluate`.
@@ -273,23 +209,29 @@ def choose_reranking(
     own = [histories[user] for user in own_share(num_users, accelerator)]
     found = put_forward(model, tokenizer, own, scorers, num_beams, batch_size, progress, item_cache)
     found = _gather(found, num_users, accelerator)
-    rows = {row: {protocol: _choose(found, row, protocol, targets) for protocol in PROTOCOLS} for row in SCORERS}
-    reranking = Reranking.of_record({**json.loads(provenance.metadata[METADATA_KEY]), "rows": rows})
+    spread = {name: float(of.mean(dtype=np.float64)) for name, of in found.spread.items()}
+    rows = {
+        row: {protocol: _choose(found, row, protocol, spread, targets) for protocol in PROTOCOLS} for row in FUSIONS
+    }
+    record = {**json.loads(provenance.metadata[METADATA_KEY]), "spread": spread, "rows": rows}
+    reranking = Reranking.of_record(record)
     if accelerator.is_main_process:
         reranking.save(path)
     return reranking
 
 
-def _choose(found: PutForward, row: str, protocol: str, targets: np.ndarray) -> dict[str, Any]:
-    candidates, scores = found.of(row, protocol)
+def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndarray) -> dict[str, Any]:
+    first, *_ = FUSIONS[row].of
+    candidates, scores = found.of(FUSIONS[row], protocol)
     targets = targets[: len(candidates.items)]
-    weighting, tried = choose_weighting(candidates, scores, targets)
+    given = {first: 1.0} if first in scores else {}
+    weighting, tried = choose_weighting(candidates, scores, spread, targets, given)
+    alone = candidates.items if given else candidates.generated.items
     validation = {}
-    for name, items in {"GRAM": candidates.generated.items, row: weighting.rank(candidates, scores)}.items():
+    for name, items in {first: alone, row: weighting.rank(candidates, scores)}.items():
         hits = Hits.of_targets(target_ranks(items, targets))
         validation[name] = {"recall@10": estimate(recall(hits, 10)), "ndcg@10": estimate(ndcg(hits, 10))}
-    chosen = {"weights": dict(weighting.weights), "spread": weighting.spread}
-    return {**chosen, "validation": validation, "tried": tried}
+    return {"weights": dict(weighting.weights), "validation": validation, "tried": tried}
 
 
 def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items: int) -> dict[str, np.ndarray]:
@@ -321,10 +263,9 @@ def _gather(found: PutForward, num_users: int, accelerator: Accelerator) -> PutF
         for protocol, own in found.candidates.items()
     }
     scores = {
-        protocol: {name: CollaborativeScores(joined(of.scores), joined(of.spread)) for name, of in by_name.items()}
-        for protocol, by_name in found.scores.items()
+        protocol: {name: joined(of) for name, of in by_name.items()} for protocol, by_name in found.scores.items()
     }
-    return PutForward(candidates, scores)
+    return PutForward(candidates, scores, {name: joined(of) for name, of in found.spread.items()})
 
 
 def _provenance(model, tokenizer, known, sasrec, num_beams, num_users, item_cache) -> Provenance:
@@ -340,7 +281,7 @@ def _provenance(model, tokenizer, known, sasrec, num_beams, num_users, item_cach
         "users": num_users,
         "num_beams": num_beams,
         "item_encodings": item_cache.dtype if item_cache else "float32",
-        "scorers": {row: list(names) for row, names in SCORERS.items()},
+        "fusions": {row: [list(fusion.of), list(fusion.by)] for row, fusion in FUSIONS.items()},
         "grid": list(GRID),
         "rounds": ROUNDS,
         "judged by": "ndcg@10",

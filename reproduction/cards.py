@@ -43,8 +43,8 @@ def refresh_card(folder: Path, seed: int) -> None:
 
 
 def _evaluation(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `gram evaluate` would write, of GRAM and all rows but its ablations."""
-    shown = {result["title"]: result for name, result in results.items() if ROWS[name].group != ABLATION}
+    """What `gram evaluate` would write: of GRAM, its fusions and the baselines."""
+    shown = {result["title"]: result for name, result in results.items() if not ROWS[name].group}
     gram = results[GRAM]
     return {
         "model": gram["title"],

@@ -15,8 +15,9 @@ from ..training.checkpoints import write_json
 from ..training_settings import PLACES, TrainingSettings
 from ..translation import TranslationSettings
 from .comparing import hash_of_data, settings_differ
-from .rows import BUDGET, GRAM, Row, chosen_rows
-from .runs import RUNNERS, Run
+from .rows import BUDGET, FUSION, GRAM, ROWS, Row, chosen_rows
+from .runners import RUNNERS
+from .runs import Run
 from .sampling import sample_users
 
 IDENTITY_FILE = "reproduction.json"
@@ -152,6 +153,8 @@ class Plan:
         return [self._run(row, seed) for seed in self.seeds for row in self.rows if row.seeded or seed == self.seeds[0]]
 
     def _run(self, row: Row, seed: int) -> Run:
+        if row.kind == FUSION:
+            return replace(self._run(ROWS[row.of], seed), row=row.name)
         if row.kind != GRAM:
             return Run(row.name, seed, {}, None)
         changes = row.changes_of(TranslationSettings)

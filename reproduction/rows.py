@@ -10,7 +10,8 @@ from ..training_settings import TrainingSettings
 from ..translation import TranslationSettings
 
 GRAM = "gram"
-ABLATION = "ablation"
+FUSION = "fusion"
+ABLATION, OPTION = "ablation", "option"
 # What every trained row has in common, so that no row is trained longer than another.
 BUDGET = (
     "epochs",
@@ -33,9 +34,10 @@ class Row:
         name: on the command line and in the names of files.
         title: in tables.
         changes: fields of `TranslationSettings` and `TrainingSettings` in which it differs from GRAM.
-        kind: which runner of `gram.reproduction.runs` it takes.
-        group: `"ablation"` for what the model card lists as one; empty for others.
+        kind: which runner of `gram.reproduction` it takes.
+        group: `"ablation"` for what the model card lists as one, `"option"` for GRAM with one of its options.
         seeded: whether another seed gives another result.
+        of: the row whose model a fusion takes; its title is a key of `gram.reranking.FUSIONS`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Row:
     kind: str = GRAM
     group: str = ""
     seeded: bool = True
+    of: str = ""
 
     def changes_of(self, settings_class: type) -> dict[str, Any]:
         """Those of the changes that are fields of a settings class."""
@@ -67,6 +70,14 @@ ROWS: dict[str, Row] = {
         Row("without-item-prompts", "without item prompts", {"item_prompts": False}, group=ABLATION),
         Row("without-item-id", "without the ID in the item prompt", {"id_in_item_prompt": False}, group=ABLATION),
         Row("without-passage-position", "without passage position", {"passage_position": False}, group=ABLATION),
+        Row("trie-loss", "loss over the trie", {"loss": "trie"}, group=OPTION),
+        Row("label-smoothing", "label smoothing", {"label_smoothing": 0.1}, group=OPTION),
+        Row("history-dropout", "history dropout", {"history_dropout": 0.2}, group=OPTION),
+        Row("denoising", "denoising first", {"denoising_epochs": 5}, group=OPTION),
+        Row("reranked", "GRAM, re-ranked", kind=FUSION, of=GRAM),
+        Row("with-sasrec", "GRAM + SASRec", kind=FUSION, of=GRAM),
+        Row("with-sasrec-and-knn", "GRAM + SASRec + kNN", kind=FUSION, of=GRAM),
+        Row("sasrec-and-knn", "SASRec + kNN", kind=FUSION, of=GRAM),
         Row("tiger", "TIGER-like", {"id_tokens": "codes", "item_prompts": False, "num_similar": 0}),
         Row("sasrec", "SASRec", kind="sasrec"),
         Row("item-knn", "item-kNN", kind="item-knn", seeded=False),

@@ -1,4 +1,4 @@
-"""One row with one seed: how each kind of row is trained, and how its test users are ranked."""
+"""One row with one seed: how a GRAM and the baselines are trained, and how their test users are ranked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from ..baselines import ItemKNN, Popularity
+from ..baselines import ItemKNN, ItemKNNSettings, Popularity
 from ..candidates import gram_candidates, target_ranks
 from ..data import RecommendationData, evaluation_histories, training_part
 from ..evaluation import CUTOFFS, dense_ranks_by_protocol
@@ -20,9 +20,9 @@ from ..recommendation import load_model
 from ..train_accelerate import FINISHED_FILE, train
 from ..training.start import tokenizer_of
 from ..training_settings import TrainingSettings
-from ..translation import SASREC_FILE, SASRecSettings, TranslationSettings, fit_or_load
+from ..translation import SASREC_FILE, SASRec, SASRecSettings, TranslationSettings, fit_or_load
 from ..translation.artefacts import hash_of_file
-from ..tuning import tune_item_knn, tune_sasrec
+from ..tuning import Tuning, tune_item_knn, tune_sasrec
 from .rows import ROWS
 from .translations import make_translation
 
@@ -37,8 +37,8 @@ class Run:
     Attributes:
         row: its name.
         seed: of its training.
-        settings: `training` and `translation` of a GRAM, without places and seed of the training; `sasrec` of a
-            SASRec; empty where the runner chooses, or there is nothing to set.
+        settings: `training` and `translation` of a GRAM, without places and seed of the training; `sasrec`, `item_knn`
+            of baselines, which are chosen where they are not given.
         translation: folder of its translation; None where it needs none.
     """
 
@@ -147,29 +147,51 @@ def run_gram(run: Run, place: Place) -> Outcome:
     )
 
 
+@dataclass(frozen=True)
+class TrainedSASRec:
+    """A SASRec with its settings, and its file."""
+
+    model: SASRec
+    settings: SASRecSettings
+    path: Path
+
+
+def train_sasrec(run: Run, place: Place) -> TrainedSASRec:
+    """The SASRec of the run's seed, with the run's settings or those that are best on the validation items."""
+    given = run.settings.get("sasrec")
+    settings = SASRecSettings(**given) if given else _tuned(tune_sasrec, "sasrec", place)
+    path = place.folder / "runs" / f"sasrec-seed{run.seed}" / SASREC_FILE
+    training, num_items = training_part(place.data), len(place.data.items)
+    return TrainedSASRec(fit_or_load(path, training, num_items, settings, run.seed, place.progress), settings, path)
+
+
 def run_sasrec(run: Run, place: Place) -> Outcome:
     """Train a SASRec, and let it score the catalogue for every test user."""
     start = time.perf_counter()
-    path = place.folder / "runs" / run.name / SASREC_FILE
-    settings = SASRecSettings(**run.settings["sasrec"]) if run.settings else sasrec_settings(place)
-    training, num_items = training_part(place.data), len(place.data.items)
-    model = fit_or_load(path, training, num_items, settings, run.seed, place.progress)
-    seconds = round(time.perf_counter() - start, 2)
-    facts = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
-    return _scored(
-        model, place, {"model": hash_of_file(path)}, {"training": seconds}, {"sasrec": asdict(settings)}, facts
-    )
+    trained = train_sasrec(run, place)
+    seconds = {"training": round(time.perf_counter() - start, 2)}
+    facts = {"parameters": sum(parameter.numel() for parameter in trained.model.parameters())}
+    hashes, settings = {"model": hash_of_file(trained.path)}, {"sasrec": asdict(trained.settings)}
+    return _scored(trained.model, place, hashes, seconds, settings, facts)
 
 
-def sasrec_settings(place: Place) -> SASRecSettings:
-    """Those that are best on the validation items."""
-    return tune_sasrec(place.data, place.folder / "tuning" / "sasrec", place.progress).best
+def item_knn(run: Run, place: Place) -> tuple[ItemKNN, ItemKNNSettings]:
+    """With the run's settings, or those that are best on the validation items."""
+    given = run.settings.get("item_knn")
+    settings = ItemKNNSettings(**given) if given else _tuned(tune_item_knn, "item-knn", place)
+    return ItemKNN(training_part(place.data), len(place.data.items), settings), settings
 
 
-def tuned_item_knn(place: Place) -> ItemKNN:
-    """The item-kNN that is best on the validation items."""
-    best = tune_item_knn(place.data, place.folder / "tuning" / "item-knn", place.progress).best
-    return ItemKNN(training_part(place.data), len(place.data.items), best)
+def run_item_knn(run: Run, place: Place) -> Outcome:
+    """Count who bought what together, and score the catalogue for every test user."""
+    start = time.perf_counter()
+    recommender, settings = item_knn(run, place)
+    seconds = {"training": round(time.perf_counter() - start, 2)}
+    return _scored(recommender, place, {}, seconds, {"item_knn": asdict(settings)})
+
+
+def _tuned(tune: Callable[..., Tuning], name: str, place: Place):
+    return tune(place.data, place.folder / "tuning" / name, place.progress).best
 
 
 def popularity(place: Place) -> Popularity:
@@ -177,15 +199,11 @@ def popularity(place: Place) -> Popularity:
     return Popularity(training_part(place.data), len(place.data.items))
 
 
-def run_baseline(make: Callable[[Place], Any]) -> Callable[[Run, Place], Outcome]:
-    """A runner for what is made from the training part alone and keeps nothing."""
-
-    def run_it(run: Run, place: Place) -> Outcome:
-        start = time.perf_counter()
-        recommender = make(place)
-        return _scored(recommender, place, {}, {"training": round(time.perf_counter() - start, 2)})
-
-    return run_it
+def run_popularity(run: Run, place: Place) -> Outcome:
+    """Score the catalogue by popularity for every test user."""
+    start = time.perf_counter()
+    recommender = popularity(place)
+    return _scored(recommender, place, {}, {"training": round(time.perf_counter() - start, 2)})
 
 
 def _scored(recommender, place: Place, hashes, seconds, settings=None, facts=None) -> Outcome:
@@ -194,11 +212,3 @@ def _scored(recommender, place: Place, hashes, seconds, settings=None, facts=Non
     ranks = dense_ranks_by_protocol(recommender, list(histories), targets)
     seconds = {**seconds, "evaluation": round(time.perf_counter() - start, 2)}
     return Outcome(ranks, hashes, seconds, settings or {}, facts or {})
-
-
-RUNNERS: dict[str, Callable[[Run, Place], Outcome]] = {
-    "gram": run_gram,
-    "sasrec": run_sasrec,
-    "item-knn": run_baseline(tuned_item_knn),
-    "popularity": run_baseline(popularity),
-}

@@ -23,7 +23,8 @@ from .plan import IDENTITY_FILE, Plan
 from .results import join_results
 from .rows import ROWS
 from .run_files import is_done, result_file, save_result
-from .runs import RUNNERS, Place, Run
+from .runners import RUNNERS
+from .runs import Place, Run
 from .sampling import sample_users
 from .tables import results_table
 from .translations import make_translation

@@ -177,6 +177,30 @@ def test_a_row_made_again_is_the_same_bit_for_bit(reproduced, tmp_path, name, ca
     assert (again["hashes"], again["metrics"]) == (result["hashes"], result["metrics"])
 
 
+def test_fusions_take_the_trained_model_and_search_once(reproduced, recipe, data_folder, tmp_path, capsys):
+    folder = shutil.copytree(reproduced[0], tmp_path / "copied")
+    weights = folder / "runs" / "gram-seed0" / "model.safetensors"
+    trained = weights.stat().st_mtime_ns
+    rows = ("reranked", "sasrec-and-knn")
+    reproduce(Plan.of(str(recipe), data_folder, folder, rows=rows, size="recipe"), progress=False)
+    assert weights.stat().st_mtime_ns == trained
+    assert capsys.readouterr().out.count("choosing") == 2
+    gram, reranked, without_gram = (read(folder / f"results/{name}-seed0.json") for name in ("gram", *rows))
+    for protocol in PROTOCOLS:
+        assert reranked["metrics"][protocol]["recall@50"] == gram["metrics"][protocol]["recall@50"]
+        assert set(reranked["settings"]["weights"][protocol]) == {"SASRec", "item-kNN", "popularity"}
+        assert without_gram["settings"]["weights"][protocol]["SASRec"] == 1
+        assert set(reranked["fusion"][protocol]["validation"]) == {"GRAM", "GRAM, re-ranked"}
+    assert reranked["hashes"]["model"] == gram["hashes"]["model"]
+    assert sorted(path.name for path in (folder / "runs" / "fusion-of-gram-seed0").iterdir()) == [
+        "ranks.npz",
+        "weights.json",
+    ]
+    source = folder / "results" / "reranked-seed0.json"
+    assert main(["reproduce", "--from", str(source), "--output-dir", str(tmp_path / "again")]) == 0
+    assert "bit for bit" in capsys.readouterr().out
+
+
 def test_a_row_that_comes_out_otherwise_is_told(copied, tmp_path, capsys):
     source = copied / "results" / "popularity-seed0.json"
     result = read(source)

@@ -21,19 +21,12 @@ from gram.candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
 from gram.cli import main
 from gram.data import evaluation_histories, read_folder, training_part, without_test
 from gram.evaluation import evaluate, format_table
-from gram.reranking import (
-    ENSEMBLE,
-    GRID,
-    RERANKED,
-    CollaborativeScores,
-    Weighting,
-    choose_reranking,
-    choose_weighting,
-    put_forward,
-)
+from gram.reranking import FUSIONS, RERANKED, choose_reranking, put_forward
 from gram.translation import SASREC_FILE, SASRec, SASRecSettings, fit_sasrec
+from gram.weighting import GRID, Weighting, choose_weighting
 
 NUM_ITEMS = 30  # of the tiny catalogue
+ENSEMBLE, WITHOUT_GRAM = "GRAM + SASRec", "SASRec + kNN"
 
 
 @pytest.fixture(scope="module")
@@ -86,25 +79,22 @@ def candidates_with_scores(draw):
         grid = st.integers(-8, 0)  # coarse, so that there are ties
         scores[user, : len(own)] = sorted(draw(st.lists(grid, min_size=len(own), max_size=len(own))), reverse=True)
     liked = draw(st.lists(st.integers(-5, 5), min_size=num_users * width, max_size=num_users * width))
-    spread = draw(st.lists(st.integers(0, 3), min_size=num_users, max_size=num_users))
-    of = CollaborativeScores(np.float32(liked).reshape(num_users, width), np.float32(spread))
-    return Candidates(items, scores, width), {"SASRec": of}
+    return Candidates(items, scores, width), {"SASRec": np.float32(liked).reshape(num_users, width)}
 
 
-@given(candidates_with_scores(), st.sampled_from(GRID), st.booleans())
-def test_reranking_neither_adds_nor_loses_a_candidate(given_candidates, weight, per_user):
+@given(candidates_with_scores(), st.sampled_from(GRID), st.sampled_from([0.0, 2.0]))
+def test_reranking_neither_adds_nor_loses_a_candidate(given_candidates, weight, spread):
     candidates, scores = given_candidates
-    ranked = Weighting({"SASRec": weight}, None if per_user else {"SASRec": 2.0}).rank(candidates, scores)
+    ranked = Weighting({"SASRec": weight}, {"SASRec": spread}).rank(candidates, scores)
     for before, after in zip(candidates.items, ranked, strict=True):
         assert sorted(before) == sorted(after)
         assert (np.diff((after >= 0).astype(int)) <= 0).all()  # none stands before an item
 
 
-@given(candidates_with_scores(), st.booleans())
-def test_weight_zero_is_grams_own_ranking(given_candidates, per_user):
+@given(candidates_with_scores())
+def test_weight_zero_is_grams_own_ranking(given_candidates):
     candidates, scores = given_candidates
-    spread = None if per_user else {"SASRec": 1.0}
-    assert np.array_equal(Weighting({"SASRec": 0.0}, spread).rank(candidates, scores), candidates.items)
+    assert np.array_equal(Weighting({"SASRec": 0.0}, {"SASRec": 1.0}).rank(candidates, scores), candidates.items)
 
 
 @given(candidates_with_scores(), st.data())
@@ -112,7 +102,7 @@ def test_the_choice_is_never_worse_than_gram_where_it_is_made(given_candidates, 
     candidates, scores = given_candidates
     num_users = len(candidates.items)
     targets = np.array(draw.draw(st.lists(st.integers(0, 20), min_size=num_users, max_size=num_users)))
-    weighting, tried = choose_weighting(candidates, scores, targets)
+    weighting, tried = choose_weighting(candidates, scores, {"SASRec": 2.0}, targets)
     alone = [one["ndcg@10"] for one in tried if one["weights"] == {"SASRec": 0.0}]
     best = max(one["ndcg@10"] for one in tried)
     assert best >= alone[0]
@@ -127,10 +117,8 @@ def test_who_knows_the_truth_gets_weight_and_who_knows_nothing_gets_none():
     gram = -np.sort(draw.random((num_users, width)), axis=1).astype(np.float32)
     targets = items[np.arange(num_users), draw.integers(width, size=num_users)]
     truth = (items == targets[:, None]).astype(np.float32)
-    one = np.ones(num_users, dtype=np.float32)
-    lies = CollaborativeScores(-truth, one)
-    scores = {"lies": lies, "truth": CollaborativeScores(truth, one)}
-    weighting, _ = choose_weighting(Candidates(items, gram, width), scores, targets)
+    scores, spread = {"lies": -truth, "truth": truth}, {"lies": 1.0, "truth": 1.0}
+    weighting, _ = choose_weighting(Candidates(items, gram, width), scores, spread, targets)
     assert weighting.weights["lies"] == 0
     assert weighting.weights["truth"] >= 1  # as much as GRAM's best and worst lie apart
     assert (weighting.rank(Candidates(items, gram, width), scores)[:, 0] == targets).all()
@@ -185,14 +173,25 @@ def test_an_item_without_lexical_id_is_no_candidate(model, tokenizer, histories)
         assert sorted(items[items >= 0]) == list(range(20))
 
 
+def test_without_gram_the_candidates_are_sasrecs_in_its_order(found, histories, scorers):
+    for protocol in PROTOCOLS:
+        candidates, scores = found.of(FUSIONS[WITHOUT_GRAM], protocol)
+        ranked = Weighting({"SASRec": 1.0}, {"SASRec": 1.0}).rank(candidates, scores)
+        for user, history in enumerate(histories):
+            liked = scorers["SASRec"].score([history])[0]
+            if protocol == "unseen_items":
+                liked[torch.from_numpy(history).long()] = -torch.inf
+            assert ranked[user].tolist() == liked.topk(6).indices.tolist()
+
+
 def test_recommenders_scores_are_those_of_the_items(found, histories, scorers):
     for name, scorer in scorers.items():
         expected = scorer.score(histories).numpy()
         for protocol in PROTOCOLS:
             items, scores = found.candidates[protocol].items, found.scores[protocol][name]
-            assert np.allclose(scores.spread, expected.std(axis=1), atol=1e-5)
+            assert np.allclose(found.spread[name], expected.std(axis=1), atol=1e-5)
             of_items = np.take_along_axis(expected, np.maximum(items, 0), axis=1)
-            assert np.allclose(scores.scores[items >= 0], of_items[items >= 0], atol=1e-5)
+            assert np.allclose(scores[items >= 0], of_items[items >= 0], atol=1e-5)
 
 
 def test_weights_cannot_be_chosen_by_test_items(choose, data):
@@ -221,14 +220,16 @@ def test_record_tells_grid_settings_hashes_and_figures(choose, data, tmp_path):
     assert record["settings"]["grid"] == list(GRID)
     assert record["settings"]["num_beams"] == 6
     assert set(record["inputs"]) == {"model", "SASRec", "item prompts", "interactions without test", "splits"}
-    for row in (RERANKED, ENSEMBLE):
+    for row in FUSIONS:
         for protocol in PROTOCOLS:
             of = record["rows"][row][protocol]
             reached = [one["ndcg@10"] for one in of["tried"]]
             assert of["validation"][row]["ndcg@10"]["mean"] == max(reached)
-            assert {one["per_user"] for one in of["tried"]} == {False, True}
     ensemble = record["rows"][ENSEMBLE]["all_items"]["tried"]
-    assert [one["weights"]["SASRec"] for one in ensemble] == [*GRID, *GRID]
+    assert [one["weights"]["SASRec"] for one in ensemble] == [*GRID]
+    without = record["rows"][WITHOUT_GRAM]["all_items"]
+    assert {one["weights"]["SASRec"] for one in without["tried"]} == {1.0}
+    assert list(without["validation"]) == ["SASRec", WITHOUT_GRAM]
 
 
 def test_weights_are_taken_from_their_file_until_something_changes(choose, data, scorers, other_encoder, tmp_path):
@@ -255,16 +256,16 @@ def measured(model, tokenizer, data, tmp_path_factory):
 def test_rows_of_the_evaluation(measured, model, tokenizer, data):
     evaluation, folder = measured
     models = evaluation.results["models"]
-    assert list(models) == ["GRAM", RERANKED, ENSEMBLE, "SASRec", "item-kNN", "popularity"]
+    assert list(models) == ["GRAM", *FUSIONS, "SASRec", "item-kNN", "popularity"]
     for protocol in PROTOCOLS:
         assert models[RERANKED][protocol]["recall@50"] == models["GRAM"][protocol]["recall@50"]
     plain = evaluate(model, tokenizer, data, folder / "sasrec.safetensors", progress=False)
-    assert plain.results["models"] == {name: models[name] for name in models if name not in (RERANKED, ENSEMBLE)}
+    assert plain.results["models"] == {name: models[name] for name in models if name not in FUSIONS}
     assert "reranking" not in plain.results
     rows = evaluation.per_user.filter(pc.field("model") == ENSEMBLE)
     assert rows.num_rows == 2 * len(data.interactions)
     table = format_table(evaluation.results)
-    assert sum(line.startswith((RERANKED, ENSEMBLE)) for line in table.splitlines()) == 4
+    assert sum(line.startswith(tuple(FUSIONS)) for line in table.splitlines()) == 2 * len(FUSIONS)
     assert max(map(len, table.splitlines())) <= 100
 
 

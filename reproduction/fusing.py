@@ -1,0 +1,80 @@
+"""Rows that rank the candidates of GRAM and SASRec by several recommenders. One search serves all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..candidates import PROTOCOLS
+from ..data import evaluation_histories, without_test
+from ..files import new_file
+from ..recommendation import load_model
+from ..reranking import FUSIONS, Reranking, choose_reranking, put_forward
+from ..translation.artefacts import hash_of_file
+from .comparing import hash_of_data
+from .rows import ROWS
+from .runs import NUM_BEAMS, SPLIT, Outcome, Place, Run, item_knn, popularity, train_gram, train_sasrec
+
+Ranks = dict[str, dict[str, np.ndarray]]  # {row: {protocol: (U,)}}
+
+
+def run_fusion(run: Run, place: Place) -> Outcome:
+    """Train what the row fuses, choose its weights on validation items, and rank for every test user.
+
+    Weights and ranks of all fusions of a model are kept in `runs/fusion-of-ROW-seedN`: the first row that needs them
+    searches for all.
+    """
+    title, of = ROWS[run.row].title, replace(run, row=ROWS[run.row].of)
+    gram, sasrec = train_gram(of, place), train_sasrec(run, place)
+    neighbours, knn_settings = item_knn(run, place)
+    scorers = {"SASRec": sasrec.model, "item-kNN": neighbours, "popularity": popularity(place)}
+    start = time.perf_counter()
+    model, tokenizer = load_model(gram.folder)
+    model = model.to(place.accelerator.device)
+    folder = place.folder / "runs" / f"fusion-of-{of.name}"
+    options = {"num_beams": NUM_BEAMS, "progress": place.progress}
+    reranking = choose_reranking(
+        folder / "weights.json",
+        model,
+        tokenizer,
+        without_test(place.data),
+        scorers,
+        max_users=run.settings["training"]["validation_users"] or None,
+        accelerator=place.accelerator,
+        **options,
+    )
+    choosing, start = time.perf_counter() - start, time.perf_counter()
+
+    def ranked() -> Ranks:
+        histories, targets = evaluation_histories(place.data, SPLIT)
+        return reranking.ranks(put_forward(model, tokenizer, list(histories), scorers, **options), targets)
+
+    ranks = _kept(folder / "ranks.npz", reranking, hash_of_data(place.data), ranked)[title]
+    evaluation = time.perf_counter() - start
+    fused = {"sasrec": asdict(sasrec.settings), "item_knn": asdict(knn_settings), "weights": reranking.weights[title]}
+    return Outcome(
+        ranks,
+        {**gram.hashes, "sasrec": hash_of_file(sasrec.path)},
+        {**gram.seconds, "choosing": round(choosing, 2), "evaluation": round(evaluation, 2)},
+        {**run.settings, **fused},
+        {"parameters": model.num_parameters(), "fusion": reranking.record["rows"][title]},
+    )
+
+
+def _kept(path: Path, reranking: Reranking, data_hash: str, make: Callable[[], Ranks]) -> Ranks:
+    """The ranks in the file, if they were made with these weights for these data; otherwise they are made and kept."""
+    key = f"{reranking.record['key']} {data_hash}"
+    names = {row: {protocol: f"{row}/{protocol}" for protocol in PROTOCOLS} for row in FUSIONS}
+    if path.is_file():
+        with np.load(path) as kept:
+            if kept["key"] == key:
+                return {row: {protocol: kept[name] for protocol, name in of.items()} for row, of in names.items()}
+    ranks = make()
+    arrays = {name: ranks[row][protocol] for row, of in names.items() for protocol, name in of.items()}
+    with new_file(path) as part, part.open("wb") as file:
+        np.savez(file, key=key, **arrays)
+    return ranks
