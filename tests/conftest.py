@@ -9,6 +9,7 @@ import sys
 import zipfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers that share cores must not wait for each other
 
 from pathlib import Path
 
