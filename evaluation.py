@@ -33,6 +33,7 @@ from .item_cache_gram import ItemCache
 from .processes import gather_users, on_cpu, own_share
 from .rankings import Hits, estimate, ndcg, recall
 from .reranking import Reranking, choose_reranking, put_forward
+from .run_facts import hash_of_weights
 from .translation import SASRec, fit_or_load
 from .translation.artefacts import read_provenance
 from .translation.collaborative import hash_of_interactions
@@ -147,10 +148,11 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        results: `{"model", "split", "users", "num_beams", "data", "models": {name: {protocol: {metric: {"mean", "low",
-            "high"}}}}, "seconds": {name: seconds}}`; a baseline's seconds include its training. With re-ranking,
-            GRAM's include that of SASRec's items, and there is `"reranking": {"file", "key", "seconds", "weights"}`:
-            the file of the weights, its key, what choosing took (and training the baselines), and the weights.
+        results: `{"model", "weights", "split", "users", "num_beams", "data", "models": {name: {protocol: {metric:
+            {"mean", "low", "high"}}}}, "seconds": {name: seconds}}`, `weights` being the SHA-256 of GRAM's; a
+            baseline's seconds include its training. With re-ranking, GRAM's include that of SASRec's items, and there
+            is `"reranking": {"file", "key", "seconds", "weights"}`: the file of the weights, its key, what choosing
+            took (and training the baselines), and the weights.
         per_user: one row per user, model and protocol: `user_id`, `item_id` (the target), `model`, `protocol`, `rank`
             (null beyond 50).
     """
@@ -265,6 +267,7 @@ def evaluate(
 
     results = {
         "model": model.name_or_path,
+        "weights": hash_of_weights(model),
         "split": split,
         "users": num_users,
         "num_beams": num_beams,

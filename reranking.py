@@ -24,6 +24,7 @@ from .files import new_file
 from .item_cache_gram import ItemCache
 from .processes import gather_users, own_share
 from .rankings import Hits, estimate, ndcg, recall
+from .run_facts import hash_of_weights
 from .translation import Provenance
 from .translation.artefacts import METADATA_KEY, hash_of_texts
 from .translation.collaborative import hash_of_interactions
@@ -271,8 +272,8 @@ def _gather(found: PutForward, num_users: int, accelerator: Accelerator) -> PutF
 def _provenance(model, tokenizer, known, sasrec, num_beams, num_users, item_cache) -> Provenance:
     """Everything that decides the weights. Item-kNN and popularity follow from the data."""
     inputs = {
-        "model": _hash_of_weights(model),
-        "SASRec": _hash_of_weights(sasrec),
+        "model": hash_of_weights(model),
+        "SASRec": hash_of_weights(sasrec),
         "item prompts": hash_of_texts(map(repr, tokenizer.item_prompts)),
         "interactions without test": hash_of_interactions(known.interactions),
         "splits": hashlib.sha256(known.splits.tobytes()).hexdigest(),
@@ -287,14 +288,6 @@ def _provenance(model, tokenizer, known, sasrec, num_beams, num_users, item_cach
         "judged by": "ndcg@10",
     }
     return Provenance("reranking", inputs, settings)
-
-
-def _hash_of_weights(module: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, weight in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _read(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -96,3 +97,20 @@ def _prepared(folder: Path | None) -> dict[str, Any] | None:
         return None
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     return {name: report[name] for name in ("settings", "inputs", "origin", "stages") if name in report}
+
+
+def hash_of_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's weights with their names, whatever files they are in.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> before = hash_of_weights(layer)
+        >>> _ = torch.nn.init.zeros_(layer.bias)
+        >>> hash_of_weights(layer) == before
+        False
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

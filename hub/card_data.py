@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..recommendation import Recommendation, Recommender, load_model
+from ..run_facts import hash_of_weights
 from ..tokenization_gram import GramTokenizer
 from ..translation import TreeStatistics
 from .card_settings import CardSettings, words
@@ -68,7 +69,7 @@ class GramCardData:
 
         Raises:
             FileNotFoundError: the folder or a file of it is missing; the message names it.
-            ValueError: a file is damaged, or not of its form.
+            ValueError: a file is damaged, or not of its form; the evaluation is of other weights.
         """
         folder = Path(folder)
         training = _read_json(folder / TRAINING_FILE)
@@ -77,6 +78,13 @@ class GramCardData:
                 f"{folder / TRAINING_FILE}: no such file; give the folder that `train_accelerate.py` wrote"
             )
         model, tokenizer = load_model(folder)
+        evaluation = _read_json(folder / EVALUATION_FILE)
+        measured = (evaluation or {}).get("weights")
+        if measured is not None and measured != hash_of_weights(model):
+            raise ValueError(
+                f"{folder / EVALUATION_FILE}: was measured with other weights than the folder has; evaluate them "
+                "(`gram evaluate`), or remove the file"
+            )
         history = example_history(tokenizer)
         ids = [tokenizer.item_ids[row] for row in history]
         (recommended,) = Recommender(model, tokenizer).recommend([ids], top_k=NUM_SHOWN)
@@ -85,7 +93,7 @@ class GramCardData:
             settings=CardSettings.of(folder) if settings is None else settings,
             config=_read_json(folder / "config.json"),
             training=training,
-            evaluation=_read_json(folder / EVALUATION_FILE),
+            evaluation=evaluation,
             ablations=_read_ablations(folder / ABLATIONS_FILE),
             num_parameters=model.num_parameters(),
             tokenizer=tokenizer,

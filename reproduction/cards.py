@@ -9,9 +9,13 @@ from typing import Any
 from ..hub import refresh_model_card
 from ..hub.card_data import ABLATIONS_FILE, EVALUATION_FILE
 from ..hub.model_card import CARD
+from ..recommendation import load_model
+from ..run_facts import hash_of_weights
 from ..training.checkpoints import write_json
+from ..translation.artefacts import hash_of_file
 from .rows import ABLATION, GRAM, ROWS
 from .run_files import RESULTS_FOLDER
+from .runs import WEIGHTS_FILE
 
 
 def refresh_card(folder: Path, seed: int) -> None:
@@ -20,6 +24,9 @@ def refresh_card(folder: Path, seed: int) -> None:
     Args:
         folder: of the reproduction; nothing is done where it has no row GRAM with this seed.
         seed: of the GRAM that gets the card, and of the rows that it is compared with.
+
+    Raises:
+        ValueError: the row GRAM has other weights now than when it was measured.
     """
     results = {}
     for row in ROWS.values():
@@ -34,7 +41,10 @@ def refresh_card(folder: Path, seed: int) -> None:
         for name, result in results.items()
         if ROWS[name].group == ABLATION
     ]
-    contents = {EVALUATION_FILE: _evaluation(results), ABLATIONS_FILE: ablations}
+    if hash_of_file(model / WEIGHTS_FILE) != results[GRAM]["hashes"]["model"]:
+        raise ValueError(f"{model / WEIGHTS_FILE}: other weights than those measured; remove {model} and the result")
+    weights = hash_of_weights(load_model(model)[0])
+    contents = {EVALUATION_FILE: {"weights": weights, **_evaluation(results)}, ABLATIONS_FILE: ablations}
     if (model / CARD).is_file() and all(_holds(model / name, content) for name, content in contents.items()):
         return
     for name, content in contents.items():

@@ -231,6 +231,18 @@ def test_bad_file_is_named_and_leaves_the_card_alone(folder, name, content, mess
     assert not list(folder.glob(".*.part"))
 
 
+def test_figures_of_other_weights_are_refused(quickstart_run, tmp_path):
+    folder = shutil.copytree(quickstart_run[0], tmp_path / "model")
+    write_model_card(folder, overwrite=True)  # its own figures
+    model = GramForConditionalGeneration.from_pretrained(folder)
+    torch.nn.init.zeros_(model.encoder.final_layer_norm.weight)
+    model.save_pretrained(folder)
+    before = (folder / "README.md").read_bytes()
+    with pytest.raises(ValueError, match=r"evaluation\.json: was measured with other weights .*gram evaluate"):
+        write_model_card(folder, overwrite=True)
+    assert (folder / "README.md").read_bytes() == before
+
+
 def test_figures_of_a_real_run(quickstart_run):
     folder, _ = quickstart_run
     training, evaluation = (json.loads((folder / f"{name}.json").read_text()) for name in ("training", "evaluation"))
