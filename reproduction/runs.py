@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from ..baselines import ItemKNN, ItemKNNSettings, Popularity
 from ..candidates import gram_candidates, target_ranks
 from ..data import RecommendationData, evaluation_histories, training_part
 from ..evaluation import CUTOFFS, dense_ranks_by_protocol
+from ..files import new_file
 from ..recommendation import load_model
 from ..train_accelerate import FINISHED_FILE, train
 from ..training.start import tokenizer_of
@@ -161,6 +163,11 @@ def train_sasrec(run: Run, place: Place) -> TrainedSASRec:
     given = run.settings.get("sasrec")
     settings = SASRecSettings(**given) if given else _tuned(tune_sasrec, "sasrec", place)
     path = place.folder / "runs" / f"sasrec-seed{run.seed}" / SASREC_FILE
+    tuned = place.folder / "tuning" / "sasrec" / SASREC_FILE
+    if tuned.is_file() and not path.is_file():  # the best of the search; of another seed it is trained anew
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as part:
+            shutil.copyfile(tuned, part)
     training, num_items = training_part(place.data), len(place.data.items)
     return TrainedSASRec(fit_or_load(path, training, num_items, settings, run.seed, place.progress), settings, path)
 
@@ -169,7 +176,7 @@ def run_sasrec(run: Run, place: Place) -> Outcome:
     """Train a SASRec, and let it score the catalogue for every test user."""
     start = time.perf_counter()
     trained = train_sasrec(run, place)
-    seconds = {"training": round(time.perf_counter() - start, 2)}
+    seconds = {"training": round(time.perf_counter() - start, 2)}  # with the search, unless that was done before
     facts = {"parameters": sum(parameter.numel() for parameter in trained.model.parameters())}
     hashes, settings = {"model": hash_of_file(trained.path)}, {"sasrec": asdict(trained.settings)}
     return _scored(trained.model, place, hashes, seconds, settings, facts)
