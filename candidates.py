@@ -6,7 +6,7 @@ protocol); under `unseen_items` what is in the user's history is masked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from .item_cache_gram import ItemCache
 from .user_batches import batches_of_users
 
-PROTOCOLS = ("all_items", "unseen_items")
+PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
 
 _SPELT_AT_ONCE = 256  # items, over all users of a batch: what the attention over their passages takes is bounded by it
 
@@ -46,7 +46,7 @@ def gram_candidates(
     model,
     tokenizer,
     histories: Sequence[np.ndarray],
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: Iterable[str] = tuple(PROTOCOLS),
     num_beams: int = 50,
     batch_size: int = 16,
     others: Mapping[str, np.ndarray] | None = None,

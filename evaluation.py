@@ -106,7 +106,7 @@ def gram_ranks(
         >>> ranks.shape, set(ranks) <= {0, 1, 2, 3, 4, 5}
         ((40,), True)
     """
-    protocol = PROTOCOLS[exclude_seen]
+    protocol = "unseen_items" if exclude_seen else "all_items"
     options = (protocol,), num_beams, batch_size, None, progress, item_cache
     return target_ranks(gram_candidates(model, tokenizer, histories, *options)[protocol].items, targets)
 
@@ -363,11 +363,10 @@ def ranks_table(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[
 def format_table(results: dict[str, Any]) -> str:
     """The results as text, a table per protocol: R is recall, N is NDCG, and the interval is that of N@10."""
     columns = [f"{metric}@{k}" for k in CUTOFFS for metric in ("recall", "ndcg") if (metric, k) != ("ndcg", 1)]
-    titles = {"all_items": "all items, seen ones too", "unseen_items": "unseen items only"}
     head = "".join(f"{name[0].upper() + name[name.index('@') :]:>7}" for name in columns) + f"{'N@10, 95 %':>15}"
     width, lines = max(11, *(len(name) + 2 for name in results["models"])), []
-    for protocol in PROTOCOLS:
-        lines += ["", f"{results['users']} {results['split']} users, {titles[protocol]}", f"{'':<{width}}{head}"]
+    for protocol, meaning in PROTOCOLS.items():
+        lines += ["", f"{results['users']} {results['split']} users, {meaning}", f"{'':<{width}}{head}"]
         for name, by_protocol in results["models"].items():
             metrics = by_protocol[protocol]
             row = "".join(f"{metrics[column]['mean']:>7.4f}" for column in columns)

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..candidates import PROTOCOLS
 from ..recommendation import Recommendation, Recommender, load_model
 from ..run_facts import hash_of_weights
 from ..tokenization_gram import GramTokenizer
@@ -20,7 +21,6 @@ TRAINING_FILE, EVALUATION_FILE, ABLATIONS_FILE = "training.json", "evaluation.js
 PLOT_FILE = "training.svg"
 TASK = "generative-recommendation"
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
-PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
 TAGS = ["recommendation", "sequential-recommendation", TASK, "generative-retrieval", "gram"]
 ABLATION_FORM = '{"name", "metrics": {protocol: {metric: {"mean", "low", "high"}}}}'
 HISTORY_LENGTH, NUM_SHOWN = 3, 5  # of the example

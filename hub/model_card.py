@@ -12,9 +12,10 @@ from typing import Any
 from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from ..candidates import PROTOCOLS
 from ..files import new_file
 from ..training_settings import PLACES
-from .card_data import METRICS, PROTOCOLS, TASK, GramCardData
+from .card_data import METRICS, TASK, GramCardData
 from .card_settings import CardSettings
 from .metadata_rules import check_metadata
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..candidates import PROTOCOLS
 from ..files import new_file
 from ..hub.model_card import duration
 from .plan import RECIPE_SIZE
 from .results import JOINED_FILE
 
-TITLES = {"all_items": "All items may be recommended", "unseen_items": "Items of the history are masked"}
 SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 END = "<!-- end of gram table -->"
 
@@ -37,8 +37,8 @@ def results_table(results: Mapping[str, Any]) -> str:
         results: as `gram.reproduction.results.join_results` gives them.
     """
     lines = [_caption(results)]
-    for protocol, title in TITLES.items():
-        lines += ["", f"{title}:", "", *_table(results, protocol)]
+    for protocol, meaning in PROTOCOLS.items():
+        lines += ["", f"{meaning[0].upper()}{meaning[1:]}:", "", *_table(results, protocol)]
     return "\n".join(lines)
 
 
