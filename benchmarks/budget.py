@@ -2,9 +2,9 @@
 
 `python -m benchmarks.budget NAME --data DIR --output-dir DIR --sizes tiny mini --epochs 1 2 5`, NAME a recipe or a
 YAML file of settings. Every point is a training of its own, for the learning rate falls to zero over its epochs: it is
-the row GRAM of `gram reproduce` in the folder SIZE-EPOCHS, and goes on where it was when it is run again. Validation
-NDCG@10 is that of the best epoch, on the training's validation users. The test is evaluated once for each point, on all
-users, and nothing is chosen by it.
+that of the row GRAM of `gram reproduce`, in the folder SIZE-EPOCHS, and goes on where it was when it is run again.
+Quality is NDCG@10 on the training's validation users, at the best epoch: this is for choosing, and no test item is looked
+at.
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from gram.cli import exit_code_of
 from gram.commands.command import at_least_one, quiet
-from gram.reproduction import SIZES, Plan, reproduce
+from gram.recommendation import load_model
+from gram.reproduction import SIZES, Plan
 from gram.reproduction.plan import RECIPE_SIZE
+from gram.reproduction.rows import GRAM
+from gram.reproduction.runs import train_gram
+from gram.reproduction.stages import open_place
+from gram.run_facts import environment
 from gram.settings import add_flags
 from gram.training_settings import TrainingSettings
 from gram.translation import TranslationSettings
@@ -30,34 +37,30 @@ OWN = ("sizes", "epochs", "dataset", "output_dir")
 def measure(given: Namespace) -> list[dict]:
     """A row for each size and number of epochs; small and short ones first."""
     settings = {name: value for name, value in vars(given).items() if name not in OWN}
-    points = [(size, epochs) for size in given.sizes for epochs in given.epochs]
-    plans = [
-        Plan.of(
+    rows = []
+    for size, epochs in [(size, epochs) for size in given.sizes for epochs in given.epochs]:
+        plan = Plan.of(
             given.dataset,
             output_dir=given.output_dir / f"{size}-{epochs}",
-            rows=["gram"],
+            rows=[GRAM],
             size=size,
             epochs=epochs,
             translations=given.output_dir / "translations",
             **settings,
         )
-        for size, epochs in points
-    ]
-    rows = []
-    for (size, epochs), plan in zip(points, plans, strict=True):
         print(f"\n{size}, {epochs} epochs", flush=True)
-        joined = reproduce(plan)
-        found = joined["rows"]["gram"]
+        place = open_place(plan)
+        trained = [train_gram(run, place) for run in plan.runs()]
+        model, _ = load_model(trained[0].folder)
         rows.append(
             {
                 "size": size,
                 "epochs": epochs,
-                "parameters": found["parameters"],
-                "training_seconds": found["seconds"]["training"],
-                "validation": found["validation"],
-                "test": {protocol: values["ndcg@10"] for protocol, values in found["metrics"].items()},
-                "test_users": joined["users"],
-                "device": found["environment"]["device"],
+                "parameters": model.num_parameters(),
+                "training_seconds": float(np.mean([one.seconds["training"] for one in trained])),
+                "validation": [one.facts["validation"] for one in trained],
+                "ndcg@10": float(np.mean([one.facts["validation"]["ndcg@10"] for one in trained])),
+                "device": environment(place.accelerator)["device"],
             }
         )
     return rows
@@ -66,12 +69,10 @@ def measure(given: Namespace) -> list[dict]:
 def as_table(rows: Sequence[dict]) -> str:
     """Markdown: a row per point."""
     head = ["size", "epochs", "parameters", "training, hours", "validation NDCG@10"]
-    head += ["test NDCG@10, all items", "test NDCG@10, unseen items"]
     lines = [
         [
             *(row["size"], str(row["epochs"]), f"{row['parameters']:,}", f"{row['training_seconds'] / 3600:.2f}"),
-            f"{row['validation']['ndcg@10']:.4f}",
-            *(f"{value['mean']:.4f} ({value['low']:.4f}-{value['high']:.4f})" for value in row["test"].values()),
+            f"{row['ndcg@10']:.4f}",
         ]
         for row in rows
     ]
@@ -83,7 +84,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     figure, axes = pyplot().subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
     for size in dict.fromkeys(row["size"] for row in rows):
         points = sorted((row for row in rows if row["size"] == size), key=lambda row: row["epochs"])
-        quality = [row["validation"]["ndcg@10"] for row in points]
+        quality = [row["ndcg@10"] for row in points]
         axes[0].plot([row["epochs"] for row in points], quality, marker="o", markersize=4, label=size)
         axes[1].plot([row["training_seconds"] / 3600 for row in points], quality, marker="o", markersize=4, label=size)
     axes[0].set(xlabel="epochs", ylabel="validation NDCG@10", xscale="log", ylim=(0, None))

@@ -52,8 +52,7 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
         ValueError: the data are not those that were named, the output folder is another reproduction's, or this runs
             in several processes.
     """
-    place = Place(plan.read_data(), plan.output_dir, _accelerator(plan.training.mixed_precision), progress)
-    plan.claim(place.data)
+    place = open_place(plan, progress)
     common = _common(plan.facts, place)
     runs = plan.runs()
     translations = {run.translation: run for run in runs if run.translation is not None}
@@ -77,6 +76,13 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
     stages.begin("model card")
     refresh_card(plan.output_dir, plan.seeds[0])
     return joined
+
+
+def open_place(plan: Plan, progress: bool = True) -> Place:
+    """Read a plan's data, and make its folder this reproduction's; errors as of [`reproduce`]."""
+    place = Place(plan.read_data(), plan.output_dir, _accelerator(plan.training.mixed_precision), progress)
+    plan.claim(place.data)
+    return place
 
 
 def rerun(

@@ -325,14 +325,11 @@ def test_the_budget_study_trains_every_point_and_plots_them(data_folder, tmp_pat
     arguments = [str(recipe), "--data", str(data_folder), "--output-dir", str(output), "--sizes", "recipe"]
     budget.main([*arguments, "--epochs", "1", "2", "--d-model", "8"])
     first, second = json.loads((output / "budget.json").read_text(encoding="utf-8"))["rows"]
-    assert [(row["size"], row["epochs"], row["test_users"]) for row in (first, second)] == [
-        ("recipe", 1, 40),
-        ("recipe", 2, 40),
-    ]
-    result = json.loads((output / "recipe-2" / "results" / "gram-seed0.json").read_text(encoding="utf-8"))
-    assert (result["reproduction"]["epochs"], result["reproduction"]["d_model"]) == (2, 8)
-    assert second["test"] == {name: {**values["ndcg@10"], "spread": None} for name, values in result["metrics"].items()}
-    assert second["validation"] == result["validation"]
+    assert [(row["size"], row["epochs"]) for row in (first, second)] == [("recipe", 1), ("recipe", 2)]
+    trained = json.loads((output / "recipe-2" / "runs" / "gram-seed0" / "training.json").read_text(encoding="utf-8"))
+    assert (trained["settings"]["epochs"], trained["settings"]["d_model"]) == (2, 8)
+    assert second["ndcg@10"] == trained["progress"]["best_ndcg"]
+    assert not list(output.glob("*/results"))  # what is chosen by validation has not seen the test
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split("|")[2].strip() for row in rows] == ["epochs", "---:", "1", "2"]
     assert (output / "budget.svg").stat().st_size > 1000
