@@ -3,8 +3,7 @@
 `python -m benchmarks.budget NAME --data DIR --output-dir DIR --sizes tiny mini --epochs 1 2 5`, NAME a recipe or a
 YAML file of settings. Every point is a training of its own, for the learning rate falls to zero over its epochs: it is
 that of the row GRAM of `gram reproduce`, in the folder SIZE-EPOCHS, and goes on where it was when it is run again.
-Quality is NDCG@10 on the training's validation users, at the best epoch: this is for choosing, and no test item is looked
-at.
+Quality is NDCG@10 on the training's validation users, at the best epoch; no test item is looked at.
 """
 
 from __future__ import annotations
