@@ -65,8 +65,14 @@ def _budget(facts: Mapping[str, Any], trained: Sequence[Mapping[str, Any]]) -> s
     text += f"{layers} of width {facts['d_model']}, " if start is None else f"from {Path(start).name}, "
     text += f"{_range([row['parameters'] for row in trained], _millions)} parameters, "
     text += f"{_count(facts['epochs'], 'epoch')} of batches of {facts['batch_size']}, "
-    devices = sorted({row["environment"]["device"] for row in trained})
+    devices = sorted({_device(row["environment"]) for row in trained})
     return f"{text}{_range([row['seconds']['training'] for row in trained], duration)} on {', '.join(devices)}"
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    """With how many threads, where it is a CPU."""
+    name = environment["device"]
+    return f"{_count(environment['threads'], 'thread')} of {name}" if re.search(r", \d+ cores?$", name) else name
 
 
 def _millions(number: int) -> str:

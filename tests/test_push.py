@@ -102,11 +102,12 @@ def encode(folder):
 
 
 def train_on(folder):
-    """Other weights."""
+    """Other weights, not evaluated yet."""
     model, _ = load_model(folder)
     model.encoder.block[0].layer[0].SelfAttention.q.weight.data.mul_(-2)
     model.shared.weight.data.neg_()
     model.save_pretrained(folder)
+    (folder / "evaluation.json").unlink()
 
 
 def spoil(folder, name, old, new):
@@ -162,7 +163,6 @@ def test_pushed_again(hub, gram, folder):
     assert hub.count("PUT") == uploads
 
     train_on(folder)
-    (folder / "evaluation.json").unlink()
     lines = push(gram, folder, "again", "--message", "fourth")
     assert "1 removed" in lines[0]
     new = hub.commits("tester/again")[0]
@@ -215,6 +215,16 @@ def test_branch(hub, gram, folder):
     assert "nowhere" in errors[-1]
 
 
+def test_figures_of_other_weights_are_not_published(hub, gram, folder):
+    measured = (folder / "evaluation.json").read_bytes()
+    train_on(folder)
+    (folder / "evaluation.json").write_bytes(measured)
+    code, _, errors = gram("push", folder, "--repo-id", "tester/stale")
+    assert code == 2
+    assert "evaluation.json: was measured with other weights than the folder has" in errors[-1]
+    assert hub.changes() == []
+
+
 def test_dry_run(hub, gram, folder):
     code, lines, errors = gram("push", folder, "--repo-id", "tester/dry", "--dry-run", token=None)
     assert (code, errors) == (0, [])
@@ -227,7 +237,8 @@ def test_dry_run(hub, gram, folder):
     hub.requests.clear()
     code, lines, _ = gram("push", folder, "--repo-id", "tester/dry", "--dry-run", token=None)
     changed = [line.split()[1:] for line in lines[:-2] if "unchanged" not in line]
-    assert changed == [["changed", "README.md"], ["changed", "model.safetensors"]]  # the card shows what it recommends
+    # The card shows what it recommends.
+    assert changed == [["changed", "README.md"], ["removed", "evaluation.json"], ["changed", "model.safetensors"]]
     assert lines[-2].startswith("would upload 2 of ")
     assert hub.changes() == []
 

@@ -322,7 +322,7 @@ def made_up(folder, data):
     common = {
         "reproduction": facts,
         "data": {"items": 30},
-        "environment": {"device": "a CPU, 2 cores"},
+        "environment": {"device": "a CPU, 2 cores", "threads": 1},
         "hashes": {"data": "0"},
     }
     users = len(data.interactions)
@@ -341,7 +341,8 @@ def made_up(folder, data):
 TABLE = """\
 `shop`, **a rehearsal on 0.1 of the users** (40 test users), full ranking of 30 items, means with their 95 % intervals \
 over users in brackets; R is recall, N is NDCG. Every generative row: size tiny, 4 + 4 layers of width 256, 12.3 \
-million parameters, 2 epochs of batches of 128, 60.0 seconds on a CPU, 2 cores. ± is the standard deviation over seeds.
+million parameters, 2 epochs of batches of 128, 60.0 seconds on 1 thread of a CPU, 2 cores. ± is the \
+standard deviation over seeds.
 
 All items may be recommended:
 
