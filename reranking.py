@@ -190,7 +190,7 @@ def choose_reranking(
         known: in rows of the tokenizer's catalogue, without test interactions: see `gram.data.without_test`.
         scorers: the recommenders of [`FUSIONS`] by name, which learnt from the training part alone.
         num_beams: width of GRAM's search; SASRec puts forward as many items.
-        max_users: only the first so many users.
+        max_users: only so many users, drawn at random.
         batch_size, accelerator, progress, item_cache: as of `gram.evaluation.evaluate`.
 
     Raises:
@@ -201,13 +201,15 @@ def choose_reranking(
     accelerator = accelerator or Accelerator()
     histories, targets = evaluation_histories(known, "validation")
     num_users = min(len(targets), max_users or len(targets))
+    users = np.sort(np.random.default_rng(0).permutation(len(targets))[:num_users])  # the first are not like the others
+    targets = targets[users]
     provenance = _provenance(model, tokenizer, known, scorers["SASRec"], num_beams, num_users, item_cache)
     record = _read(path)
     accelerator.wait_for_everyone()  # before anybody writes
     if record.get("key") == provenance.key:
         return Reranking.of_record(record)
 
-    own = [histories[user] for user in own_share(num_users, accelerator)]
+    own = [histories[user] for user in users[own_share(num_users, accelerator)]]
     found = put_forward(model, tokenizer, own, scorers, num_beams, batch_size, progress, item_cache)
     found = _gather(found, num_users, accelerator)
     spread = {name: float(of.mean(dtype=np.float64)) for name, of in found.spread.items()}
@@ -224,7 +226,6 @@ def choose_reranking(
 def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndarray) -> dict[str, Any]:
     first, *_ = FUSIONS[row].of
     candidates, scores = found.of(FUSIONS[row], protocol)
-    targets = targets[: len(candidates.items)]
     given = {first: 1.0} if first in scores else {}
     weighting, tried = choose_weighting(candidates, scores, spread, targets, given)
     alone = candidates.items if given else candidates.generated.items
@@ -280,6 +281,7 @@ def _provenance(model, tokenizer, known, sasrec, num_beams, num_users, item_cach
     }
     settings = {
         "users": num_users,
+        "drawn": "at random, seed 0",
         "num_beams": num_beams,
         "item_encodings": item_cache.dtype if item_cache else "float32",
         "fusions": {row: [list(fusion.of), list(fusion.by)] for row, fusion in FUSIONS.items()},

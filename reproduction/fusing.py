@@ -19,6 +19,7 @@ from .comparing import hash_of_data
 from .rows import ROWS
 from .runs import NUM_BEAMS, SPLIT, Outcome, Place, Run, item_knn, popularity, train_gram, train_sasrec
 
+CHOOSING_USERS = 5000  # on whose validation items weights are chosen
 Ranks = dict[str, dict[str, np.ndarray]]  # {row: {protocol: (U,)}}
 
 
@@ -43,7 +44,7 @@ def run_fusion(run: Run, place: Place) -> Outcome:
         tokenizer,
         without_test(place.data),
         scorers,
-        max_users=run.settings["training"]["validation_users"] or None,
+        max_users=CHOOSING_USERS,
         accelerator=place.accelerator,
         **options,
     )
