@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,7 @@ def choose_reranking(
     num_users = min(len(targets), max_users or len(targets))
     users = np.sort(np.random.default_rng(0).permutation(len(targets))[:num_users])  # the first are not like the others
     targets = targets[users]
-    provenance = _provenance(model, tokenizer, known, scorers["SASRec"], num_beams, num_users, item_cache)
+    provenance = _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache)
     record = _read(path)
     accelerator.wait_for_everyone()  # before anybody writes
     if record.get("key") == provenance.key:
@@ -270,11 +270,11 @@ def _gather(found: PutForward, num_users: int, accelerator: Accelerator) -> PutF
     return PutForward(candidates, scores, {name: joined(of) for name, of in found.spread.items()})
 
 
-def _provenance(model, tokenizer, known, sasrec, num_beams, num_users, item_cache) -> Provenance:
-    """Everything that decides the weights. Item-kNN and popularity follow from the data."""
+def _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache) -> Provenance:
+    """Everything that decides the weights. Popularity follows from the data."""
     inputs = {
         "model": hash_of_weights(model),
-        "SASRec": hash_of_weights(sasrec),
+        "SASRec": hash_of_weights(scorers["SASRec"]),
         "item prompts": hash_of_texts(map(repr, tokenizer.item_prompts)),
         "interactions without test": hash_of_interactions(known.interactions),
         "splits": hashlib.sha256(known.splits.tobytes()).hexdigest(),
@@ -283,6 +283,7 @@ def _provenance(model, tokenizer, known, sasrec, num_beams, num_users, item_cach
         "users": num_users,
         "drawn": "at random, seed 0",
         "num_beams": num_beams,
+        "item-kNN": asdict(scorers["item-kNN"].settings),
         "item_encodings": item_cache.dtype if item_cache else "float32",
         "fusions": {row: [list(fusion.of), list(fusion.by)] for row, fusion in FUSIONS.items()},
         "grid": list(GRID),

@@ -3,12 +3,14 @@
 `python -m benchmarks.budget NAME --data DIR --output-dir DIR --sizes tiny mini --epochs 1 2 5`, NAME a recipe or a
 YAML file of settings. Every point is a training of its own, for the learning rate falls to zero over its epochs: it is
 that of the row GRAM of `gram reproduce`, in the folder SIZE-EPOCHS, and goes on where it was when it is run again.
-Quality is NDCG@10 on the training's validation users, at the best epoch; no test item is looked at.
+Quality is NDCG@10 on the training's validation users, at the best epoch; no test item is looked at. The plot shows each
+training's curve too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from gram.reproduction.runs import train_gram
 from gram.reproduction.stages import open_place
 from gram.run_facts import environment
 from gram.settings import add_flags
+from gram.train_accelerate import FINISHED_FILE
 from gram.training_settings import TrainingSettings
 from gram.translation import TranslationSettings
 
@@ -51,18 +54,24 @@ def measure(given: Namespace) -> list[dict]:
         place = open_place(plan)
         trained = [train_gram(run, place) for run in plan.runs()]
         model, _ = load_model(trained[0].folder)
+        curves = [_progress(one.folder)["validations"] for one in trained]
         rows.append(
             {
                 "size": size,
                 "epochs": epochs,
                 "parameters": model.num_parameters(),
                 "training_seconds": float(np.mean([one.seconds["training"] for one in trained])),
+                "curves": [[(point["epoch"], point["ndcg@10"]) for point in curve] for curve in curves],
                 "validation": [one.facts["validation"] for one in trained],
                 "ndcg@10": float(np.mean([one.facts["validation"]["ndcg@10"] for one in trained])),
                 "device": environment(place.accelerator)["device"],
             }
         )
     return rows
+
+
+def _progress(folder: Path) -> dict:
+    return json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["progress"]
 
 
 def as_table(rows: Sequence[dict]) -> str:
@@ -79,13 +88,15 @@ def as_table(rows: Sequence[dict]) -> str:
 
 
 def plot(rows: Sequence[dict], path: Path) -> None:
-    """Validation NDCG@10 of each size, against epochs and against hours of training."""
+    """Validation NDCG@10 of each size, against epochs, with the curves of the trainings, and against hours."""
     figure, axes = pyplot().subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
     for size in dict.fromkeys(row["size"] for row in rows):
         points = sorted((row for row in rows if row["size"] == size), key=lambda row: row["epochs"])
         quality = [row["ndcg@10"] for row in points]
-        axes[0].plot([row["epochs"] for row in points], quality, marker="o", markersize=4, label=size)
+        (line,) = axes[0].plot([row["epochs"] for row in points], quality, marker="o", markersize=4, label=size)
         axes[1].plot([row["training_seconds"] / 3600 for row in points], quality, marker="o", markersize=4, label=size)
+        for curve in (curve for row in points for curve in row["curves"]):
+            axes[0].plot(*zip(*curve, strict=True), color=line.get_color(), linewidth=0.8, alpha=0.6)
     axes[0].set(xlabel="epochs", ylabel="validation NDCG@10", xscale="log", ylim=(0, None))
     axes[0].set_xticks(sorted({row["epochs"] for row in rows}))
     axes[0].xaxis.set_major_formatter("{x:g}")

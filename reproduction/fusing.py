@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -33,9 +34,9 @@ def run_fusion(run: Run, place: Place) -> Outcome:
     gram, sasrec = train_gram(of, place), train_sasrec(run, place)
     neighbours, knn_settings = item_knn(run, place)
     scorers = {"SASRec": sasrec.model, "item-kNN": neighbours, "popularity": popularity(place)}
-    start = time.perf_counter()
     model, tokenizer = load_model(gram.folder)
     model = model.to(place.accelerator.device)
+    start = time.perf_counter()
     folder = place.folder / "runs" / f"fusion-of-{of.name}"
     options = {"num_beams": NUM_BEAMS, "progress": place.progress}
     reranking = choose_reranking(
@@ -48,34 +49,36 @@ def run_fusion(run: Run, place: Place) -> Outcome:
         accelerator=place.accelerator,
         **options,
     )
-    choosing, start = time.perf_counter() - start, time.perf_counter()
+    chosen = time.perf_counter()
 
-    def ranked() -> Ranks:
+    def ranked() -> tuple[Ranks, dict[str, float]]:
         histories, targets = evaluation_histories(place.data, SPLIT)
-        return reranking.ranks(put_forward(model, tokenizer, list(histories), scorers, **options), targets)
+        ranks = reranking.ranks(put_forward(model, tokenizer, list(histories), scorers, **options), targets)
+        return ranks, {"choosing": chosen - start, "evaluation": time.perf_counter() - chosen}
 
-    ranks = _kept(folder / "ranks.npz", reranking, hash_of_data(place.data), ranked)[title]
-    evaluation = time.perf_counter() - start
+    ranks, seconds = _kept(folder / "ranks.npz", reranking, hash_of_data(place.data), ranked)
     fused = {"sasrec": asdict(sasrec.settings), "item_knn": asdict(knn_settings), "weights": reranking.weights[title]}
     return Outcome(
-        ranks,
+        ranks[title],
         {**gram.hashes, "sasrec": hash_of_file(sasrec.path)},
-        {**gram.seconds, "choosing": round(choosing, 2), "evaluation": round(evaluation, 2)},
+        {**gram.seconds, **{part: round(taken, 2) for part, taken in seconds.items()}},
         {**run.settings, **fused},
         {"parameters": model.num_parameters(), "fusion": reranking.record["rows"][title]},
     )
 
 
-def _kept(path: Path, reranking: Reranking, data_hash: str, make: Callable[[], Ranks]) -> Ranks:
-    """The ranks in the file, if they were made with these weights for these data; otherwise they are made and kept."""
+def _kept(
+    path: Path, reranking: Reranking, data_hash: str, make: Callable[[], tuple[Ranks, dict[str, float]]]
+) -> tuple[Ranks, dict[str, float]]:
+    """Ranks and seconds in the file, if they are of these weights and data; otherwise they are made and kept."""
     key = f"{reranking.record['key']} {data_hash}"
-    names = {row: {protocol: f"{row}/{protocol}" for protocol in PROTOCOLS} for row in FUSIONS}
     if path.is_file():
         with np.load(path) as kept:
             if kept["key"] == key:
-                return {row: {protocol: kept[name] for protocol, name in of.items()} for row, of in names.items()}
-    ranks = make()
-    arrays = {name: ranks[row][protocol] for row, of in names.items() for protocol, name in of.items()}
+                ranks = {row: {protocol: kept[f"{row}/{protocol}"] for protocol in PROTOCOLS} for row in FUSIONS}
+                return ranks, json.loads(str(kept["seconds"]))
+    ranks, seconds = make()
+    arrays = {f"{row}/{protocol}": of for row, by_protocol in ranks.items() for protocol, of in by_protocol.items()}
     with new_file(path) as part, part.open("wb") as file:
-        np.savez(file, key=key, **arrays)
-    return ranks
+        np.savez(file, key=key, seconds=json.dumps(seconds), **arrays)
+    return ranks, seconds

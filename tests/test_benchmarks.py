@@ -328,7 +328,8 @@ def test_the_budget_study_trains_every_point_and_plots_them(data_folder, tmp_pat
     assert [(row["size"], row["epochs"]) for row in (first, second)] == [("recipe", 1), ("recipe", 2)]
     trained = json.loads((output / "recipe-2" / "runs" / "gram-seed0" / "training.json").read_text(encoding="utf-8"))
     assert (trained["settings"]["epochs"], trained["settings"]["d_model"]) == (2, 8)
-    assert second["ndcg@10"] == trained["progress"]["best_ndcg"]
+    assert second["ndcg@10"] == trained["progress"]["best_ndcg"] == max(ndcg for _, ndcg in second["curves"][0])
+    assert [epoch for epoch, _ in second["curves"][0]] == [1, 2]
     assert not list(output.glob("*/results"))  # what is chosen by validation has not seen the test
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split("|")[2].strip() for row in rows] == ["epochs", "---:", "1", "2"]

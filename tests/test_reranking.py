@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import ItemTrie
-from gram.baselines import ItemKNN, Popularity
+from gram.baselines import ItemKNN, ItemKNNSettings, Popularity
 from gram.candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
 from gram.cli import main
 from gram.data import evaluation_histories, read_folder, training_part, without_test
@@ -238,7 +238,9 @@ def test_weights_are_taken_from_their_file_until_something_changes(choose, data,
     record = json.loads(path.read_text())
     record["rows"][ENSEMBLE]["all_items"]["weights"] = {"SASRec": 0.123}
     other_sasrec = {**scorers, "SASRec": SASRec(NUM_ITEMS)}
-    for change in ({}, {"num_beams": 5}, {"max_users": 7}, {"scorers": other_sasrec}, {"model": other_encoder}):
+    other_knn = {**scorers, "item-kNN": ItemKNN(training_part(data), NUM_ITEMS, ItemKNNSettings(recency=0.5))}
+    options = ({"num_beams": 5}, {"max_users": 7}, {"model": other_encoder})
+    for change in ({}, {"scorers": other_sasrec}, {"scorers": other_knn}, *options):
         path.write_text(json.dumps(record))
         taken = choose(known, path, **change).weights[ENSEMBLE]["all_items"] == {"SASRec": 0.123}
         assert taken == (not change)
