@@ -3,8 +3,6 @@
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 
-SCORE_MODES = ("vocabulary", "trie")
-
 
 @strict
 class GramConfig(T5Config):
@@ -23,9 +21,6 @@ class GramConfig(T5Config):
             Whether the output head shares the input embeddings' weights (T5), or has its own (T5 v1.1, mT5).
         scale_decoder_outputs (`bool`, *optional*):
             Whether decoder states are scaled by `d_model**-0.5` before the head; defaults to `tie_word_embeddings`.
-        score_mode (`str`, *optional*, defaults to `"vocabulary"`):
-            What a token's probability is normalised over, in the loss and, by default, in `generate`: `"vocabulary"`,
-            all tokens, or `"trie"`, those that the item trie allows in its place.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field has the wrong type or an impossible value; the message
@@ -46,7 +41,6 @@ class GramConfig(T5Config):
     trie_depth: int = 0
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None
-    score_mode: str = "vocabulary"
     decoder_start_token_id: int | None = 0
 
     def __post_init__(self, **kwargs):
@@ -90,8 +84,6 @@ class GramConfig(T5Config):
         for name in ("layer_norm_epsilon", "initializer_factor"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
-        if self.score_mode not in SCORE_MODES:
-            raise ValueError(f"`score_mode` must be one of {', '.join(SCORE_MODES)}, got {self.score_mode!r}")
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
             token = getattr(self, name)
             if not isinstance(token, int) or not 0 <= token < self.vocab_size:
@@ -100,4 +92,4 @@ class GramConfig(T5Config):
 
 GramConfig.register_for_auto_class()
 
-__all__ = ["SCORE_MODES", "GramConfig"]
+__all__ = ["GramConfig"]

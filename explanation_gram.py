@@ -26,8 +26,7 @@ class GramExplanation(ModelOutput):
         token_ids (`torch.LongTensor` of shape `(B, K, T)`):
             The item's lexical ID with its end token.
         token_log_probs (`torch.FloatTensor` of shape `(B, K, T)`):
-            Each token's log-probability over the vocabulary, or over the tokens that the trie allows where that is the
-            model's `config.score_mode`. Their sum, over the number of tokens to the power of
+            Each token's log-probability over the vocabulary. Their sum, over the number of tokens to the power of
             `length_penalty`, is the score that `generate` gives.
         choice_probs (`torch.FloatTensor` of shape `(B, K, T)`):
             Each token's probability among those that the trie allows in its place.
@@ -76,9 +75,6 @@ def explain_items(
     candidates = trie.tokens[children].long().clamp(min=0)
     log_probs = over_vocabulary(model, states.flatten(0, 2), candidates, legal)  # (B * K * T, F)
     chosen = (after - trie.offsets[before]).clamp(min=0).flatten()[:, None]
-    among_children = log_probs.softmax(-1)
-    if model.config.score_mode == "trie":
-        log_probs = log_probs.log_softmax(-1)
 
     def of_tokens(values: torch.Tensor) -> torch.Tensor:
         return values.reshape(spelled.shape).masked_fill(~spelled, 0)
@@ -88,7 +84,7 @@ def explain_items(
         attention_shares=shares.masked_fill(~spelled[..., None], 0).sum(2) / num_tokens,
         token_ids=token_ids,
         token_log_probs=of_tokens(log_probs.gather(1, chosen)),
-        choice_probs=of_tokens(among_children.gather(1, chosen)),
+        choice_probs=of_tokens(log_probs.softmax(-1).gather(1, chosen)),
         num_choices=of_tokens(legal.sum(-1)),
         num_items_left=of_tokens(trie.sizes[after].long()),
     )

@@ -211,7 +211,6 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         encoder_outputs: BaseModelOutput | None = None,
         history: dict[str, torch.Tensor] | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
-        score_mode: str | None = None,
         label_smoothing: float = 0.0,
         **kwargs,
     ) -> Seq2SeqLMOutput:
@@ -231,9 +230,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
                 items (G, S): the item prompt in each of a group's S slots;
                 positions (G, R, S): place of each slot in each sample's history, 1 the newest; 0 where not in it.
             num_items_in_batch: divisor of the summed loss in place of this batch's number of target tokens.
-            score_mode: of the loss, in place of `config.score_mode`: `"vocabulary"` for a token's probability over all
-                tokens, `"trie"` over those that the item trie allows in its place; labels are then lexical IDs.
-            label_smoothing: share of each target that is spread evenly over the same tokens.
+            label_smoothing: share of each target that is spread evenly over the vocabulary.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict` and other arguments of T5's decoder.
 
         Returns:
@@ -245,12 +242,11 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
         attention_mask = self._mask(input_ids, attention_mask)
-        score_mode = self._score_mode(score_mode)
         if history is not None:
             states = decode_grouped(self, input_ids, attention_mask, decoder_input_ids, history)
             if labels is None:
                 return Seq2SeqLMOutput(logits=self._logits(states))
-            loss = target_loss(self, states, labels, num_items_in_batch, score_mode, label_smoothing)
+            loss = target_loss(self, states, labels, num_items_in_batch, label_smoothing)
             return Seq2SeqLMOutput(loss=loss)
         if encoder_outputs is None:
             encoder_outputs = self.encode(input_ids, attention_mask)
@@ -262,10 +258,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         )
         logits = self._logits(decoded.last_hidden_state)
         loss = None
-        if labels is not None and score_mode == "trie":
-            states = decoded.last_hidden_state
-            loss = target_loss(self, states, labels, num_items_in_batch, score_mode, label_smoothing)
-        elif labels is not None:
+        if labels is not None:
             flat = logits.flatten(0, 1).float(), labels.flatten()  # -100 is what cross_entropy leaves out
             reduction = "mean" if num_items_in_batch is None else "sum"
             loss = F.cross_entropy(*flat, reduction=reduction, label_smoothing=label_smoothing)

@@ -53,7 +53,7 @@ def search(
     exclude_seen: bool = True,
     num_beams: int = 50,
     item_cache: ItemCache | None = None,
-    score_mode: str | None = None,
+    score_mode: str = "vocabulary",
     exact: bool = False,
 ) -> list[list[tuple[int, float]]]:
     """The next items of a batch of users, all searched for at once.

@@ -9,7 +9,6 @@ from transformers.generation import GenerationConfig
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 
-from .configuration_gram import SCORE_MODES
 from .decoding_gram import PrefixDecoder
 from .encoding_gram import encode_packed
 from .exact_gram import exact_search
@@ -19,6 +18,7 @@ from .generation_gram import beam_search
 from .item_cache_gram import ItemCache
 from .trie_gram import ItemTrie
 
+SCORE_MODES = ("vocabulary", "trie")
 _EXACT_SLOTS = 1024  # prefixes that exact search has room for at first
 
 
@@ -51,7 +51,7 @@ class GramSearchMixin:
         encoder_outputs: BaseModelOutput | None = None,
         history: torch.LongTensor | None = None,
         item_cache: ItemCache | None = None,
-        score_mode: str | None = None,
+        score_mode: str = "vocabulary",
         exact: bool = False,
         **kwargs,
     ) -> GramGenerateOutput | torch.LongTensor:
@@ -73,8 +73,7 @@ class GramSearchMixin:
                 `tokenizer(histories=..., item_prompts=False)` gives.
             item_cache: encodings of the items, see [`encode_items`].
             score_mode: `"vocabulary"`: a token's log-probability is over the whole vocabulary. `"trie"`: over the
-                tokens that the trie allows; cheaper, and another ranking. By default the model's own,
-                `config.score_mode`, which is what it was trained with.
+                tokens that the trie allows; cheaper, and another ranking.
             exact: search until no other item can be among the best K, user by user, in place of beam search.
 
         Returns:
@@ -102,7 +101,8 @@ class GramSearchMixin:
         unknown = sorted(set(unknown) - {"output_attentions", "output_hidden_states"})
         if unknown:
             raise ValueError(f"generate() got an unknown argument {unknown[0]!r}")
-        score_mode = self._score_mode(score_mode)
+        if score_mode not in SCORE_MODES:
+            raise ValueError(f"score_mode is {score_mode!r}; it must be one of {', '.join(SCORE_MODES)}")
         if options.do_sample:
             raise ValueError("generate() ranks items by beam search; `do_sample=True` has no meaning here")
         if trie is None:
@@ -167,12 +167,6 @@ class GramSearchMixin:
         fused = self._fused(input_ids, attention_mask, history, item_cache)
         num_passages = input_ids.shape[1] if history is None else 1 + history.shape[1]
         return explain_items(self, fused, num_passages, item_indices.to(self.device), trie)
-
-    def _score_mode(self, given: str | None) -> str:
-        score_mode = self.config.score_mode if given is None else given
-        if score_mode not in SCORE_MODES:
-            raise ValueError(f"score_mode is {score_mode!r}; it must be one of {', '.join(SCORE_MODES)}")
-        return score_mode
 
     def _exact(
         self, fused, trie, score_mode, search, excluded_items

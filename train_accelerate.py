@@ -158,7 +158,7 @@ class _Run:
         with tqdm(total=self.denoising_length, initial=progress.updates, **shown) as bar:
             while progress.epoch < settings.denoising_epochs:
                 steps = self.denoising_steps(progress.epoch)
-                self._epoch(bar, progress, steps, score_mode="vocabulary")
+                self._epoch(bar, progress, steps)
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 self._save()
 

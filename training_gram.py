@@ -5,7 +5,6 @@ It is exact: up to rounding it gives what T5's own decoder gives on padded passa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .decoding_gram import over_legal
 from .elementwise_gram import dropout, norm
 from .encoding_gram import PackedLayout, add_feed_forward, drop, encode_embedded, passage_lengths, run_block
 
@@ -141,7 +139,6 @@ def target_loss(
     states: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: int | torch.Tensor | None = None,
-    score_mode: str = "vocabulary",
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Mean cross-entropy of the target tokens, with logits at these alone and never of all of them at once.
@@ -151,69 +148,19 @@ def target_loss(
         states (N, T, d): of the decoder.
         labels (N, T): -100 where there is no target.
         num_items_in_batch: divisor of the sum in place of the number of targets here.
-        score_mode: `"vocabulary"`: a token's probability is over all tokens. `"trie"`: over those that the model's
-            item trie allows in its place; a token without alternative costs nothing, but counts in the mean.
-        label_smoothing: share of a target that is spread evenly over these tokens, itself included.
-
-    Raises:
-        ValueError: with `"trie"`, the model has none, or a row of labels is no beginning of an item's lexical ID.
+        label_smoothing: share of a target that is spread evenly over the vocabulary, itself included.
     """
     is_target = labels >= 0
-    summed = _summed_over_legal if score_mode == "trie" else _summed_over_vocabulary
-    loss = summed(model, states, labels, is_target, label_smoothing)
-    return loss / (is_target.sum() if num_items_in_batch is None else num_items_in_batch)
+    states, targets = states[is_target], labels[is_target]
 
-
-def _summed_over_vocabulary(model, states, labels, is_target, label_smoothing) -> torch.Tensor:
-    def summed(states, labels):
+    def summed(states, targets):
         logits = model._logits(states).float()
-        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+        return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
 
-    return _in_chunks(summed, model.config.vocab_size, states[is_target], labels[is_target])
-
-
-def _summed_over_legal(model, states, labels, is_target, label_smoothing) -> torch.Tensor:
-    trie = model.item_trie
-    before, after = _walk(trie, labels, is_target)  # (N, D)
-    decides = is_target[:, : trie.depth] & (trie.offsets[before + 1] - trie.offsets[before] > 1)
-    before, after = before[decides], after[decides]  # (M,)
-    children, legal = (found[:, 0] for found in trie.expand(before[:, None]))  # (M, F)
-    candidates = trie.tokens[children].long()
-    chosen = after - trie.offsets[before]  # (M,) place of the target among the children
-
-    def summed(states, candidates, legal, chosen):
-        log_probs = over_legal(model, states, candidates, legal)  # (M, F)
-        loss = -log_probs.gather(1, chosen[:, None]).sum()
-        if not label_smoothing:
-            return loss
-        evenly = -(log_probs.masked_fill(~legal, 0).sum(1) / legal.sum(1)).sum()
-        return (1 - label_smoothing) * loss + label_smoothing * evenly
-
-    states = states[:, : trie.depth][decides]
-    return _in_chunks(summed, model.config.vocab_size, states, candidates.clamp(min=0), legal, chosen)
-
-
-def _walk(trie, labels: torch.Tensor, is_target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nodes (N, D) of the trie before and after each target, D tokens at most being in any lexical ID."""
-    if trie is None:
-        raise ValueError('the loss over the "trie" needs the model\'s own: call `set_item_trie` once')
-    nodes, is_known = [torch.zeros_like(labels[:, 0])], ~is_target[:, trie.depth :].any()
-    for level in range(min(labels.shape[1], trie.depth)):
-        children, exists = (found[:, 0] for found in trie.expand(nodes[-1][:, None], level))  # (N, F)
-        is_next = exists & (trie.tokens[children] == labels[:, level, None])
-        found = is_next.any(1)
-        is_known &= (found | ~is_target[:, level]).all()
-        child = (children * is_next).sum(1)
-        nodes.append(child.masked_fill(~found, trie.num_nodes - 1))  # the last node, which leads no further
-    if not is_known:
-        raise ValueError("`labels` hold a row that no item's lexical ID begins with; the loss is over the item trie")
-    return torch.stack(nodes[:-1], dim=1), torch.stack(nodes[1:], dim=1)
-
-
-def _in_chunks(summed: Callable[..., torch.Tensor], width: int, *rows: torch.Tensor) -> torch.Tensor:
-    """`summed` of rows that need `width` logits each, of as many of them at once as memory is meant for."""
-    chunks = max(-(-len(rows[0]) * width // _LOGITS_AT_ONCE), 1)
+    chunks = max(-(-len(targets) * model.config.vocab_size // _LOGITS_AT_ONCE), 1)
     if chunks == 1:
-        return summed(*rows)
-    parts = zip(*(values.chunk(chunks) for values in rows), strict=True)
-    return sum(checkpoint(summed, *part, use_reentrant=False) for part in parts)
+        loss = summed(states, targets)
+    else:
+        parts = zip(states.chunk(chunks), targets.chunk(chunks), strict=True)
+        loss = sum(checkpoint(summed, *part, use_reentrant=False) for part in parts)
+    return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .configuration_gram import SCORE_MODES
 from .training.trackers import tracker_names
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
@@ -49,9 +48,7 @@ class TrainingSettings:
         micro_batch_size: samples that a process runs through the model at once.
         micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
         prefixes_per_group: prefixes of one user's sequence that share their encoded history.
-        loss: `vocabulary` (a token's probability is over all tokens) or `trie` (over those that continue some item's
-            lexical ID); the model then recommends by the same probabilities.
-        label_smoothing: share of a target token that is spread evenly over the same tokens.
+        label_smoothing: share of a target token that is spread evenly over the vocabulary.
         history_dropout: probability with which an item of a sample's history is left out, anew in every epoch; one item
             always stays.
         denoising_epochs: passes over the catalogue's own texts before the training proper: the model learns to fill in
@@ -114,7 +111,6 @@ class TrainingSettings:
     micro_batch_size: int = 128
     micro_batch_tokens: int = 16384
     prefixes_per_group: int = 16
-    loss: str = "vocabulary"
     label_smoothing: float = 0.0
     history_dropout: float = 0.0
     denoising_epochs: int = 0
@@ -152,8 +148,6 @@ class TrainingSettings:
         for name in ("label_smoothing", "history_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if self.loss not in SCORE_MODES:
-            raise ValueError(f"loss must be {' or '.join(SCORE_MODES)}, got {self.loss!r}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):

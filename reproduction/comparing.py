@@ -36,7 +36,7 @@ def settings_differ(written: Mapping[str, Any], wanted: Mapping[str, Any]) -> st
     Entries that only one of them has are left out, so that a new setting does not make old results stale.
 
     Example:
-        >>> settings_differ({"training": {"epochs": 2}}, {"training": {"epochs": 3, "loss": "trie"}})
+        >>> settings_differ({"training": {"epochs": 2}}, {"training": {"epochs": 3, "label_smoothing": 0.1}})
         'training.epochs=2, now 3'
     """
     for name in (name for name in written if name in wanted):

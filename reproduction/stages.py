@@ -6,6 +6,7 @@ import gc
 import json
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ..hub.model_card import duration
 from ..processes import on_cpu
 from ..run_facts import data_facts, environment
 from ..train_accelerate import precision
+from ..training_settings import TrainingSettings
+from ..translation import TranslationSettings
 from .cards import refresh_card
 from .comparing import hash_of_data
 from .plan import IDENTITY_FILE, Plan
@@ -137,6 +140,10 @@ def _read_result(path: Path) -> dict[str, Any]:
         known = False
     if not known:
         raise ValueError(f"{path}: not a result of this version of `gram reproduce`; give results/ROW-seedN.json")
+    for name, of in (("training", TrainingSettings), ("translation", TranslationSettings)):
+        unknown = result["settings"].get(name, {}).keys() - {entry.name for entry in fields(of)}
+        if unknown:
+            raise ValueError(f"{path}: has the {name} setting {min(unknown)}, which this version does not have")
     return result
 
 

@@ -21,7 +21,7 @@ from gram.translation import TranslationSettings, train_vocabulary
 
 from .test_training import as_flags, launch, small
 
-EVERYTHING = {"loss": "trie", "label_smoothing": 0.1, "history_dropout": 0.3, "denoising_epochs": 2}
+EVERYTHING = {"label_smoothing": 0.1, "history_dropout": 0.3, "denoising_epochs": 2}
 
 
 def restored(corrupted: list[int], target: list[int], sentinels: list[int]) -> list[int]:
@@ -110,14 +110,14 @@ def test_processes_share_every_step_in_equally_many_micro_batches(tokenizer, num
 
 
 def test_the_loss_is_that_of_the_plain_form_over_one_passage(tokenizer, data_folder, tmp_path):
-    model = build_model(small(data_folder, tmp_path, loss="trie", denoising_epochs=1, dropout_rate=0.0), tokenizer)
+    model = build_model(small(data_folder, tmp_path, denoising_epochs=1, dropout_rate=0.0), tokenizer)
     sentinels = sentinels_of(tokenizer, model.config.vocab_size)
     assert len(sentinels) == num_sentinels(tokenizer) == 2
     assert min(sentinels) == len(tokenizer)
     (batch, *_), _ = DenoisingSteps(tokenizer, sentinels, 16, 5, 0, 0)[0]
-    grouped = model(**batch, score_mode="vocabulary").loss
+    grouped = model(**batch).loss
     inputs = {name: batch[name][:, None] for name in ("input_ids", "attention_mask")}
-    plain = model(**inputs, labels=batch["labels"], score_mode="vocabulary").loss
+    plain = model(**inputs, labels=batch["labels"]).loss
     torch.testing.assert_close(grouped, plain)
     grouped.backward()
     assert all(weight.grad is not None for weight in model.parameters())

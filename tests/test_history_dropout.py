@@ -4,7 +4,6 @@ import copy
 from collections import Counter
 
 import numpy as np
-import pytest
 import torch
 
 from gram.data import training_part
@@ -88,12 +87,11 @@ def test_what_is_dropped_depends_on_seed_and_epoch_alone(data, tokenizer):
     assert samples(data, tokenizer, epoch=1) != first
 
 
-@pytest.mark.parametrize("score_mode", ["vocabulary", "trie"])
-def test_loss_and_gradients_are_those_of_the_items_that_are_left(data, tokenizer, model, score_mode):
-    model, training, options = copy.deepcopy(model), training_part(data), {"score_mode": score_mode}
+def test_loss_and_gradients_are_those_of_the_items_that_are_left(data, tokenizer, model):
+    model, training = copy.deepcopy(model), training_part(data)
     steps = TrainingSteps(training, tokenizer, 16, 64, 4, 0, 0, history_dropout=0.4)
     micro_batches, num_tokens = steps[0]
-    grouped = sum(model(**batch, num_items_in_batch=num_tokens, **options).loss for batch in micro_batches)
+    grouped = sum(model(**batch, num_items_in_batch=num_tokens).loss for batch in micro_batches)
     grouped.backward()
     found = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
@@ -102,7 +100,7 @@ def test_loss_and_gradients_are_those_of_the_items_that_are_left(data, tokenizer
     histories = [[tokenizer.item_ids[row] for row in kept[sample][::-1]] for sample in step]
     targets = [torch.tensor(tokenizer.sequences[training[user][place]]) for user, place in step]
     labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
-    plain = model(**tokenizer(histories=histories, return_tensors="pt"), labels=labels, **options).loss
+    plain = model(**tokenizer(histories=histories, return_tensors="pt"), labels=labels).loss
     plain.backward()
     torch.testing.assert_close(grouped, plain)
     for name, weight in model.named_parameters():

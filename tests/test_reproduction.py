@@ -192,6 +192,7 @@ def test_fusions_take_the_trained_model_and_search_once(reproduced, recipe, data
         assert without_gram["settings"]["weights"][protocol]["SASRec"] == 1
         assert set(reranked["fusion"][protocol]["validation"]) == {"GRAM", "GRAM, re-ranked"}
     assert reranked["hashes"]["model"] == gram["hashes"]["model"]
+    assert reranked["seconds"] == without_gram["seconds"]
     assert sorted(path.name for path in (folder / "runs" / "fusion-of-gram-seed0").iterdir()) == [
         "ranks.npz",
         "weights.json",
@@ -222,6 +223,10 @@ def test_a_row_made_again_needs_its_own_data_and_a_folder_of_its_own(reproduced,
         rerun(source, tmp_path / "again", data=other)
     with pytest.raises(ValueError, match=r"results\.json: not a result"):
         rerun(reproduced[0] / "results.json", tmp_path / "again")
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps({**read(source), "settings": {"training": {"epochs": 1, "momentum": 0.9}}}))
+    with pytest.raises(ValueError, match="has the training setting momentum, which this version does not have"):
+        rerun(older, tmp_path / "again")
     with pytest.raises(FileNotFoundError, match=r"none\.json: no such file"):
         rerun(tmp_path / "none.json", tmp_path / "again")
 

@@ -82,7 +82,7 @@ def _check_part(name: str, wanted: bool, found: bool, place: str | None) -> None
 def _model_of(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForConditionalGeneration:
     if settings.init_from is not None:
         return GramForConditionalGeneration.from_pretrained(
-            settings.init_from, dtype=torch.float32, dropout_rate=settings.dropout_rate, score_mode=settings.loss
+            settings.init_from, dtype=torch.float32, dropout_rate=settings.dropout_rate
         )
     if settings.backbone is not None:
         fields = {name: getattr(settings, name) for name in ("max_history", "passage_position", "dropout_rate")}
@@ -96,7 +96,6 @@ def _model_of(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForCo
         fields = {name: getattr(settings, name) for name in shape}
         used = len(tokenizer) + (num_sentinels(tokenizer) if settings.denoising_epochs else 0)
         model = GramForConditionalGeneration(GramConfig(vocab_size=_in_blocks(used), **fields))
-    model.config.score_mode = settings.loss
     model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
     model.generation_config.num_beams = 50
     return model
