@@ -132,7 +132,6 @@ class _Run:
             accelerator.num_processes,
             settings.micro_batch_tokens,
             same_count=exchanges_always(accelerator),
-            history_dropout=settings.history_dropout,
         )
 
     def denoising_steps(self, epoch: int) -> DenoisingSteps:

@@ -49,8 +49,6 @@ class TrainingSettings:
         micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
         prefixes_per_group: prefixes of one user's sequence that share their encoded history.
         label_smoothing: share of a target token that is spread evenly over the vocabulary.
-        history_dropout: probability with which an item of a sample's history is left out, anew in every epoch; one item
-            always stays.
         denoising_epochs: passes over the catalogue's own texts before the training proper: the model learns to fill in
             spans that were cut out, with a warm-up and decay of the learning rate of its own.
         learning_rate: highest learning rate of AdamW.
@@ -112,7 +110,6 @@ class TrainingSettings:
     micro_batch_tokens: int = 16384
     prefixes_per_group: int = 16
     label_smoothing: float = 0.0
-    history_dropout: float = 0.0
     denoising_epochs: int = 0
     learning_rate: float = 1e-3
     adam_epsilon: float = 1e-6
@@ -145,9 +142,8 @@ class TrainingSettings:
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("label_smoothing", "history_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):

@@ -84,7 +84,6 @@ class TrainingSteps(Dataset):
         seed, epoch: determine the order.
         process, num_processes: which share of every step to give.
         same_count: give every process as many micro-batches of a step; those that it has too few of count nothing.
-        history_dropout: probability with which an item of a sample's history is left out; one always stays.
     """
 
     def __init__(
@@ -100,12 +99,10 @@ class TrainingSteps(Dataset):
         num_processes: int = 1,
         micro_batch_tokens: int = 16384,
         same_count: bool = False,
-        history_dropout: float = 0.0,
     ):
         self.interactions, self.catalogue = interactions, TokenizedCatalogue.of(tokenizer)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.process, self.num_processes, self.same_count = process, num_processes, same_count
-        self.seed, self.epoch, self.history_dropout = seed, epoch, history_dropout
         rng = np.random.default_rng([seed, epoch])
         groups = prefix_groups(interactions, prefixes_per_group)
         self.steps = _steps([groups[index] for index in rng.permutation(len(groups))], batch_size, rng)
@@ -174,13 +171,10 @@ class TrainingSteps(Dataset):
             places = np.arange(group.first, group.last)
             distance = places[:, None] - np.arange(start, group.last - 1)
             in_history = (distance >= 1) & (distance <= longest)
-            if self.history_dropout:
-                in_history = self._kept(group, in_history)
-                rows[index, : len(items)][~in_history.any(axis=0)] = -1  # nobody reads it
-            newest = in_history[:, ::-1]
-            positions[index, : len(places), : len(items)] = np.where(newest, newest.cumsum(axis=1), 0)[:, ::-1]
-            for kept in newest:
-                prompts.append(catalogue.tokenizer.user_prompt(items[::-1][kept].tolist()))
+            positions[index, : len(places), : len(items)] = np.where(in_history, distance, 0)
+            newest_first = items[::-1].tolist()
+            for newer in range(len(group) - 1, -1, -1):  # how many items of the group come after the sample's newest
+                prompts.append(catalogue.tokenizer.user_prompt(newest_first[newer : newer + longest]))
             prompts += [[catalogue.tokenizer.eos_token_id]] * (num_samples - len(places))
         unique, slots = np.unique(rows, return_inverse=True)
         if unique[0] < 0:  # padding slots: no sample's history holds them, so any item will do
@@ -196,12 +190,6 @@ class TrainingSteps(Dataset):
         shared = {"input_ids": item_ids, "attention_mask": item_mask, "items": slots.reshape(rows.shape)}
         history = {name: torch.from_numpy(array) for name, array in {**shared, "positions": positions}.items()}
         return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "history": history}
-
-    def _kept(self, group: PrefixGroup, in_history: np.ndarray) -> np.ndarray:
-        """What dropout leaves of the histories (R, S) of a group's samples, in this epoch, in whichever process."""
-        draw = np.random.default_rng([self.seed, self.epoch, group.user, group.first]).random(in_history.shape)
-        draw[~in_history] = -1
-        return (draw >= self.history_dropout) | (draw == draw.max(axis=1, keepdims=True))
 
 
 def _steps(groups: list[PrefixGroup], batch_size: int, rng: np.random.Generator) -> list[list[PrefixGroup]]:

@@ -21,7 +21,7 @@ from gram.translation import TranslationSettings, train_vocabulary
 
 from .test_training import as_flags, launch, small
 
-EVERYTHING = {"label_smoothing": 0.1, "history_dropout": 0.3, "denoising_epochs": 2}
+EVERYTHING = {"label_smoothing": 0.1, "denoising_epochs": 2}
 
 
 def restored(corrupted: list[int], target: list[int], sentinels: list[int]) -> list[int]:

@@ -68,7 +68,6 @@ def test_where_there_is_no_target_every_weight_still_has_a_gradient():
     ("change", "message"),
     [
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
-        ({"history_dropout": -0.1}, "history_dropout must be at least 0 and below 1, got -0.1"),
         ({"denoising_epochs": -1}, "denoising_epochs must not be negative, got -1"),
     ],
 )
