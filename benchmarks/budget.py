@@ -99,14 +99,14 @@ def plot(rows: Sequence[dict], path: Path) -> None:
             axes[0].plot(*zip(*curve, strict=True), color=line.get_color(), linewidth=0.8, alpha=0.6)
     axes[0].set(xlabel="epochs", ylabel="validation NDCG@10", xscale="log", ylim=(0, None))
     axes[0].set_xticks(sorted({row["epochs"] for row in rows}))
-    axes[0].xaxis.set_major_formatter("{x:g}")
     axes[0].minorticks_off()
     axes[1].set(xlabel=f"hours of training, {rows[0]['device']}", xscale="log")
     axes[0].legend(frameon=False)
     for axis in axes:
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", alpha=0.3)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
