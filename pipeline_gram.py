@@ -98,8 +98,7 @@ class GenerativeRecommendationPipeline(Pipeline):
             batch_size: users in one search; 16 unless the pipeline was made with another one.
             kwargs: `top_k`: items per user (10). `exclude_seen`: leave out every item of the user's whole history
                 (True). `num_beams`: width of the search (50), at least `top_k`. `score_mode`: `"vocabulary"` or
-                `"trie"`, `exact`: search until nothing better can be found (False), both as in
-                `generate`.
+                `"trie"`, `exact`: search until nothing better can be found (False), both as in `generate`.
 
         Returns:
             For each user a list of at most `top_k` dictionaries `item_id`, `title`, `score`, best first: fewer where

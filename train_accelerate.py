@@ -178,7 +178,9 @@ class _Run:
         if settings.report_to:
             self.accelerator.end_training()
 
-    def _epoch(self, bar: tqdm, progress: Progress, steps: TrainingSteps | DenoisingSteps, **loss_options) -> None:
+    def _epoch(
+        self, bar: tqdm, progress: Progress, steps: TrainingSteps | DenoisingSteps, label_smoothing: float = 0.0
+    ) -> None:
         loader = DataLoader(
             steps,
             batch_size=None,
@@ -189,7 +191,7 @@ class _Run:
         self.model.train()
         started = time.monotonic()
         for micro_batches, num_tokens in loader:
-            loss = self._update(micro_batches, num_tokens, loss_options)
+            loss = self._update(micro_batches, num_tokens, label_smoothing)
             progress.samples += steps.num_samples(progress.step)
             progress.step += 1
             progress.updates += 1
@@ -210,7 +212,7 @@ class _Run:
             return int(self.accelerator.device.type != "cpu")
         return self.settings.workers
 
-    def _update(self, micro_batches: list[dict], num_tokens: int, loss_options: dict) -> torch.Tensor:
+    def _update(self, micro_batches: list[dict], num_tokens: int, label_smoothing: float) -> torch.Tensor:
         """One optimizer step; returns this process's share of the mean loss of the step's target tokens."""
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
         for place, micro_batch in enumerate(micro_batches, start=1):
@@ -218,7 +220,7 @@ class _Run:
             accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
             with nullcontext() if is_last else accelerator.no_sync(self.model):
                 inputs = _to_device(micro_batch, accelerator.device)
-                loss = self.model(**inputs, num_items_in_batch=num_tokens, **loss_options).loss
+                loss = self.model(**inputs, num_items_in_batch=num_tokens, label_smoothing=label_smoothing).loss
                 # Gradients are averaged over processes; their sum belongs to the step's mean loss.
                 accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()

@@ -54,14 +54,13 @@ def measure(given: Namespace) -> list[dict]:
         place = open_place(plan)
         trained = [train_gram(run, place) for run in plan.runs()]
         model, _ = load_model(trained[0].folder)
-        curves = [_progress(one.folder)["validations"] for one in trained]
         rows.append(
             {
                 "size": size,
                 "epochs": epochs,
                 "parameters": model.num_parameters(),
                 "training_seconds": float(np.mean([one.seconds["training"] for one in trained])),
-                "curves": [[(point["epoch"], point["ndcg@10"]) for point in curve] for curve in curves],
+                "curves": [_curve(one.folder) for one in trained],
                 "validation": [one.facts["validation"] for one in trained],
                 "ndcg@10": float(np.mean([one.facts["validation"]["ndcg@10"] for one in trained])),
                 "device": environment(place.accelerator)["device"],
@@ -70,8 +69,10 @@ def measure(given: Namespace) -> list[dict]:
     return rows
 
 
-def _progress(folder: Path) -> dict:
-    return json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["progress"]
+def _curve(folder: Path) -> list[tuple[int, float]]:
+    """Epoch and NDCG@10 of each validation."""
+    progress = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["progress"]
+    return [(point["epoch"], point["ndcg@10"]) for point in progress["validations"]]
 
 
 def as_table(rows: Sequence[dict]) -> str:

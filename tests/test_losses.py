@@ -56,10 +56,10 @@ def test_the_loss_is_torchs_cross_entropy(monkeypatch, label_smoothing, num_item
     torch.testing.assert_close(*(torch.autograd.grad(form(), states)[0] for form in (chunked, plain)))
 
 
-def test_where_there_is_no_target_every_weight_still_has_a_gradient():
-    model, labels = new_model(tie_word_embeddings=False), torch.full((2, 3), -100)
-    inputs = {"input_ids": torch.full((2, 1, 2), 4), "labels": labels, "num_items_in_batch": 5}
-    found = gradients(model, model(**inputs).loss)
+def test_where_there_is_no_target_every_weight_still_has_a_gradient(data, tokenizer, model):
+    model = copy.deepcopy(model)
+    (batch,), num_tokens = TrainingSteps(training_part(data), tokenizer, 16, 64, 4, 0, 0, 99, 100)[0]  # has no share
+    found = gradients(model, model(**batch, num_items_in_batch=num_tokens).loss)
     assert found.keys() == dict(model.named_parameters()).keys()
     assert not any(gradient.any() for gradient in found.values())
 
