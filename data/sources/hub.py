@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .lines import BATCH_ROWS, Reading
 from .source import Source, interaction_columns, item_columns, required
-from .tables import TIME_UNITS, numbered_rows
+from .tables import numbered_rows
 
 if TYPE_CHECKING:
     from ..prepare_settings import PrepareSettings
@@ -33,7 +33,6 @@ def open_hub(settings: PrepareSettings, reading: Reading) -> Source:
             kind: {**origin, "path": Path(origin["path"]).name if Path(origin["path"]).is_dir() else origin["path"]}
             for kind, origin in zip(("interactions", "items"), origins, strict=True)
         },
-        time_unit=TIME_UNITS[settings.time_unit],
     )
 
 
@@ -60,7 +59,7 @@ def _local_files(path: str) -> list[Path]:
 
 
 def _rows(name: str, origin: dict[str, Any], reading: Reading, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
 
     def tables() -> Iterator[pa.RecordBatch]:
         with tqdm(desc=name, unit="row", unit_scale=True, disable=None if reading.progress else True) as bar:
@@ -71,26 +70,29 @@ def _rows(name: str, origin: dict[str, Any], reading: Reading, columns: Mapping[
                     bar.update(batch.num_rows)
 
     try:
-        dataset = load_dataset(**origin, streaming=True)
+        builder = load_dataset_builder(origin["path"], origin["name"], revision=origin["revision"])
+        if builder.name == "csv":  # as it stands there: 007 is no number
+            builder.config.converters = dict.fromkeys(columns, str)
+        dataset = builder.as_streaming_dataset(split=origin["split"])
         if dataset.column_names:
             _check_columns(name, dataset.column_names, columns)
-        yield from numbered_rows(tables(), columns)
-    except _MissingColumnError:
+        yield from numbered_rows(name, tables(), columns)
+    except _ColumnError:
         raise
     except Exception as error:
         raise _failed(name, error) from error
 
 
-class _MissingColumnError(ValueError):
+class _ColumnError(ValueError):
     pass
 
 
 def _check_columns(name: str, there: list[str], columns: Mapping[str, str]) -> None:
     for column in columns:
         if column not in there:
-            raise _MissingColumnError(
-                f"{name}: column {column} is missing; name one of {', '.join(there)} in its place"
-            )
+            raise _ColumnError(f"{name}: column {column} is missing; name one of {', '.join(there)} in its place")
+        if there.count(column) > 1 or f"{column}.1" in there:  # as pandas calls the second
+            raise _ColumnError(f"{name}: two columns are named {column}; rename one of them")
 
 
 def _failed(name: str, error: Exception) -> ValueError:

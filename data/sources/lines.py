@@ -70,8 +70,14 @@ def existing(path: str | Path) -> Path:
     return Path(path)
 
 
-def lines(path: str | Path, reading: Reading, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Every line with its number, from 1, and with its end; a file whose name ends in `.gz` is unpacked."""
+def lines(
+    path: str | Path, reading: Reading, encoding: str = "utf-8", has_header: bool = False
+) -> Iterator[tuple[int, str]]:
+    """Every line with its number, from 1, and with its end; a file whose name ends in `.gz` is unpacked.
+
+    Raises:
+        ValueError: a line cannot be read, and is not to be skipped, as the header never is.
+    """
     path, number = existing(path), 0
     with path.open("rb") as packed, reading.bar(path) as bar:
         try:
@@ -82,6 +88,8 @@ def lines(path: str | Path, reading: Reading, encoding: str = "utf-8") -> Iterat
                     line = raw.decode("utf-8-sig" if (number, encoding) == (1, "utf-8") else encoding)
                 except UnicodeDecodeError as error:
                     byte = f"byte 0x{raw[error.start]:02x} at place {error.start + 1}"
+                    if number == 1 and has_header:
+                        raise ValueError(f"{path}:1: not UTF-8 ({byte}); save the file as UTF-8") from None
                     reading.refuse(path, number, f"not UTF-8 ({byte})", "save the file as UTF-8")
                     continue
                 yield number, line
@@ -115,6 +123,8 @@ def records(
                     yield number, *parse(line.rstrip("\r\n"))
                 except BadLineError as error:
                     reading.refuse(path, number, str(error), error.remedy)
+                except RecursionError:
+                    reading.refuse(path, number, "values lie too deep within others")
 
     return batches(rows(), columns)
 

@@ -28,7 +28,7 @@ class Source:
         items_name: the items' file or data set, for errors.
         files: all that is read.
         facts: what else there is to say of the origin.
-        time_unit: seconds that 1 of a time is worth.
+        time_unit: what a time given as a number counts, unless the settings say.
         has_times: False where only the order is known.
     """
 
@@ -38,7 +38,7 @@ class Source:
     items_name: str | Path
     files: tuple[Path, ...]
     facts: dict[str, Any] = field(default_factory=dict)
-    time_unit: float = 1.0
+    time_unit: str = "s"
     has_times: bool = True
 
 
