@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from .ids import id_fault
 from .interactions import ItemTable
+from .strings import id_fault
 
 SHOWN_CHARACTERS = 80  # of the text, where an item has no title
 

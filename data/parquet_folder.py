@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..files import new_file
-from .ids import id_fault
 from .interactions import SPLIT_NAMES, Interactions, ItemTable, RecommendationData, leave_one_out
 from .item_table import ItemTableBuilder
+from .strings import id_fault
 
 INTERACTIONS_FILE, ITEMS_FILE, REPORT_FILE = "interactions.parquet", "items.parquet", "prepare.json"
 PROVENANCE = b"gram.provenance"

@@ -22,6 +22,7 @@ from .prepare_settings import PrepareSettings, day_start
 from .sources import FORMATS, Reading, Source, checked_interactions, checked_items
 from .sources.lines import existing
 from .splits import split_targets
+from .strings import whole_characters
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
         counts["without_interactions"] = len(texts) - len(item_ids)
         facts = {
             "settings": _without_places(settings),
-            "inputs": [{"file": file.name, "sha256": _sha256(file)} for file in source.files],
+            "inputs": [{"file": whole_characters(file.name), "sha256": _sha256(file)} for file in source.files],
             **({"origin": source.facts} if source.facts else {}),
             "stages": [asdict(stage) for stage in stages],
             "items": counts,

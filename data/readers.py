@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .ids import id_fault
 from .interactions import Interactions, ItemTable, RecommendationData
 from .item_table import ItemTableBuilder
 from .parquet_folder import INTERACTIONS_FILE, ITEMS_FILE, read_parquet_folder
+from .strings import id_fault
 
 MIN_ITEMS = 3  # one to learn from, one to validate, one to test
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..ids import id_fault
+from ..strings import id_fault
 from .lines import BadLineError, Reading
 from .times import implausible, is_implausible, seconds
 from .values import text

@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from ..strings import whole_characters
+
 BATCH_ROWS = 65_536
 NUM_SHOWN = 20  # bad lines that are listed
 _LINES_PER_BAR_UPDATE = 4096
@@ -51,7 +53,7 @@ class Reading:
             raise ValueError(f"{source}:{number}: {why}; {remedy}, or pass --skip-bad-lines")
         self.num_bad += 1
         if len(self.shown) < NUM_SHOWN:
-            self.shown.append(f"{Path(source).name}:{number}: {why}")
+            self.shown.append(whole_characters(f"{Path(source).name}:{number}: {why}"))
 
     def bar(self, path: Path) -> tqdm:
         """A bar over the bytes of a file, where there is a terminal to show it."""

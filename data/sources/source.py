@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..strings import whole_characters
 from .lines import existing
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def item_columns(settings: PrepareSettings) -> dict[str, str]:
     pairs = [name.strip().partition("=") for name in settings.text_columns.split(",")]
     columns = {name.strip(): (renamed or name).strip() for name, _, renamed in pairs}
     fields = set(columns.values())
-    if "" in columns or "" in fields or len(fields) < len(pairs) or fields & {"item_id", "line"}:
+    is_whole = whole_characters(settings.text_columns) == settings.text_columns
+    if not is_whole or "" in columns or "" in fields or len(fields) < len(pairs) or fields & {"item_id", "line"}:
         raise ValueError(
             f"text_columns is {settings.text_columns!r}; it must be column names by commas, each once, title first, "
             "renamed by COLUMN=FIELD where needed"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..ids import id_fault
+from ..strings import id_fault
 from .lines import BATCH_ROWS, Reading, batches, lines, records
 from .source import Source, find, interaction_columns, item_columns, required
 from .values import record, scalar, text

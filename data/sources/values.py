@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from numbers import Number
 from typing import Any
 
-from ..ids import MISSING
+from ..strings import MISSING, whole_characters
 from .lines import BadLineError
 
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
@@ -127,15 +127,6 @@ def clean(value: str) -> str:
         value = _MARKUP.sub(" ", value)
     value = _SPACE.sub(" ", value).strip()
     return "" if value in MISSING else value
-
-
-def whole_characters(value: str) -> str:
-    """The two halves of a character joined, and the replacement character for a half that stands alone."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return value
 
 
 def _parts(value: str) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""What may be an id, in every file that names users or items, and what stands for a value that is missing."""
+"""What may be an id in any file, what stands for a value that is missing, and characters that are whole."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def id_fault(value: str | None) -> str:
     if value in MISSING:
         return f"{value!r} stands for a missing value"
     return f"{value!r} holds a space or a control character" if _IN_NO_ID.search(value) else ""
+
+
+def whole_characters(value: str) -> str:
+    """The two halves of a character joined, and the replacement character for a half that stands alone."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value
