@@ -79,8 +79,9 @@ def delimited(
         number, header = table.header(path)
         names = [name.strip() if name.strip() in columns else name.split(":")[0].strip() for name in header]
         places = [_place(names, name, path, number) for name in columns]
-        ids = [place for place, field in zip(places, columns.values(), strict=True) if field in _ID_FIELDS]
-        for number, row, fault in table.read(len(names), ids):
+        fields = zip(places, columns.values(), strict=True)
+        short = {place: field in _ID_FIELDS for place, field in fields if field in (*_ID_FIELDS, "time", "rating")}
+        for number, row, fault in table.read(len(names), short):
             if not fault and (len(row) < len(names) or any(row[len(names) :])):
                 fault = f"{len(row)} columns, the header has {len(names)}"
             if fault:
@@ -102,18 +103,18 @@ class _Rows:
         self.taken: list[tuple[int, str]] = []  # lines of the row at hand
 
     def header(self, path: Path) -> tuple[int, list[str]]:
-        for number, row, fault in self.read(0, []):
+        for number, row, fault in self.read(0, {}):
             if fault:
                 raise ValueError(f"{path}:{number}: {fault}; correct the header")
             return number, row
         raise ValueError(f"{path}: empty; give a table with a header")
 
-    def read(self, width: int, ids: list[int]) -> Iterator[tuple[int, list[str], str]]:
+    def read(self, width: int, short: Mapping[int, bool]) -> Iterator[tuple[int, list[str], str]]:
         """The number of its first line, the cells, and what is wrong with it, of every row that is not blank.
 
         Args:
             width: columns of the table; 0: not known yet.
-            ids: places of the columns that hold ids.
+            short: places of the columns that hold no text, and whether they hold ids.
         """
         table = csv.reader(self._lines(), **self.options)
         while True:
@@ -128,7 +129,7 @@ class _Rows:
             if not (row or fault):
                 continue
             number = self.taken[0][0]
-            if len(self.taken) > 1 and (fault or self._swallows(row, width, ids)):
+            if len(self.taken) > 1 and (fault or self._swallows(row, width, short)):
                 fault = _OPEN_QUOTE
                 self.ahead.extendleft(reversed(self.taken[1:]))
             yield number, row, fault
@@ -143,15 +144,16 @@ class _Rows:
             self.taken.append(line)
             yield line[1]
 
-    def _swallows(self, row: list[str], width: int, ids: list[int]) -> bool:
+    def _swallows(self, row: list[str], width: int, short: Mapping[int, bool]) -> bool:
         """Whether the lines of a row are rows themselves, but for the quotes, and not the text of a field.
 
         Text with as many commas as the table has is told from a row by the space behind a comma, or doubled quotes.
         """
         if not width:
             return False
-        if len(row) != width:
+        if len(row) != width or any("\n" in row[place] for place in short):
             return True
+        ids = [place for place, is_id in short.items() if is_id]
         cells = [line.split(self.options["delimiter"]) for _, line in self.taken]
         alike = [
             len(each) == width and not any(cell[:1] == " " for cell in each) and not any(id_fault(each[i]) for i in ids)
