@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .interactions import ItemTable
+from .strings import id_fault
 
 SHOWN_CHARACTERS = 80  # of the text, where an item has no title
 
@@ -31,8 +32,8 @@ class ItemTableBuilder:
         Raises:
             ValueError: its id cannot be one or was there before, or the text is empty.
         """
-        if not item or item.split() != [item]:
-            raise ValueError(f"{self.path}:{number}: item id {item!r} is empty or holds a space; correct the line")
+        if fault := id_fault(item):
+            raise ValueError(f"{self.path}:{number}: item id {fault}; correct the line")
         if item in self.lines:
             raise ValueError(f"{self.path}:{number}: item {item} stands on line {self.lines[item]} already; keep one")
         if not text:

@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..files import new_file
 from .interactions import SPLIT_NAMES, Interactions, ItemTable, RecommendationData, leave_one_out
 from .item_table import ItemTableBuilder
+from .strings import id_fault
 
 INTERACTIONS_FILE, ITEMS_FILE, REPORT_FILE = "interactions.parquet", "items.parquet", "prepare.json"
 PROVENANCE = b"gram.provenance"
@@ -61,18 +63,21 @@ def write_parquet_folder(
                 pa.DictionaryArray.from_arrays(pa.array(splits[part]), pa.array(SPLIT_NAMES)),
             ]
             writer.write_table(pa.table(columns, schema=schema))
-    (folder / REPORT_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with new_file(folder / REPORT_FILE) as part:  # the last of the three: with it the folder is whole
+        part.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_parquet_folder(folder: Path) -> RecommendationData:
     """Read what `write_parquet_folder` wrote, or anybody else in the same form.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
+        FileNotFoundError: one of the two files is missing, or `prepare.json` of tables that `gram prepare` wrote.
         ValueError: a missing column, a wrong value, an item without text, or rows out of order.
     """
-    items = _read_items(folder / ITEMS_FILE)
+    items, report = _read_items(folder / ITEMS_FILE), folder / REPORT_FILE
     interactions, splits = _read_interactions(folder / INTERACTIONS_FILE, items)
+    if PROVENANCE in (pq.read_schema(folder / INTERACTIONS_FILE).metadata or {}) and not report.is_file():
+        raise FileNotFoundError(f"{report}: no such file, so `gram prepare` was stopped before its end; run it again")
     return RecommendationData(items, interactions, folder, splits)
 
 
@@ -100,6 +105,9 @@ def _read_interactions(path: Path, items: ItemTable) -> tuple[Interactions, np.n
     rows = pc.fill_null(rows, -1).to_numpy().astype(np.int32)
     _refuse(path, rows < 0, lambda row: f"item {names[row]} has no text; add it to {ITEMS_FILE} or remove it here")
     codes = users.dictionary_encode()
+    faults = [id_fault(user) for user in codes.dictionary.to_pylist()]
+    wrong = np.array(list(map(bool, faults)))[codes.indices.to_numpy()]
+    _refuse(path, wrong, lambda row: f"user id {id_fault(users[row].as_py())}; correct it")
     numbers = codes.indices.to_numpy()  # in order of first appearance, so they rise where users are together
     together = np.diff(numbers, prepend=0)
     _refuse(path, together < 0, lambda row: f"user {users[row]} has rows further up; sort by user_id and time")
@@ -151,9 +159,11 @@ def _table(path: Path, *columns: str) -> pa.Table:
 
 def _strings(path: Path, table: pa.Table, name: str) -> pa.Array:
     try:
-        return table[name].cast(pa.string()).combine_chunks()
+        column = table[name].cast(pa.string()).combine_chunks()
+        column.validate(full=True)  # Parquet itself lets pass what is no UTF-8
+        return column
     except pa.ArrowException:
-        raise ValueError(f"{path}: column {name} is of type {table[name].type}; make it text") from None
+        raise ValueError(f"{path}: column {name} is of type {table[name].type}, or no UTF-8; make it text") from None
 
 
 def _refuse(path: Path, wrong: np.ndarray, why) -> None:

@@ -22,6 +22,7 @@ from .prepare_settings import PrepareSettings, day_start
 from .sources import FORMATS, Reading, Source, checked_interactions, checked_items
 from .sources.lines import existing
 from .splits import split_targets
+from .strings import whole_characters
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class PrepareReport:
         parts = ", ".join(f"{count:,} {name}" for name, count in facts["split"]["interactions"].items())
         lines.append(f"{facts['settings']['split']}: {parts}")
         lines.append(
-            "items: {read:,} rows, {without_text:,} without a text, {repeated:,} repeated".format(**facts["items"])
+            "items: {read:,} rows, {without_text:,} without a text, {repeated:,} repeated, {bad:,} bad, "
+            "{without_interactions:,} left without interactions".format(**facts["items"])
         )
         if facts["bad_lines"]["count"]:
             lines.append(f"{facts['bad_lines']['count']:,} bad lines were skipped, the first of them:")
@@ -116,18 +118,21 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
     if not source.has_times and (settings.since or settings.until or settings.split == "global-time"):
         raise ValueError(f"{source.interactions_name}: there are no times; unset since and until, split leave-one-out")
     with new_folder(output) as folder:
-        log = _read_interactions(source, reading)
+        log = _read_interactions(source, settings, reading)
+        num_bad = reading.num_bad
         texts, counts = _read_items(source, reading)
-        log, stages = _filtered(log, texts["item_id"].combine_chunks(), settings)
+        _check_ids(log, texts["item_id"].combine_chunks(), source)
+        log, stages = _filtered(log, texts["item_id"].combine_chunks(), settings, num_bad)
         if not len(log.users):
             raise ValueError(f"{source.interactions_name}: nothing is left; loosen the filters (after {_path(stages)})")
         log, user_ids, item_ids = _ordered(log)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(log.users))])
         interactions = Interactions(user_ids.to_pylist(), log.items, offsets)
         splits, cuts = _splits(interactions, log.times, settings)
+        counts["without_interactions"] = len(texts) - len(item_ids)
         facts = {
             "settings": _without_places(settings),
-            "inputs": [{"file": file.name, "sha256": _sha256(file)} for file in source.files],
+            "inputs": [{"file": whole_characters(file.name), "sha256": _sha256(file)} for file in source.files],
             **({"origin": source.facts} if source.facts else {}),
             "stages": [asdict(stage) for stage in stages],
             "items": counts,
@@ -139,16 +144,17 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
     return PrepareReport(stages, facts)
 
 
-def _read_interactions(source: Source, reading: Reading) -> _Log:
+def _read_interactions(source: Source, settings: PrepareSettings, reading: Reading) -> _Log:
     users, items, times, ratings = [], [], [], []
-    for batch in checked_interactions(source.interactions(), source.interactions_name, reading, source.time_unit):
+    unit = settings.time_unit or source.time_unit
+    for batch in checked_interactions(source.interactions(), source.interactions_name, reading, unit):
         users.append(batch["user"].dictionary_encode())
         items.append(batch["item"].dictionary_encode())
         times.append(batch["time"].to_numpy())
         if "rating" in batch.schema.names:
             ratings.append(batch["rating"].to_numpy())
     if not sum(map(len, times)):
-        raise ValueError(f"{source.interactions_name}: no interactions; give a file that has some")
+        raise ValueError(f"{source.interactions_name}: no interactions; {_remedy(reading.shown)}")
     (user_ids, user_codes), (item_ids, item_codes) = _joined(users), _joined(items)
     return _Log(
         user_ids,
@@ -168,23 +174,53 @@ def _joined(batches: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
 
 def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, int]]:
     """Items with a text, each once, in its first row; and how many rows there were, and why some were left out."""
+    num_bad, num_shown = reading.num_bad, len(reading.shown)
     batches = list(checked_items(source.items(), source.items_name, reading))
     if not sum(batch.num_rows for batch in batches):
-        raise ValueError(f"{source.items_name}: no items; give a file that has some")
+        raise ValueError(f"{source.items_name}: no items; {_remedy(reading.shown[num_shown:])}")
     table = pa.Table.from_batches(batches)
     filled = np.zeros(len(table), dtype=bool)
     for name in table.column_names[1:]:
         filled |= pc.not_equal(table[name], "").to_numpy()
+    num_bad = reading.num_bad - num_bad
+    counts = {"read": len(filled) + num_bad, "bad": num_bad, "without_text": int((~filled).sum())}
     table = table.filter(pa.array(filled))
+    if not len(table):
+        raise ValueError(f"{source.items_name}: no item has a text; name other text columns")
     codes = table["item_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     first = np.zeros(len(table), dtype=bool)
     first[np.unique(codes, return_index=True)[1]] = True
-    counts = {"read": len(filled), "without_text": int((~filled).sum()), "repeated": int((~first).sum())}
-    return table.filter(pa.array(first)), counts
+    return table.filter(pa.array(first)), {**counts, "repeated": int((~first).sum())}
 
 
-def _filtered(log: _Log, with_text: pa.Array, settings: PrepareSettings) -> tuple[_Log, list[Stage]]:
-    stages = [log.stage("read")]
+def _remedy(skipped: list[str]) -> str:
+    return f"all lines were skipped, the first of them {skipped[0]}" if skipped else "give a file that has some"
+
+
+def _check_ids(log: _Log, with_text: pa.Array, source: Source) -> None:
+    """Make sure that interactions and items write their ids alike.
+
+    Raises:
+        ValueError: no id of one is in the other, or one is written 1 in one place and 1.0 in another.
+    """
+    log_name, items_name = source.interactions_name, source.items_name
+    users, items, described = (log.user_ids, log_name), (log.item_ids, log_name), (with_text, items_name)
+    for (ids, here), (others, there) in ((users, users), (items, items), (items, described), (described, items)):
+        ids = ids.filter(pc.match_substring_regex(ids, r"^[0-9]+\.0+$"))
+        whole = pc.replace_substring_regex(ids, r"\.0+$", "")
+        twins = pc.is_in(whole, value_set=others)
+        if pc.any(twins).as_py():
+            one, other = (column.filter(twins)[0] for column in (ids, whole))
+            raise ValueError(f"{here}: id {one} is written {other} in {there}; write it alike everywhere, as text")
+    if not pc.any(pc.is_in(log.item_ids, value_set=with_text)).as_py():
+        raise ValueError(
+            f"{log_name}: no item id of it, such as {log.item_ids[0]}, is one of an item with a text in {items_name}, "
+            f"such as {with_text[0]}; name the columns that hold the same ids"
+        )
+
+
+def _filtered(log: _Log, with_text: pa.Array, settings: PrepareSettings, num_bad: int) -> tuple[_Log, list[Stage]]:
+    stages = [log.stage("read", len(log.users) + num_bad)]
 
     def keep(name: str, rows: np.ndarray) -> None:
         nonlocal log

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, time, timezone
 
-from .sources import FORMATS, TIME_UNITS
+from .sources import FORMATS, UNITS
 
 SPLITS = ("leave-one-out", "global-time")
 MIN_LENGTH = 3  # one to learn from, one to validate, one to test
@@ -25,7 +25,7 @@ class PrepareSettings:
         item_column: column of the item ids in the interactions.
         time_column: column of the times: numbers, dates or dates with times.
         rating_column: column of the ratings; read only if min_rating is set.
-        time_unit: s or ms, what a time given as a number since 1970 counts (table, hub).
+        time_unit: s or ms, what a time given as a number since 1970 counts; by default s, and ms for amazon2023.
         item_id_column: column of the item ids in the items (recbole, table, hub).
         text_columns: columns of the items' texts by commas, title first; `COLUMN=FIELD` renames one.
         min_rating: drop interactions with a lower rating.
@@ -52,7 +52,7 @@ class PrepareSettings:
     item_column: str = "item_id"
     time_column: str = "timestamp"
     rating_column: str = "rating"
-    time_unit: str = "s"
+    time_unit: str | None = None
     item_id_column: str = "item_id"
     text_columns: str | None = None
     min_rating: float | None = None
@@ -67,8 +67,9 @@ class PrepareSettings:
     skip_bad_lines: bool = False
 
     def __post_init__(self):
-        for name, choices in (("format", FORMATS), ("split", SPLITS), ("time_unit", TIME_UNITS)):
+        for name, choices in (("format", FORMATS), ("split", SPLITS), ("time_unit", (None, *UNITS))):
             if getattr(self, name) not in choices:
+                choices = [choice for choice in choices if choice]
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         for name, least in (("user_core", 0), ("item_core", 0), ("min_length", MIN_LENGTH)):
             if getattr(self, name) < least:

@@ -22,9 +22,11 @@ import numpy as np
 from .interactions import Interactions, ItemTable, RecommendationData
 from .item_table import ItemTableBuilder
 from .parquet_folder import INTERACTIONS_FILE, ITEMS_FILE, read_parquet_folder
+from .strings import id_fault
 
 MIN_ITEMS = 3  # one to learn from, one to validate, one to test
 
+_GIVEN = "give one that is there, by a path from the working directory or from the root"
 _ID_COLUMNS = ("asin", "item_id")
 _PLAIN_TITLE = re.compile(r"(?:^|; )title: (.*?)(?=; \w+: |;?$)")
 _PLAIN_EMPTY = re.compile(r"(?:\w+:|;|\s)*")
@@ -143,10 +145,10 @@ def read_similar_items(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
     return table
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, remedy: str = _GIVEN) -> Iterator[tuple[int, str]]:
     """Every line that is not blank, with its number, without its end."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; add it to the data folder")
+        raise FileNotFoundError(f"{path}: no such file; {remedy}")
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             try:
@@ -167,10 +169,12 @@ def _known(rows: dict[str, int], item: str, path: Path, number: int) -> int:
 def _read_sequences(path: Path, items: ItemTable, text_file: str) -> Interactions:
     rows = {item: row for row, item in enumerate(items.item_ids)}
     sequences: dict[str, list[int]] = {}
-    for number, line in _lines(path):
+    for number, line in _lines(path, "add it to the data folder"):
         user, *sequence = line.split()
         if not sequence:
             raise ValueError(f"{path}:{number}: user {user} has no items; the form is 'USER ITEM ITEM ...'")
+        if fault := id_fault(user):
+            raise ValueError(f"{path}:{number}: user id {fault}; correct the line")
         if user in sequences:
             raise ValueError(f"{path}:{number}: user {user} has a line already; join the two")
         for item in sequence:

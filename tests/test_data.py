@@ -80,8 +80,8 @@ def test_windows_line_ends_byte_order_mark_and_blank_lines_do_no_harm(folder):
         ("item_text.tsv", HEADER + "A\tLipstick\tKiss\nB\tComb\n", "item_text.tsv:3: 2 columns, the header has 3"),
         ("item_text.tsv", HEADER + "A\ta\tb\nA\tc\td\n", "item_text.tsv:3: item A stands on line 2 already"),
         ("item_text.tsv", HEADER + "A\ta\tb\nB\t \t\n", "item_text.tsv:3: item B has an empty text"),
-        ("item_text.tsv", HEADER + "\ta\tb\n", "item_text.tsv:2: item id '' is empty"),
-        ("item_text.tsv", HEADER + "A A\ta\tb\n", "item_text.tsv:2: item id 'A A' is empty or holds a space"),
+        ("item_text.tsv", HEADER + "\ta\tb\n", "item_text.tsv:2: item id is empty"),
+        ("item_text.tsv", HEADER + "A A\ta\tb\n", "item_text.tsv:2: item id 'A A' holds a space"),
         ("item_text.tsv", "A\tLipstick\tKiss\n", "item_text.tsv:1: column asin or item_id is missing"),
         ("item_text.tsv", "asin\nA\n", "item_text.tsv:1: the header has no text columns, or two of one name"),
         (

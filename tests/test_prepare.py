@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -73,7 +74,8 @@ def test_the_first_of_an_items_rows_counts(tmp_path):
     items = read_folder(tmp_path / "out").items
     assert items.texts[0] == "title: Item a"
     assert "nobody" not in items.item_ids
-    assert report.facts["items"] == {"read": 8, "without_text": 0, "repeated": 1}
+    counts = {"read": 8, "bad": 0, "without_text": 0, "repeated": 1, "without_interactions": 1}
+    assert report.facts["items"] == counts
 
 
 def test_cores_of_users_and_items_hold_together(tmp_path):
@@ -122,6 +124,7 @@ def test_leave_one_out(tmp_path):
     assert data.splits.tolist() == [TRAIN] * 4 + [VALIDATION, TEST] + [TRAIN, VALIDATION, TEST]
 
 
+@hypothesis.settings(deadline=None)  # each example writes files
 @given(st.integers(0, 2**32 - 1))
 def test_global_time_learns_nothing_from_later_than_the_first_cut(tmp_path_factory, seed):
     draw, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("log")
@@ -247,7 +250,7 @@ def test_anybodys_parquet_folder_without_a_split_is_leave_one_out(tmp_path):
         (([], [], []), "interactions.parquet: no interactions; prepare"),
         (([["u"]], ["a"], [1]), "interactions.parquet: column user_id is of type list<"),
         ((["u"], ["a"], [1], ["train"], ["a", "a"]), "items.parquet:2: item a stands on line 1 already"),
-        ((["u"], ["a"], [1], ["train"], ["a", None]), "items.parquet:2: item id '' is empty"),
+        ((["u"], ["a"], [1], ["train"], ["a", None]), "items.parquet:2: item id is empty"),
     ],
 )
 def test_a_wrong_parquet_folder_is_named_with_file_row_and_remedy(columns, message, tmp_path):

@@ -53,7 +53,8 @@ def test_low_ratings_are_dropped(name, tmp_path):
 
 # Format, file, line, what is put in there, what is said.
 WRONG_LINES = [
-    ("amazon2014", "reviews_Beauty.json.gz", 2, "{'asin': 1}", "not JSON"),
+    ("amazon2014", "reviews_Beauty.json.gz", 2, "{'asin': 1, ", "not JSON"),
+    ("amazon2014", "reviews_Beauty.json.gz", 2, '{"asin": 1, "asin": 2}', "two values of the name asin"),
     ("amazon2014", "reviews_Beauty.json.gz", 2, "[]", "not a JSON object"),
     (
         "amazon2014",
@@ -67,13 +68,13 @@ WRONG_LINES = [
         "reviews_Beauty.json.gz",
         2,
         '{"reviewerID": "a b", "asin": "2", "unixReviewTime": 1}',
-        "user id is",
+        "user id 'a b' holds a space or a control character; give",
     ),
     ("amazon2014", "meta_Beauty.json.gz", 4, "__import__('os').system('false')", "not a Python literal (ValueError)"),
     ("amazon2014", "meta_Beauty.json.gz", 4, "{'asin': '1', 'title': ", "not a Python literal (SyntaxError)"),
-    ("amazon2014", "meta_Beauty.json.gz", 4, "[1]", "not a Python dictionary"),
+    ("amazon2014", "meta_Beauty.json.gz", 4, "[1]", "not a JSON object"),
     ("amazon2014", "meta_Beauty.json.gz", 4, "{'title': 'x'}", "asin is missing"),
-    ("amazon2014", "meta_Beauty.json.gz", 4, "{'asin': 'B 4', 'title': 'x'}", "item id is empty or holds a space"),
+    ("amazon2014", "meta_Beauty.json.gz", 4, "{'asin': 'B 4', 'title': 'x'}", "item id 'B 4' holds a space"),
     ("amazon2014", "meta_Beauty.json.gz", 4, "{'asin': '4', 'title': {}}", "'{}' is no text"),
     ("amazon2023", "All_Beauty.jsonl.gz", 3, '{"user_id": "1", ', "not JSON"),
     ("amazon2023", "All_Beauty.jsonl.gz", 3, '{"user_id": "1", "timestamp": 1}', "parent_asin is missing"),
@@ -93,11 +94,11 @@ WRONG_LINES = [
     ("movielens_20m", "movies.csv", 3, '2,"Blink"x,', "not a row of the table"),
     ("recbole", "shop.inter", 4, "1\t2\t3", "3 columns, the header has 4"),
     ("recbole", "shop.inter", 4, "1\t2\t3\t", "time is missing"),
-    ("recbole", "shop.item", 2, "1 a\tx\t1\tx", "item id is empty or holds a space"),
+    ("recbole", "shop.item", 2, "1 a\tx\t1\tx", "item id '1 a' holds a space"),
     ("table_csv", "log.csv", 2, "1,2019-01-01", "2 columns, the header has 3"),
     ("table_csv", "log.csv", 2, "1,,2", "time is missing"),
     ("table_csv", "goods.csv.gz", 5, '"Red",1', "2 columns, the header has 3"),
-    ("table_tsv", "log.tsv.gz", 2, "1\t\u00a0\t5", "item id is empty or holds a space"),
+    ("table_tsv", "log.tsv.gz", 2, "1\t\u00a0\t5", "item id '\\xa0' holds a space"),
     ("table_jsonl", "log.jsonl", 2, '{"who": 1.5, "what": true, "when": 1}', "what is 'True', neither text nor a"),
     ("table_jsonl", "goods.jsonl.gz", 4, '{"id": 4, "name": {"en": "x"}}', "is no text"),
     ("folder_text", "user_sequence.txt", 4, "4", "user 4 has no items"),
@@ -266,7 +267,7 @@ def test_rows_of_parquet_are_checked_like_lines(tmp_path):
     settings, _ = raw("table_parquet", tmp_path / "raw")
     log = pa.table({"who": ["1", None, "1"], "what": [1, 2, 3], "when": [1.5, 2.5, None]})
     pq.write_table(log, settings["interactions"])
-    with pytest.raises(ValueError, match=r"log\.parquet:2: user id is empty or holds a space"):
+    with pytest.raises(ValueError, match=r"log\.parquet:2: user id is empty; give"):
         prepared(settings, tmp_path / "out")
     pq.write_table(log.set_column(0, "who", pa.array([0.5, 1.5, 2.5])), settings["interactions"])
     with pytest.raises(ValueError, match=r"log\.parquet: the user ids are of type double; give every id as text"):
@@ -292,16 +293,16 @@ def test_a_data_set_of_the_hub_is_pinned_to_its_commit(tmp_path, monkeypatch):
     import huggingface_hub
 
     settings, _ = raw("hub", tmp_path / "raw")
-    load, asked = datasets.load_dataset, []
+    load, asked = datasets.load_dataset_builder, []
 
-    def load_dataset(path, revision, **options):
-        asked.append((path, revision, options["name"], options["split"]))
-        return load(str(tmp_path / "raw" / "log"), **options)
+    def load_dataset_builder(path, name, revision):
+        asked.append((path, name, revision))
+        return load(str(tmp_path / "raw" / "log"), name)
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     monkeypatch.setattr(
         huggingface_hub.HfApi, "dataset_info", lambda self, name: huggingface_hub.DatasetInfo(id=name, sha="c0ffee")
     )
     with pytest.raises(ValueError, match="some/goods: column id is missing"):
         prepared({**settings, "interactions": "some/log", "items": "some/goods"}, tmp_path / "out")
-    assert asked == [("some/log", "c0ffee", None, "train"), ("some/goods", "c0ffee", None, "train")]
+    assert asked == [("some/log", None, "c0ffee"), ("some/goods", None, "c0ffee")]

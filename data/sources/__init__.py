@@ -13,7 +13,8 @@ from .lines import Reading
 from .movielens import open_movielens
 from .recbole import open_recbole
 from .source import Source
-from .tables import TIME_UNITS, open_table
+from .tables import open_table
+from .times import UNITS
 from .yelp import open_yelp
 
 if TYPE_CHECKING:
@@ -30,4 +31,4 @@ FORMATS: dict[str, Callable[[PrepareSettings, Reading], Source]] = {
     "movielens": open_movielens,
 }
 
-__all__ = ["FORMATS", "TIME_UNITS", "Reading", "Source", "checked_interactions", "checked_items"]
+__all__ = ["FORMATS", "UNITS", "Reading", "Source", "checked_interactions", "checked_items"]

@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..strings import id_fault
 from .lines import BadLineError, Reading
+from .times import implausible, is_implausible, seconds
 from .values import text
 
-_WHITESPACE = r"[\s\p{Z}\x{85}]"
 _ID_REMEDY = "give every id as text without spaces, or as a whole number"
+
+Fault = tuple[np.ndarray, Callable[[int], tuple[str, str]]]  # (n,) bool; why and remedy of a row where it is True
 
 
 def checked_interactions(
-    raw: Iterator[pa.RecordBatch],
-    source: str | Path,
-    reading: Reading,
-    unit: float = 1.0,
+    raw: Iterator[pa.RecordBatch], source: str | Path, reading: Reading, unit: str = "s"
 ) -> Iterator[pa.RecordBatch]:
     """Rows of `user`, `item` (string), `time` (float64 seconds since 1970) and, where it is read, `rating` (float64).
 
     Args:
-        raw: batches of `line`, `user`, `item`, `time` and perhaps `rating`, of any type that can be understood.
+        raw: batches of `line`, `user`, `item`, `time` and perhaps `rating`, of any type that `plain` leaves.
         source: named in errors.
         reading: decides on bad rows.
-        unit: seconds that 1 of a time given as number is worth.
+        unit: of a time given as number, `s` or `ms`.
     """
     for batch in raw:
         columns = {name: _ids(batch[name], name, source) for name in ("user", "item")}
-        faults = [(f"{name} id is empty or holds a space", _ID_REMEDY, ~_is_id(ids)) for name, ids in columns.items()]
-        columns["time"] = pa.array(_seconds(batch["time"], unit))
-        wrong = ~np.isfinite(columns["time"])
-        faults.append(("time is missing, or neither a number nor a date", "give YYYY-MM-DD or seconds", wrong))
+        faults = [_id_faults(ids, name) for name, ids in columns.items()]
+        try:
+            times = seconds(batch["time"], unit)
+        except TypeError as error:
+            raise ValueError(f"{source}: {error}") from None
+        faults += [_time_faults(batch["time"], times, unit)]
+        columns["time"] = pa.array(times)
         if "rating" in batch.schema.names:
             columns["rating"] = pa.array(_numbers(batch["rating"]))
-            faults.append(("rating is missing or no number", "unset min_rating", ~np.isfinite(columns["rating"])))
+            why = "rating is missing or no number", "unset min_rating"
+            faults.append((~np.isfinite(columns["rating"]), lambda row, why=why: why))
         yield _without_faults(batch, columns, faults, source, reading)
 
 
 def checked_items(raw: Iterator[pa.RecordBatch], source: str | Path, reading: Reading) -> Iterator[pa.RecordBatch]:
-    """Rows of `item_id` and text fields, all strings, white space collapsed, nothing null.
+    """Rows of `item_id` and text fields, all strings, the texts clean, nothing null.
 
     Args:
         raw: batches of `line`, `item_id` and the fields.
@@ -55,81 +58,63 @@ def checked_items(raw: Iterator[pa.RecordBatch], source: str | Path, reading: Re
         ids = _ids(batch["item_id"], "item", source)
         fields = [name for name in batch.schema.names if name not in ("line", "item_id")]
         columns = {"item_id": ids, **{name: _texts(batch[name], name, source) for name in fields}}
-        yield _without_faults(
-            batch, columns, [("item id is empty or holds a space", _ID_REMEDY, ~_is_id(ids))], source, reading
-        )
+        yield _without_faults(batch, columns, [_id_faults(ids, "item")], source, reading)
 
 
 def _without_faults(
-    batch: pa.RecordBatch,
-    columns: dict[str, pa.Array],
-    faults: list[tuple[str, str, np.ndarray]],
-    source: str | Path,
-    reading: Reading,
+    batch: pa.RecordBatch, columns: dict[str, pa.Array], faults: list[Fault], source: str | Path, reading: Reading
 ) -> pa.RecordBatch:
     result = pa.RecordBatch.from_pydict(columns)
-    wrong = np.logical_or.reduce([mask for _, _, mask in faults])
+    wrong = np.logical_or.reduce([mask for mask, _ in faults])
     if not wrong.any():
         return result
     numbers = batch["line"].to_numpy()
-    for row in np.flatnonzero(wrong):
-        why, remedy = next((why, remedy) for why, remedy, mask in faults if mask[row])
+    for row in np.flatnonzero(wrong).tolist():
+        why, remedy = next(told(row) for mask, told in faults if mask[row])
         reading.refuse(source, int(numbers[row]), why, remedy)
     return result.filter(pa.array(~wrong))
 
 
 def _ids(values: pa.Array, name: str, source: str | Path) -> pa.Array:
-    values = _decoded(values)
-    if not (pa.types.is_integer(values.type) or _is_string(values.type) or pa.types.is_null(values.type)):
-        raise ValueError(f"{source}: the {name} ids are of type {values.type}; {_ID_REMEDY}")
-    return values.cast(pa.string())
-
-
-def _is_id(ids: pa.Array) -> np.ndarray:
-    empty = pc.equal(pc.binary_length(ids), 0)
-    spaced = pc.match_substring_regex(ids, _WHITESPACE)
-    return ~pc.fill_null(pc.or_(empty, spaced), True).to_numpy(zero_copy_only=False)
-
-
-def _seconds(values: pa.Array, unit: float) -> np.ndarray:
-    """(n,) float64, NaN where there is no time."""
-    values = _decoded(values)
-    if pa.types.is_temporal(values.type):
-        return _of_timestamps(values)
-    if _is_string(values.type):
-        try:
-            return _filled(values.cast(pa.float64())) * unit
-        except pa.ArrowInvalid:
-            pass
-        try:
-            return _of_timestamps(values)
-        except pa.ArrowInvalid:
-            return np.array([_time_of(value, unit) for value in values.to_pylist()], dtype=np.float64)
-    return _numbers(values) * unit
-
-
-def _of_timestamps(values: pa.Array) -> np.ndarray:
-    zone = getattr(values.type, "tz", None)
-    microseconds = values.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
-    return _filled(microseconds.cast(pa.float64())) / 1e6
-
-
-def _time_of(value: str | None, unit: float) -> float:
+    kind = values.type
     try:
-        return float(value or "") * unit
-    except ValueError:
-        pass
-    try:
-        time = datetime.fromisoformat((value or "").strip().replace("Z", "+00:00"))
-    except ValueError:
-        return float("nan")
-    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
+        if pa.types.is_floating(kind):  # whole numbers, some of them missing, as pandas keeps them
+            exact = 2.0 ** (np.finfo(kind.to_pandas_dtype()).nmant + 1)
+            values = values.cast(pa.float64())
+            values = pc.if_else(pc.is_nan(values), None, values)
+            if (pc.max(pc.abs(values)).as_py() or 0) >= exact:
+                raise pa.ArrowInvalid("too long for it")
+            values = values.cast(pa.int64())
+        elif pa.types.is_decimal(kind):
+            values = values.cast(pa.decimal256(76, 0))
+        elif not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_null(kind)):
+            raise pa.ArrowInvalid("no ids")
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        raise ValueError(f"{source}: the {name} ids are of type {kind}; {_ID_REMEDY}") from None
+
+
+def _id_faults(ids: pa.Array, name: str) -> Fault:
+    encoded = ids.dictionary_encode()
+    wrong = np.array([True, *(bool(id_fault(value)) for value in encoded.dictionary.to_pylist())])
+    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False) + 1
+    return wrong[codes], lambda row: (f"{name} id {id_fault(ids[row].as_py())}", _ID_REMEDY)
+
+
+def _time_faults(values: pa.Array, times: np.ndarray, unit: str) -> Fault:
+    missing = ~np.isfinite(times)
+
+    def told(row: int) -> tuple[str, str]:
+        if missing[row]:
+            return "time is missing, or neither a number nor a date", "give YYYY-MM-DD or seconds"
+        return implausible(values[row].cast(pa.string()).as_py(), times[row], unit)
+
+    return missing | is_implausible(times, unit), told
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
-    values = _decoded(values)
     try:
-        return _filled(values.cast(pa.float64(), safe=False))
+        return pc.fill_null(values.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False)
     except pa.ArrowNotImplementedError:
         return np.full(len(values), np.nan)
     except pa.ArrowInvalid:
@@ -143,24 +128,8 @@ def _number_of(value: str | None) -> float:
         return float("nan")
 
 
-def _filled(values: pa.Array) -> np.ndarray:
-    return pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False)
-
-
 def _texts(values: pa.Array, name: str, source: str | Path) -> pa.Array:
-    values = _decoded(values)
-    if not _is_string(values.type):
-        try:
-            values = pa.array([text(value) for value in values.to_pylist()], pa.string())
-        except BadLineError as error:
-            raise ValueError(f"{source}: column {name}: {error}; name other text_columns") from None
-    values = pc.fill_null(values.cast(pa.string()), "")
-    return pc.utf8_trim(pc.replace_substring_regex(values, _WHITESPACE + "+", " "), " ")
-
-
-def _decoded(values: pa.Array) -> pa.Array:
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    try:
+        return pa.array([text(value) for value in values.to_pylist()], pa.string())
+    except BadLineError as error:
+        raise ValueError(f"{source}: column {name}: {error}; name other text_columns") from None

@@ -55,7 +55,7 @@ def open_folder(settings: PrepareSettings, reading: Reading) -> Source:
 def _fields_of_parquet(path: Path) -> list[str]:
     try:
         return pq.read_schema(path).names
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a sound Parquet file ({' '.join(str(error).split())}); get it again") from None
 
 

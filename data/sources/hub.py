@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .lines import BATCH_ROWS, Reading
 from .source import Source, interaction_columns, item_columns, required
-from .tables import TIME_UNITS, numbered_rows
+from .tables import delimited, numbered_rows
 
 if TYPE_CHECKING:
     from ..prepare_settings import PrepareSettings
@@ -33,7 +33,6 @@ def open_hub(settings: PrepareSettings, reading: Reading) -> Source:
             kind: {**origin, "path": Path(origin["path"]).name if Path(origin["path"]).is_dir() else origin["path"]}
             for kind, origin in zip(("interactions", "items"), origins, strict=True)
         },
-        time_unit=TIME_UNITS[settings.time_unit],
     )
 
 
@@ -60,37 +59,60 @@ def _local_files(path: str) -> list[Path]:
 
 
 def _rows(name: str, origin: dict[str, Any], reading: Reading, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
 
-    def tables() -> Iterator[pa.RecordBatch]:
+    try:
+        builder = load_dataset_builder(origin["path"], origin["name"], revision=origin["revision"])
+        files = _csv_files(builder, origin["split"])
+    except Exception as error:
+        raise _failed(name, error) from error
+    if not files:
+        yield from numbered_rows(name, _streamed(name, builder, origin["split"], reading, columns), columns)
+    for file in files:
+        yield from delimited(file, reading, columns, builder.config.sep, quoted=True)
+
+
+def _csv_files(builder, split: str) -> list[Path]:
+    """The files of a plain CSV data set, here: pandas makes numbers of ids such as 007, and has no lines to name."""
+    from datasets import DownloadManager
+    from datasets.packaged_modules.csv.csv import CsvConfig
+
+    places = {str(part): places for part, places in (builder.config.data_files or {}).items()}.get(split, [])
+    if (
+        builder.name != "csv"
+        or builder.config.pd_read_csv_kwargs != CsvConfig(sep=builder.config.sep).pd_read_csv_kwargs
+    ):
+        return []
+    return [Path(place if Path(place).is_file() else DownloadManager().download_and_extract(place)) for place in places]
+
+
+def _streamed(name: str, builder, split: str, reading: Reading, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    try:
+        if builder.name == "csv":
+            builder.config.converters = dict.fromkeys(columns, str)  # every value as it stands there
+        dataset = builder.as_streaming_dataset(split=split)
+        if dataset.column_names:
+            _check_columns(name, dataset.column_names, columns)
         with tqdm(desc=name, unit="row", unit_scale=True, disable=None if reading.progress else True) as bar:
             for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
                 for batch in table.combine_chunks().to_batches():
                     _check_columns(name, batch.schema.names, columns)
                     yield batch
                     bar.update(batch.num_rows)
-
-    try:
-        dataset = load_dataset(**origin, streaming=True)
-        if dataset.column_names:
-            _check_columns(name, dataset.column_names, columns)
-        yield from numbered_rows(tables(), columns)
-    except _MissingColumnError:
+    except _ColumnError:
         raise
     except Exception as error:
         raise _failed(name, error) from error
 
 
-class _MissingColumnError(ValueError):
+class _ColumnError(ValueError):
     pass
 
 
 def _check_columns(name: str, there: list[str], columns: Mapping[str, str]) -> None:
     for column in columns:
         if column not in there:
-            raise _MissingColumnError(
-                f"{name}: column {column} is missing; name one of {', '.join(there)} in its place"
-            )
+            raise _ColumnError(f"{name}: column {column} is missing; name one of {', '.join(there)} in its place")
 
 
 def _failed(name: str, error: Exception) -> ValueError:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from ..strings import whole_characters
+
 BATCH_ROWS = 65_536
 NUM_SHOWN = 20  # bad lines that are listed
 _LINES_PER_BAR_UPDATE = 4096
@@ -51,7 +53,7 @@ class Reading:
             raise ValueError(f"{source}:{number}: {why}; {remedy}, or pass --skip-bad-lines")
         self.num_bad += 1
         if len(self.shown) < NUM_SHOWN:
-            self.shown.append(f"{Path(source).name}:{number}: {why}")
+            self.shown.append(whole_characters(f"{Path(source).name}:{number}: {why}"))
 
     def bar(self, path: Path) -> tqdm:
         """A bar over the bytes of a file, where there is a terminal to show it."""
@@ -70,8 +72,14 @@ def existing(path: str | Path) -> Path:
     return Path(path)
 
 
-def lines(path: str | Path, reading: Reading, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Every line with its number, from 1, and with its end; a file whose name ends in `.gz` is unpacked."""
+def lines(
+    path: str | Path, reading: Reading, encoding: str = "utf-8", has_header: bool = False
+) -> Iterator[tuple[int, str]]:
+    """Every line with its number, from 1, and with its end; a file whose name ends in `.gz` is unpacked.
+
+    Raises:
+        ValueError: a line cannot be read, and is not to be skipped, as the header never is.
+    """
     path, number = existing(path), 0
     with path.open("rb") as packed, reading.bar(path) as bar:
         try:
@@ -82,6 +90,8 @@ def lines(path: str | Path, reading: Reading, encoding: str = "utf-8") -> Iterat
                     line = raw.decode("utf-8-sig" if (number, encoding) == (1, "utf-8") else encoding)
                 except UnicodeDecodeError as error:
                     byte = f"byte 0x{raw[error.start]:02x} at place {error.start + 1}"
+                    if number == 1 and has_header:
+                        raise ValueError(f"{path}:1: not UTF-8 ({byte}); save the file as UTF-8") from None
                     reading.refuse(path, number, f"not UTF-8 ({byte})", "save the file as UTF-8")
                     continue
                 yield number, line
@@ -115,6 +125,8 @@ def records(
                     yield number, *parse(line.rstrip("\r\n"))
                 except BadLineError as error:
                     reading.refuse(path, number, str(error), error.remedy)
+                except RecursionError:
+                    reading.refuse(path, number, "values lie too deep within others")
 
     return batches(rows(), columns)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from .lines import BadLineError, Reading, records
+from .lines import BadLineError, Reading, existing, records
 from .source import Source, input_folder
 from .tables import delimited
 
@@ -33,15 +33,15 @@ def open_movielens(settings: PrepareSettings, reading: Reading) -> Source:
         places = folder / "u.data", folder / "u.item"
         return _source(
             places,
-            lambda: records(places[0], reading, INTERACTION_COLUMNS, _split("\t", 4), "latin-1"),
-            lambda: records(places[1], reading, ITEM_COLUMNS, _item_100k, "latin-1"),
+            lambda: records(places[0], reading, INTERACTION_COLUMNS, _split("\t", 4)),
+            lambda: records(places[1], reading, ITEM_COLUMNS, _item_100k, _encoding(places[1])),
         )
     if (folder / "ratings.dat").is_file():
         places = folder / "ratings.dat", folder / "movies.dat"
         return _source(
             places,
-            lambda: records(places[0], reading, INTERACTION_COLUMNS, _split("::", 4), "latin-1"),
-            lambda: records(places[1], reading, ITEM_COLUMNS, _item_1m, "latin-1"),
+            lambda: records(places[0], reading, INTERACTION_COLUMNS, _split("::", 4)),
+            lambda: records(places[1], reading, ITEM_COLUMNS, _item_1m, _encoding(places[1])),
         )
     if (folder / "ratings.csv").is_file():
         places = folder / "ratings.csv", folder / "movies.csv"
@@ -56,6 +56,15 @@ def open_movielens(settings: PrepareSettings, reading: Reading) -> Source:
 
 def _source(places: tuple[Path, Path], interactions: Callable, items: Callable) -> Source:
     return Source(interactions, items, *places, files=places)
+
+
+def _encoding(path: Path) -> str:
+    """100K and 1M are Latin-1, 10M is UTF-8, which no title with a Latin-1 accent is by chance."""
+    try:
+        existing(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"
 
 
 def _split(separator: str, count: int) -> Callable[[str], list[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..strings import whole_characters
 from .lines import existing
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Source:
         items_name: the items' file or data set, for errors.
         files: all that is read.
         facts: what else there is to say of the origin.
-        time_unit: seconds that 1 of a time is worth.
+        time_unit: what a time given as a number counts, unless the settings say.
         has_times: False where only the order is known.
     """
 
@@ -38,7 +39,7 @@ class Source:
     items_name: str | Path
     files: tuple[Path, ...]
     facts: dict[str, Any] = field(default_factory=dict)
-    time_unit: float = 1.0
+    time_unit: str = "s"
     has_times: bool = True
 
 
@@ -117,7 +118,8 @@ def item_columns(settings: PrepareSettings) -> dict[str, str]:
     pairs = [name.strip().partition("=") for name in settings.text_columns.split(",")]
     columns = {name.strip(): (renamed or name).strip() for name, _, renamed in pairs}
     fields = set(columns.values())
-    if "" in columns or "" in fields or len(fields) < len(pairs) or fields & {"item_id", "line"}:
+    is_whole = whole_characters(settings.text_columns) == settings.text_columns
+    if not is_whole or "" in columns or "" in fields or len(fields) < len(pairs) or fields & {"item_id", "line"}:
         raise ValueError(
             f"text_columns is {settings.text_columns!r}; it must be column names by commas, each once, title first, "
             "renamed by COLUMN=FIELD where needed"

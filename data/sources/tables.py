@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .lines import BATCH_ROWS, Reading, batches, existing, lines, records
+from ..strings import id_fault
+from .lines import BATCH_ROWS, Reading, batches, lines, records
 from .source import Source, find, interaction_columns, item_columns, required
-from .values import json_record, scalar, text
+from .values import record, scalar, text
 
 if TYPE_CHECKING:
     from ..prepare_settings import PrepareSettings
 
-TIME_UNITS = {"s": 1.0, "ms": 1e-3}
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+_ID_FIELDS = ("user", "item", "item_id")
+_TYPES_OF_TEXT = (
+    *(pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view),
+)
+_MOST_LINES = 100_000  # of one row; a quote that is still open then was not meant as one
+_OPEN_QUOTE = "a quote opens here that is not closed where a field ends, or swallows the rows after it"
 
 
 def open_table(settings: PrepareSettings, reading: Reading) -> Source:
@@ -32,7 +40,6 @@ def open_table(settings: PrepareSettings, reading: Reading) -> Source:
         interactions_name=places[0],
         items_name=places[1],
         files=places,
-        time_unit=TIME_UNITS[settings.time_unit],
     )
 
 
@@ -65,41 +72,102 @@ def delimited(
 ) -> Iterator[pa.RecordBatch]:
     """The chosen columns of a table with a header; names in the header may carry a type, `name:type`."""
     options = {"delimiter": delimiter, "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, "strict": True}
-    numbered = lines(path, reading)
-    number = 0
-
-    def content() -> Iterator[str]:
-        nonlocal number
-        for number, line in numbered:  # noqa: B007 - read by `rows`
-            yield line
+    csv.field_size_limit(2**31 - 1)
 
     def rows() -> Iterator[tuple]:
-        table = csv.reader(content(), **options)
-        header = _next(table, path, reading, lambda: number)
-        names = [name.strip() if name.strip() in columns else name.split(":")[0].strip() for name in header or []]
-        places = [_place(names, name, path) for name in columns]
-        while (row := _next(table, path, reading, lambda: number)) is not None:
-            if len(row) == len(names):
+        table = _Rows(lines(path, reading, has_header=True), options)
+        number, header = table.header(path)
+        names = [name.strip() if name.strip() in columns else name.split(":")[0].strip() for name in header]
+        places = [_place(names, name, path, number) for name in columns]
+        fields = zip(places, columns.values(), strict=True)
+        short = {place: field in _ID_FIELDS for place, field in fields if field in (*_ID_FIELDS, "time", "rating")}
+        for number, row, fault in table.read(len(names), short):
+            if not fault and (len(row) < len(names) or any(row[len(names) :])):
+                fault = f"{len(row)} columns, the header has {len(names)}"
+            if fault:
+                reading.refuse(
+                    path, number, fault, "remove or double it" if fault == _OPEN_QUOTE else "correct the line"
+                )
+            else:
                 yield number, *(row[place] for place in places)
-            elif row:
-                reading.refuse(path, number, f"{len(row)} columns, the header has {len(names)}")
 
     return batches(rows(), list(columns.values()))
 
 
-def _next(table: Iterator[list[str]], path: Path, reading: Reading, number) -> list[str] | None:
-    while True:
-        try:
-            return next(table, None)
-        except csv.Error as error:
-            reading.refuse(path, number(), f"not a row of the table ({error})")
+class _Rows:
+    """Rows of a delimited table. A quote that swallows rows costs the line where it opens, and no other."""
+
+    def __init__(self, numbered: Iterator[tuple[int, str]], options: Mapping[str, Any]):
+        self.numbered, self.options = numbered, options
+        self.ahead: deque[tuple[int, str]] = deque()  # lines to be read again
+        self.taken: list[tuple[int, str]] = []  # lines of the row at hand
+
+    def header(self, path: Path) -> tuple[int, list[str]]:
+        for number, row, fault in self.read(0, {}):
+            if fault:
+                raise ValueError(f"{path}:{number}: {fault}; correct the header")
+            return number, row
+        raise ValueError(f"{path}: empty; give a table with a header")
+
+    def read(self, width: int, short: Mapping[int, bool]) -> Iterator[tuple[int, list[str], str]]:
+        """The number of its first line, the cells, and what is wrong with it, of every row that is not blank.
+
+        Args:
+            width: columns of the table; 0: not known yet.
+            short: places of the columns that hold no text, and whether they hold ids.
+        """
+        table = csv.reader(self._lines(), **self.options)
+        while True:
+            self.taken.clear()
+            try:
+                row, fault = next(table, None), ""
+            except csv.Error as error:
+                is_open = len(self.taken) > 1 or "end of data" in str(error)
+                row, fault = [], _OPEN_QUOTE if is_open else f"not a row of the table ({error})"
+            if row is None:
+                return
+            if not (row or fault):
+                continue
+            number = self.taken[0][0]
+            if len(self.taken) > 1 and (fault or self._swallows(row, width, short)):
+                fault = _OPEN_QUOTE
+                self.ahead.extendleft(reversed(self.taken[1:]))
+            yield number, row, fault
+            if fault:
+                table = csv.reader(self._lines(), **self.options)
+
+    def _lines(self) -> Iterator[str]:
+        while len(self.taken) < _MOST_LINES:
+            line = self.ahead.popleft() if self.ahead else next(self.numbered, None)
+            if line is None:
+                return
+            self.taken.append(line)
+            yield line[1]
+
+    def _swallows(self, row: list[str], width: int, short: Mapping[int, bool]) -> bool:
+        """Whether the lines of a row are rows themselves, but for the quotes, and not the text of a field.
+
+        Text with as many commas as the table has is told from a row by the space behind a comma, or doubled quotes.
+        """
+        if not width:
+            return False
+        if len(row) != width or any("\n" in row[place] for place in short):
+            return True
+        ids = [place for place, is_id in short.items() if is_id]
+        cells = [line.split(self.options["delimiter"]) for _, line in self.taken]
+        alike = [
+            len(each) == width and not any(cell[:1] == " " for cell in each) and not any(id_fault(each[i]) for i in ids)
+            for each in cells
+        ]
+        is_written_so = any('""' in line for _, line in self.taken)
+        return alike[0] and 2 * sum(alike[1:]) > len(alike[1:]) and not is_written_so
 
 
-def _place(names: list[str], name: str, path: Path) -> int:
+def _place(names: list[str], name: str, path: Path, number: int = 1) -> int:
     if name not in names:
-        raise ValueError(
-            f"{path}:1: column {name} is missing; name one of {', '.join(names) or 'a header'} in its place"
-        )
+        raise ValueError(f"{path}:{number}: column {name} is missing; name one of {', '.join(names)} in its place")
+    if names.count(name) > 1:
+        raise ValueError(f"{path}:{number}: two columns are named {name}; rename one of them")
     return names.index(name)
 
 
@@ -109,10 +177,10 @@ def _json_lines(path: Path, reading: Reading, columns: Mapping[str, str], scalar
 
     def parse(line: str) -> list[str]:
         nonlocal seen_any
-        record, seen_any = json_record(line), True
-        unseen.difference_update(record)
+        found, seen_any = record(line), True
+        unseen.difference_update(found)
         return [
-            scalar(record, name) if scalars or field == "item_id" else text(record.get(name))
+            scalar(found, name) if scalars or field == "item_id" else text(found.get(name))
             for name, field in columns.items()
         ]
 
@@ -123,13 +191,13 @@ def _json_lines(path: Path, reading: Reading, columns: Mapping[str, str], scalar
 
 def _parquet(path: Path, reading: Reading, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
     try:
-        file = pq.ParquetFile(existing(path))
-    except pa.ArrowInvalid as error:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a sound Parquet file ({' '.join(str(error).split())}); get it again") from None
     for name in columns:
         _place(file.schema_arrow.names, name, path)
     with file, reading.bar(path) as bar:
-        yield from numbered_rows(_with_bar(file, columns, bar), columns)
+        yield from numbered_rows(path, _with_bar(file, columns, bar), columns)
 
 
 def _with_bar(file: pq.ParquetFile, columns: Mapping[str, str], bar) -> Iterator[pa.RecordBatch]:
@@ -138,12 +206,34 @@ def _with_bar(file: pq.ParquetFile, columns: Mapping[str, str], bar) -> Iterator
         bar.update(bar.total * batch.num_rows // max(file.metadata.num_rows, 1))
 
 
-def numbered_rows(raw: Iterator[pa.RecordBatch], columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
-    """The chosen columns of Arrow batches, renamed, and `line`, the row number from 1."""
+def numbered_rows(
+    source: str | Path, raw: Iterator[pa.RecordBatch], columns: Mapping[str, str]
+) -> Iterator[pa.RecordBatch]:
+    """The chosen columns of Arrow batches, renamed and plain, and `line`, the row number from 1.
+
+    Raises:
+        ValueError: a broken file, or text that is not UTF-8; names `source`.
+    """
     start = 1
-    for batch in raw:
-        numbers = pa.array(np.arange(start, start + batch.num_rows))
-        start += batch.num_rows
-        yield pa.RecordBatch.from_pydict(
-            {"line": numbers, **{new: batch.column(name) for name, new in columns.items()}}
-        )
+    try:
+        for batch in raw:
+            numbers = pa.array(np.arange(start, start + batch.num_rows))
+            start += batch.num_rows
+            plain = {new: _plain(batch.column(name), source, name) for name, new in columns.items()}
+            yield pa.RecordBatch.from_pydict({"line": numbers, **plain})
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source}: cannot be read after row {start - 1} ({reason}); get it again") from None
+
+
+def _plain(values: pa.Array, source: str | Path, name: str) -> pa.Array:
+    """The same without a dictionary, and one type for all texts."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    try:
+        if any(of_text(values.type) for of_text in _TYPES_OF_TEXT):
+            values = values.cast(pa.string())
+        values.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{source}: column {name} is not UTF-8 ({error}); save it as UTF-8") from None
+    return values

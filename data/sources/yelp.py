@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .lines import Reading, records
 from .source import Source, find
-from .values import json_record, scalar, text
+from .values import record, scalar, text
 
 if TYPE_CHECKING:
     from ..prepare_settings import PrepareSettings
@@ -24,8 +24,8 @@ def open_yelp(settings: PrepareSettings, reading: Reading) -> Source:
         keys["stars"] = "rating"
 
     def review(line: str) -> list[str]:
-        record = json_record(line)
-        return [scalar(record, key) for key in keys]
+        found = record(line)
+        return [scalar(found, key) for key in keys]
 
     return Source(
         interactions=lambda: records(reviews, reading, list(keys.values()), review),
@@ -37,5 +37,5 @@ def open_yelp(settings: PrepareSettings, reading: Reading) -> Source:
 
 
 def _business(line: str) -> list[str]:
-    record = json_record(line)
-    return [scalar(record, "business_id"), *(text(record.get(key)) for key in ITEM_COLUMNS)]
+    found = record(line)
+    return [scalar(found, "business_id"), *(text(found.get(key)) for key in ITEM_COLUMNS)]
