@@ -6,12 +6,15 @@ Importing this module loads nothing heavy, so that `gram --help` answers at once
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from .commands import COMMANDS
 
-ERROR, INTERRUPTED = 2, 130  # exit codes
+ERROR, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -28,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sub-command; returns the exit code: 0, 2 after an error, 130 after an interrupt.
+    """Run a sub-command; returns the exit code: 0, 2 after an error, 130 after an interrupt, 143 after a SIGTERM.
 
     What a user can put right, and an interrupt, is one line on the standard error output.
     """
@@ -44,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def exit_code_of(program: Callable[[], None], name: str = "gram") -> int:
     """Run a program; what a user can put right, and an interrupt, becomes one line on the standard error output."""
     try:
-        program()
-    except KeyboardInterrupt:
-        return _fail(name, "interrupted; run the same command again to go on", INTERRUPTED)
+        with _terminable():
+            program()
+    except KeyboardInterrupt as error:
+        code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
+        return _fail(name, "interrupted; run the same command again to go on", code)
     except Exception as error:
         from huggingface_hub.errors import StrictDataclassError
 
@@ -54,6 +59,25 @@ def exit_code_of(program: Callable[[], None], name: str = "gram") -> int:
             raise
         return _fail(name, _in_one_line(error), ERROR)
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """A SIGTERM, which lets a program tidy up as an interrupt does."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def end(number, frame):
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _fail(name: str, message: str, code: int) -> int:

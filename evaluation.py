@@ -28,7 +28,7 @@ from accelerate import Accelerator
 from .baselines import ItemKNN, Popularity, Recommender
 from .candidates import PROTOCOLS, gram_candidates, target_ranks
 from .data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
-from .files import new_file
+from .files import check_outputs, holds_json, holds_table, new_files
 from .item_cache_gram import ItemCache
 from .processes import gather_users, on_cpu, own_share
 from .rankings import Hits, estimate, ndcg, recall
@@ -39,6 +39,7 @@ from .translation.artefacts import read_provenance
 from .translation.collaborative import hash_of_interactions
 
 CUTOFFS = (1, 5, 10, 20, 50)
+PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
 
 
 def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
@@ -164,9 +165,8 @@ class Evaluation:
         """Write the results as JSON, and the ranks of all users as Parquet beside them, of the same name."""
         output, table = result_files(output)
         output.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(table) as part:
-            pq.write_table(self.per_user, part)
-        with new_file(output) as part:
+        with new_files(table, output) as (table_part, part):
+            pq.write_table(self.per_user, table_part)
             part.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
 
 
@@ -174,12 +174,19 @@ def result_files(output: str | Path) -> tuple[Path, Path]:
     """The JSON file of an evaluation, and the Parquet file beside it.
 
     Raises:
-        ValueError: the name does not end in `.json`, or is a folder's.
+        ValueError: the name does not end in `.json`, or is a folder's; one of them is there and no evaluation's.
     """
     output = Path(output)
     if output.suffix != ".json" or output.is_dir():
         raise ValueError(f"{output}: results are written as JSON; give a file name that ends in .json")
-    return output, output.with_suffix(".parquet")
+    table = output.with_suffix(".parquet")
+    check_outputs(
+        {
+            output: lambda path: holds_json(path, "split", "users", "num_beams", "models"),
+            table: lambda path: holds_table(path, *PER_USER),
+        }
+    )
+    return output, table
 
 
 def evaluate(
@@ -356,7 +363,8 @@ def ranks_table(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[
             unknown = (values < 1) | (values > max(CUTOFFS))
             constant = {"model": pa.repeat(name, len(values)), "protocol": pa.repeat(protocol, len(values))}
             rank = pa.array(values.astype(np.int32), mask=unknown)
-            blocks.append(pa.table({"user_id": user_ids, "item_id": item_ids, **constant, "rank": rank}))
+            columns = {"user_id": user_ids, "item_id": item_ids, **constant, "rank": rank}
+            blocks.append(pa.table({column: columns[column] for column in PER_USER}))
     return pa.concat_tables(blocks)
 
 

@@ -310,7 +310,11 @@ def _write_shard(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, 
     part = path.with_name(f".{path.name}.part")
     try:
         save_file(tensors, part, {METADATA_KEY: json.dumps({"format": FORMAT, **facts}, sort_keys=True)})
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(part, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())})") from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -25,7 +25,7 @@ from .recommendation import load_model
 from .settings import parse
 from .tokenization_gram import GramTokenizer
 from .tokenizer_folder import make_tokenizer_folder
-from .train_accelerate import train
+from .train_accelerate import check_folder, train
 from .training_settings import TrainingSettings
 from .translation import SASREC_FILE, TranslationSettings
 
@@ -87,6 +87,7 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     training_settings, translation_settings = parse(
         ArgumentParser(add_help=False), TrainingSettings, TranslationSettings, argv=places
     )
+    check_folder(training_settings)
     start = time.monotonic()
 
     say("1/5  MovieLens-100k")

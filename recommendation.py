@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 from huggingface_hub import snapshot_download
@@ -18,7 +21,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from .files import new_file
+from .files import check_outputs, holds_table, locked, new_file
 from .item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
 from .modeling_gram import GramForConditionalGeneration
 from .recommending_gram import check_catalogue, check_history, check_search, search
@@ -248,7 +251,7 @@ def recommend_users(
     Args:
         recommender: what to ask.
         users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, at least one item, UTF-8.
-        output: the Parquet file, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
+        output: `.parquet` or `.csv`, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
         top_k: items per user.
         exclude_seen: leave out every item of the user's whole history.
         num_beams: width of the search; at least `top_k` are taken.
@@ -261,6 +264,8 @@ def recommend_users(
     Raises:
         FileNotFoundError: the users' file is missing.
         ValueError: a malformed line, an unknown item, a user who has two lines; the message names file, line and user.
+            Or the output has another ending, is the users' file, is there and holds something else, or is being
+            written by another process.
 
     Example:
         >>> _ = Path("users.txt").write_text("anna B0003 B0007\nben B0001\n")
@@ -270,15 +275,40 @@ def recommend_users(
         ['anna', 'anna', 'anna', 'ben', 'ben', 'ben']
     """
     users_file, output = Path(users_file), Path(output)
-    if output.is_dir():
-        raise ValueError(f"{output}: is a folder; give the name of the Parquet file to write")
+    if output.suffix not in (".parquet", ".csv") or output.is_dir():
+        raise ValueError(f"{output}: give the name of a file that ends in .parquet or .csv")
+    check_outputs({output: _holds_recommendations}, [users_file])
+    with locked(output):
+        return _recommend_users(
+            recommender, users_file, output, top_k, exclude_seen, num_beams, users_per_part, progress
+        )
+
+
+def _holds_recommendations(path: Path) -> bool:
+    columns = RECOMMENDATIONS_SCHEMA.names
+    if path.suffix == ".parquet":
+        return holds_table(path, *columns)
+    with path.open("rb") as file:
+        return file.readline().replace(b'"', b"").rstrip() == ",".join(columns).encode()
+
+
+def _recommend_users(
+    recommender: Recommender,
+    users_file: Path,
+    output: Path,
+    top_k: int,
+    exclude_seen: bool,
+    num_beams: int,
+    users_per_part: int,
+    progress: bool,
+) -> int:
     users = _read_users(users_file, recommender.tokenizer)
     stored = recommender.item_cache.dtype if recommender.item_cache else "float32"
     settings = (top_k, exclude_seen, max(num_beams, top_k), users_per_part, stored)
     folder = output.with_name(output.name + ".parts")
     kept = folder / _fingerprint(recommender, users, settings)
     for stale in folder.glob("*"):
-        if stale != kept:
+        if stale != kept and re.fullmatch("[0-9a-f]{32}", stale.name):
             shutil.rmtree(stale)
     kept.mkdir(parents=True, exist_ok=True)
 
@@ -295,7 +325,9 @@ def recommend_users(
             table = pa.table(list(zip(*rows, strict=True)) or [[]] * 5, schema=RECOMMENDATIONS_SCHEMA)
             _write_tables([table], parts[start])
     _write_tables((pq.read_table(part) for part in parts.values()), output)
-    shutil.rmtree(folder)
+    shutil.rmtree(kept)
+    with suppress(OSError):  # somebody else has put something there
+        folder.rmdir()
     return len(users)
 
 
@@ -320,7 +352,8 @@ def _rows(tokenizer: GramTokenizer, users: list[tuple[str, list[str]]]) -> list[
 
 
 def _write_tables(tables: Iterable[pa.Table], path: Path) -> None:
-    with new_file(path) as part, pq.ParquetWriter(part, RECOMMENDATIONS_SCHEMA) as writer:
+    kind = pyarrow.csv.CSVWriter if path.suffix == ".csv" else pq.ParquetWriter
+    with new_file(path) as part, kind(part, RECOMMENDATIONS_SCHEMA) as writer:
         for table in tables:
             writer.write_table(table)
 

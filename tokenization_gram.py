@@ -325,8 +325,11 @@ class GramTokenizer(TokenizersBackend):
         file_names = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
         path = Path(save_directory) / (f"{filename_prefix}-{CATALOGUE_FILE}" if filename_prefix else CATALOGUE_FILE)
         temporary = path.with_name(path.name + ".tmp")
-        pq.write_table(self.catalogue, temporary)
-        os.replace(temporary, path)
+        try:
+            pq.write_table(self.catalogue, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         return (*file_names, str(path))
 
 

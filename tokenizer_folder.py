@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from accelerate import PartialState
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .data import RecommendationData
+from .files import check_outputs, locked, put, working_folder
 from .tokenization_gram import CATALOGUE_FILE, PROMPT_WORDING, GramTokenizer
 from .translation import Provenance, TranslationSettings, TreeStatistics, translate
 from .translation.artefacts import hash_of_texts, table_or_arrays
@@ -48,19 +46,23 @@ def make_tokenizer_folder(
 
     Raises:
         OSError: the text tokenizer cannot be found.
-        ValueError: the folder holds something else; the text tokenizer is not a fast one; or see
-            `gram.translation.translate`.
+        ValueError: the folder holds something else, or what is read here; another process writes there; the text
+            tokenizer is not a fast one; or see `gram.translation.translate`.
     """
     settings, folder = settings or TranslationSettings(), Path(output)
     _check_folder(folder)
-    if processes is not None and processes.num_processes > 1:
-        encode_together(data.items.texts, settings, folder, processes, progress)
-        if not processes.is_main_process:
-            return None
-    words = _text_tokenizer(text_tokenizer, data, settings, folder)
-    translation = translate(data, words, settings, folder=folder, progress=progress)
-    _save(words, translation, folder, limits)
-    return translation.statistics
+    written = [folder, *(folder / name for name in (VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS))]
+    files = [getattr(settings, name) for name in ("vectors", "lexical_ids", "similar_items", "blocked_tokens")]
+    check_outputs(dict.fromkeys(written, lambda path: True), [data.folder, text_tokenizer, *files])
+    with locked(folder, inside=True, processes=processes):
+        if processes is not None and processes.num_processes > 1:
+            encode_together(data.items.texts, settings, folder, processes, progress)
+            if not processes.is_main_process:
+                return None
+        words = _text_tokenizer(text_tokenizer, data, settings, folder)
+        translation = translate(data, words, settings, folder=folder, progress=progress)
+        _save(words, translation, folder, limits)
+        return translation.statistics
 
 
 def _check_folder(folder: Path) -> None:
@@ -90,11 +92,12 @@ def _text_tokenizer(
 def _save(words: PreTrainedTokenizerBase, translation, folder: Path, limits: dict[str, int]) -> None:
     """Put the tokenizer's files into the folder, the catalogue last: it says that all is there."""
     tokenizer = GramTokenizer.from_catalogue(words, translation.catalogue, translation.new_tokens, **limits)
-    with tempfile.TemporaryDirectory() as temporary:
-        tokenizer.save_pretrained(temporary)
-        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == CATALOGUE_FILE):
-            target, part = folder / path.name, folder / f".{path.name}.part"
-            if not target.is_file() or target.read_bytes() != path.read_bytes():
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, part)
-                os.replace(part, target)
+    with working_folder(folder / "tokenizer") as made:
+        tokenizer.save_pretrained(made)
+        files = sorted(made.iterdir(), key=lambda path: path.name == CATALOGUE_FILE)
+        targets = [folder / path.name for path in files]
+        if all(old.is_file() and old.read_bytes() == new.read_bytes() for old, new in zip(targets, files, strict=True)):
+            return
+        (folder / CATALOGUE_FILE).unlink(missing_ok=True)  # until all is there, nobody takes a mixture for a tokenizer
+        for path, target in zip(files, targets, strict=True):
+            put(path, target)

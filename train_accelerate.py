@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import shutil
 import time
 from contextlib import nullcontext
@@ -25,12 +26,21 @@ from gram.cli import exit_code_of
 from gram.data import RecommendationData, evaluation_histories, read_folder, training_part
 from gram.data.training_steps import TrainingSteps
 from gram.evaluation import gram_ranks, ranking_metrics
+from gram.files import check_outputs, locked, new_file
 from gram.hub import refresh_model_card
 from gram.processes import keep_freed_memory, on_cpu
+from gram.recommendation import MODEL_FILES
 from gram.run_facts import run_facts
 from gram.settings import parse
 from gram.tokenization_gram import GramTokenizer
-from gram.training.checkpoints import checkpoints_in, move_files, save_checkpoint, save_model_folder, write_json
+from gram.training.checkpoints import (
+    WEIGHTS,
+    checkpoints_in,
+    move_files,
+    save_checkpoint,
+    save_model_folder,
+    write_json,
+)
 from gram.training.denoising import DenoisingSteps, sentinels_of
 from gram.training.lora import add_lora
 from gram.training.plot import plot_training
@@ -44,7 +54,8 @@ from gram.translation import SASREC_FILE, TranslationSettings
 
 logger = logging.getLogger(__name__)
 
-FINISHED_FILE, PLOT_FILE = "training.json", "training.svg"
+FINISHED_FILE, PLOT_FILE, CHECKPOINTS = "training.json", "training.svg", "checkpoints"
+CHECKPOINT_NAME = re.compile(r"(step-\d+|partial|best|\.best\.partial)$")
 
 
 def train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer) -> None:
@@ -54,8 +65,15 @@ def train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramT
     is left as it is.
 
     Raises:
-        ValueError: the folder holds a run with other settings, or no user has two training items.
+        ValueError: the folder holds a run with other settings, a model that was not trained by this, or what the run
+            reads; another process trains there; or no user has two training items.
     """
+    check_folder(settings)
+    with locked(settings.output_dir, inside=True, processes=PartialState(cpu=on_cpu())):
+        _train(settings, data, tokenizer)
+
+
+def _train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer) -> None:
     output_dir = Path(settings.output_dir)
     if _is_finished(settings, output_dir):
         logger.info("%s is already trained with these settings", output_dir)
@@ -73,7 +91,7 @@ class _Run:
     def __init__(self, settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer):
         self.settings, self.data, self.tokenizer = settings, data, tokenizer
         self.output_dir = Path(settings.output_dir)
-        self.checkpoints = self.output_dir / "checkpoints"
+        self.checkpoints = self.output_dir / CHECKPOINTS
         self.training = training_part(data)
         self.validation = evaluation_histories(data, "validation")
         self.accelerator = Accelerator(
@@ -289,7 +307,8 @@ class _Run:
         move_files(self.checkpoints / "best", self.output_dir)
         sasrec = self.settings.translation_folder / SASREC_FILE
         if sasrec.is_file():
-            shutil.copyfile(sasrec, self.output_dir / SASREC_FILE)
+            with new_file(self.output_dir / SASREC_FILE) as part:
+                shutil.copyfile(sasrec, part)
         facts = {"settings": asdict(self.settings), "progress": asdict(self.progress)}
         if self.settings.denoising_epochs:
             facts["denoising"] = asdict(self.denoising)
@@ -314,6 +333,22 @@ def precision(choice: str) -> str:
     if choice != "auto":
         return choice
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+
+def check_folder(settings: TrainingSettings) -> None:
+    """Make sure that a run writes over nothing that it reads, and over no model that is not its own."""
+    folder = Path(settings.output_dir)
+    read = (settings.data, settings.translation, settings.init_from, settings.backbone, settings.tokenizer)
+    check_outputs({folder: lambda path: True}, read)
+
+    def is_run(path: Path) -> bool:
+        return (folder / FINISHED_FILE).is_file() or (folder / CHECKPOINTS).is_dir()
+
+    def is_checkpoints(path: Path) -> bool:
+        return path.is_dir() and all(CHECKPOINT_NAME.match(entry.name) for entry in path.iterdir())
+
+    files = (*MODEL_FILES, *WEIGHTS, SASREC_FILE)
+    check_outputs({folder / CHECKPOINTS: is_checkpoints, **{folder / name: is_run for name in files}})
 
 
 def _is_finished(settings: TrainingSettings, output_dir: Path) -> bool:
@@ -342,6 +377,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=level, format="%(message)s")
     for library in ("accelerate", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    check_folder(settings)
     data = read_folder(settings.data)
     train(settings, data, tokenizer_of(settings, translation_settings, data))
     if PartialState().is_main_process and not is_deepspeed_zero3_enabled():  # there no process can search alone

@@ -31,6 +31,7 @@ def _run(arguments: argparse.Namespace) -> None:
     quiet()
     from accelerate import PartialState
 
+    from ..files import locked
     from ..item_cache_gram import ITEM_CACHE_FOLDER
     from ..processes import on_cpu
     from ..recommendation import load_model
@@ -40,9 +41,10 @@ def _run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.model}: no such model folder; for a model of the Hub give --output")
     model, tokenizer = load_model(arguments.model)
     processes = PartialState(cpu=on_cpu())
-    cache = model.to(processes.device).encode_items(
-        tokenizer, folder, arguments.dtype, processes=processes, overwrite=arguments.overwrite
-    )
+    with locked(folder, inside=True, processes=processes):
+        cache = model.to(processes.device).encode_items(
+            tokenizer, folder, arguments.dtype, processes=processes, overwrite=arguments.overwrite
+        )
     if processes.is_main_process:
         print(f"{cache.num_items:,} items encoded in {arguments.dtype}, saved to {folder}")
 

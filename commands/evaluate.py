@@ -35,36 +35,43 @@ def _run(arguments: argparse.Namespace) -> None:
 
     from ..data import read_folder
     from ..evaluation import evaluate, format_table, result_files
+    from ..files import check_outputs, holds_json, locked
     from ..processes import on_cpu
     from ..recommendation import find_item_cache, load_model
     from ..translation import SASREC_FILE
+    from ..translation.artefacts import read_provenance
 
     output, _ = result_files(arguments.output)
     reranking_file = output.with_suffix(".reranking.json") if arguments.rerank else None
+    sasrec_file = output.with_suffix(".sasrec.safetensors")
+    own = {sasrec_file: lambda path: read_provenance(path).get("artefact") == "sasrec"}
+    if reranking_file:
+        own[reranking_file] = lambda path: holds_json(path, "artefact", "spread", "rows")
+    check_outputs(own)
     data = read_folder(arguments.data)
     model, tokenizer = load_model(arguments.model)
     item_cache = find_item_cache(arguments.model, model, tokenizer, arguments.item_cache)
-    output.parent.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(cpu=on_cpu())
-    evaluation = evaluate(
-        model,
-        tokenizer,
-        data,
-        split=arguments.split,
-        num_beams=arguments.num_beams,
-        max_users=arguments.max_users,
-        batch_size=arguments.batch_size,
-        model_sasrec=Path(arguments.model) / SASREC_FILE,
-        sasrec_file=output.with_suffix(".sasrec.safetensors"),
-        accelerator=accelerator,
-        item_cache=item_cache,
-        reranking_file=reranking_file,
-    )
-    if accelerator.is_main_process:
-        evaluation.save(output)
-        print(format_table(evaluation.results))
-        weights = f", the weights of re-ranking to {reranking_file}" if reranking_file else ""
-        print(f"saved to {output}{weights}")
+    with locked(output, processes=accelerator):
+        evaluation = evaluate(
+            model,
+            tokenizer,
+            data,
+            split=arguments.split,
+            num_beams=arguments.num_beams,
+            max_users=arguments.max_users,
+            batch_size=arguments.batch_size,
+            model_sasrec=Path(arguments.model) / SASREC_FILE,
+            sasrec_file=sasrec_file,
+            accelerator=accelerator,
+            item_cache=item_cache,
+            reranking_file=reranking_file,
+        )
+        if accelerator.is_main_process:
+            evaluation.save(output)
+            print(format_table(evaluation.results))
+            weights = f", the weights of re-ranking to {reranking_file}" if reranking_file else ""
+            print(f"saved to {output}{weights}")
 
 
 COMMAND = Command(

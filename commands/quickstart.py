@@ -20,9 +20,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
+    from ..files import locked
     from ..quickstart import run
 
-    run(arguments.output_dir, say=print)
+    with locked(arguments.output_dir, inside=True):
+        run(arguments.output_dir, say=print)
 
 
 COMMAND = Command(

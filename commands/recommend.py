@@ -18,7 +18,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--users", type=Path, metavar="FILE", help="many users: a line 'USER ITEM ITEM ...' each, oldest item first"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE.parquet", help="where the recommendations to --users go; resumable"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where those to --users go, a .parquet or .csv; resumable",
     )
     parser.add_argument("--top-k", type=at_least_one, default=10, metavar="K", help="items per user (10)")
     parser.add_argument("--include-seen", action="store_true", help="items of the history may be recommended too")

@@ -29,13 +29,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..data import read_folder
+    from ..files import check_outputs, holds_json, locked
     from ..translation import SASREC_FILE
-    from ..tuning import format_trials, tune_item_knn, tune_sasrec
+    from ..translation.artefacts import read_provenance
+    from ..tuning import TUNING_FILE, format_trials, tune_item_knn, tune_sasrec
 
     data, output = read_folder(arguments.data), arguments.output
-    print("item-kNN, validation items\n" + format_trials(tune_item_knn(data, output / "item-knn")))
-    print("SASRec, validation items\n" + format_trials(tune_sasrec(data, output / "sasrec", seed=arguments.seed)))
-    print(f"the best SASRec: {output / 'sasrec' / SASREC_FILE}")
+    best = output / "sasrec" / SASREC_FILE
+    tables = [output / name / TUNING_FILE for name in ("item-knn", "sasrec")]
+    own = dict.fromkeys(tables, lambda path: holds_json(path, "recommender", "trials"))
+    check_outputs({**own, best: lambda path: read_provenance(path).get("artefact") == "sasrec"})
+    with locked(output, inside=True):
+        print("item-kNN, validation items\n" + format_trials(tune_item_knn(data, output / "item-knn")))
+        print("SASRec, validation items\n" + format_trials(tune_sasrec(data, output / "sasrec", seed=arguments.seed)))
+    print(f"the best SASRec: {best}")
 
 
 COMMAND = Command(

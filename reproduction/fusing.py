@@ -12,7 +12,7 @@ import numpy as np
 
 from ..candidates import PROTOCOLS
 from ..data import evaluation_histories, without_test
-from ..files import new_file
+from ..files import locked, new_file
 from ..recommendation import load_model
 from ..reranking import FUSIONS, Reranking, choose_reranking, put_forward
 from ..translation.artefacts import hash_of_file
@@ -39,24 +39,25 @@ def run_fusion(run: Run, place: Place) -> Outcome:
     start = time.perf_counter()
     folder = place.folder / "runs" / f"fusion-of-{of.name}"
     options = {"num_beams": NUM_BEAMS, "progress": place.progress}
-    reranking = choose_reranking(
-        folder / "weights.json",
-        model,
-        tokenizer,
-        without_test(place.data),
-        scorers,
-        max_users=CHOOSING_USERS,
-        accelerator=place.accelerator,
-        **options,
-    )
-    chosen = time.perf_counter()
+    with locked(folder, wait=True):
+        reranking = choose_reranking(
+            folder / "weights.json",
+            model,
+            tokenizer,
+            without_test(place.data),
+            scorers,
+            max_users=CHOOSING_USERS,
+            accelerator=place.accelerator,
+            **options,
+        )
+        chosen = time.perf_counter()
 
-    def ranked() -> tuple[Ranks, dict[str, float]]:
-        histories, targets = evaluation_histories(place.data, SPLIT)
-        ranks = reranking.ranks(put_forward(model, tokenizer, list(histories), scorers, **options), targets)
-        return ranks, {"choosing": chosen - start, "evaluation": time.perf_counter() - chosen}
+        def ranked() -> tuple[Ranks, dict[str, float]]:
+            histories, targets = evaluation_histories(place.data, SPLIT)
+            ranks = reranking.ranks(put_forward(model, tokenizer, list(histories), scorers, **options), targets)
+            return ranks, {"choosing": chosen - start, "evaluation": time.perf_counter() - chosen}
 
-    ranks, seconds = _kept(folder / "ranks.npz", reranking, hash_of_data(place.data), ranked)
+        ranks, seconds = _kept(folder / "ranks.npz", reranking, hash_of_data(place.data), ranked)
     fused = {"sasrec": asdict(sasrec.settings), "item_knn": asdict(knn_settings), "weights": reranking.weights[title]}
     return Outcome(
         ranks[title],

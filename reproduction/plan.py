@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import RecommendationData, read_folder
+from ..files import LOCK_FILE, locked
 from ..settings import config_file, flags_of_file, settings_from_config
 from ..training.checkpoints import write_json
 from ..training_settings import PLACES, TrainingSettings
@@ -188,6 +189,10 @@ class Plan:
         Raises:
             ValueError: it is another's, with the first difference, or holds something else.
         """
+        with locked(self.output_dir, inside=True, wait=True):
+            self._claim(data)
+
+    def _claim(self, data: RecommendationData) -> None:
         path = self.output_dir / IDENTITY_FILE
         training = {name: value for name, value in asdict(self.training).items() if name not in PLACES}
         identity = {**self.facts, **training, "translation": asdict(self.translation), "data": hash_of_data(data)}
@@ -199,7 +204,6 @@ class Plan:
                     "take the same settings to go on, or another --output-dir"
                 )
             return
-        if self.output_dir.exists() and any(self.output_dir.iterdir()):
+        if any(path.name != LOCK_FILE for path in self.output_dir.iterdir()):
             raise ValueError(f"{self.output_dir}: exists already and holds no reproduction; give another --output-dir")
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, identity)

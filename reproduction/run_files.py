@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from ..data import evaluation_histories
 from ..evaluation import ranking_metrics, ranks_table
-from ..training.checkpoints import write_json
+from ..files import new_files
+from ..training.checkpoints import json_text
 from .comparing import hash_of_ranks, settings_differ
 from .rows import ROWS
 from .runs import NUM_BEAMS, SPLIT, Outcome, Place, Run
@@ -33,9 +34,6 @@ def save_result(run: Run, outcome: Outcome, common: Mapping[str, Any], place: Pl
     histories, targets = evaluation_histories(place.data, SPLIT)
     item_ids = [place.data.items.item_ids[row] for row in targets]
     table = ranks_table(histories.user_ids, item_ids, {run.row: outcome.ranks})
-    part = path.with_name(f".{run.name}.parquet.part")
-    pq.write_table(table, part)
-    part.replace(path.with_suffix(".parquet"))
     result = {
         "row": run.row,
         "title": ROWS[run.row].title,
@@ -50,7 +48,9 @@ def save_result(run: Run, outcome: Outcome, common: Mapping[str, Any], place: Pl
         "metrics": {protocol: ranking_metrics(ranks) for protocol, ranks in outcome.ranks.items()},
         "seconds": outcome.seconds,
     }
-    write_json(path, result)
+    with new_files(path.with_suffix(".parquet"), path) as (table_part, part):
+        pq.write_table(table, table_part)
+        part.write_text(json_text(result), encoding="utf-8")
     return path
 
 

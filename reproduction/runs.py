@@ -17,7 +17,7 @@ from ..baselines import ItemKNN, ItemKNNSettings, Popularity
 from ..candidates import gram_candidates, target_ranks
 from ..data import RecommendationData, evaluation_histories, training_part
 from ..evaluation import CUTOFFS, dense_ranks_by_protocol
-from ..files import new_file
+from ..files import locked, new_file
 from ..recommendation import load_model
 from ..train_accelerate import FINISHED_FILE, train
 from ..training.start import tokenizer_of
@@ -117,8 +117,9 @@ def train_gram(run: Run, place: Place) -> TrainedGram:
         seed=run.seed,
         **run.settings["training"],
     )
-    tokenizer = tokenizer_of(settings, TranslationSettings(**run.settings["translation"]), place.data)
-    train(settings, place.data, tokenizer)
+    with locked(folder, wait=True):
+        tokenizer = tokenizer_of(settings, TranslationSettings(**run.settings["translation"]), place.data)
+        train(settings, place.data, tokenizer)
     progress = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["progress"]
     users = len(evaluation_histories(place.data, "validation")[1])
     validation = {
@@ -164,12 +165,14 @@ def train_sasrec(run: Run, place: Place) -> TrainedSASRec:
     settings = SASRecSettings(**given) if given else _tuned(tune_sasrec, "sasrec", place)
     path = place.folder / "runs" / f"sasrec-seed{run.seed}" / SASREC_FILE
     tuned = place.folder / "tuning" / "sasrec" / SASREC_FILE
-    if tuned.is_file() and not path.is_file():  # the best of the search; of another seed it is trained anew
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as part:
-            shutil.copyfile(tuned, part)
     training, num_items = training_part(place.data), len(place.data.items)
-    return TrainedSASRec(fit_or_load(path, training, num_items, settings, run.seed, place.progress), settings, path)
+    with locked(path.parent, wait=True):
+        if tuned.is_file() and not path.is_file():  # the best of the search; of another seed it is trained anew
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(path) as part:
+                shutil.copyfile(tuned, part)
+        model = fit_or_load(path, training, num_items, settings, run.seed, place.progress)
+    return TrainedSASRec(model, settings, path)
 
 
 def run_sasrec(run: Run, place: Place) -> Outcome:
@@ -198,7 +201,9 @@ def run_item_knn(run: Run, place: Place) -> Outcome:
 
 
 def _tuned(tune: Callable[..., Tuning], name: str, place: Place):
-    return tune(place.data, place.folder / "tuning" / name, place.progress).best
+    folder = place.folder / "tuning" / name
+    with locked(folder, wait=True):
+        return tune(place.data, folder, place.progress).best
 
 
 def popularity(place: Place) -> Popularity:

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from ..data import read_folder
+from ..files import check_outputs, holds_json, locked, new_file
 from ..hub.model_card import duration
 from ..processes import on_cpu
 from ..run_facts import data_facts, environment
@@ -124,6 +125,7 @@ def rerun(
         raise ValueError(f"{folder}: not the data that {source.name} was made from; give --data")
     translation = output_dir / "translations" / result["row"] if training else None
     run = Run(result["row"], result["seed"], result["settings"], translation)
+    check_outputs({result_file(output_dir, run): lambda path: holds_json(path, "row", "seed", "hashes")}, [source])
     say(f"{run.title}, again")
     again = _make(run, place, _common(facts, place))
     say(_in_short(again))
@@ -172,8 +174,8 @@ def _common(facts: dict[str, Any], place: Place) -> dict[str, Any]:
 
 
 def _make(run: Run, place: Place, common: dict[str, Any]) -> dict[str, Any]:
-    outcome = RUNNERS[ROWS[run.row].kind](run, place)
-    save_result(run, outcome, common, place)
+    with locked(place.folder / "runs" / run.name, wait=True):
+        save_result(run, RUNNERS[ROWS[run.row].kind](run, place), common, place)
     gc.collect()  # a model and its optimizer refer to each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -187,10 +189,9 @@ def _in_short(result: dict[str, Any]) -> str:
 
 
 def _write_table(folder: Path) -> dict[str, Any]:
-    joined = join_results(folder)
-    part = folder / f".{TABLE_FILE}.part"
-    part.write_text(f"{results_table(joined)}\n", encoding="utf-8")
-    part.replace(folder / TABLE_FILE)
+    with locked(folder, inside=True, wait=True), new_file(folder / TABLE_FILE) as part:
+        joined = join_results(folder)
+        part.write_text(f"{results_table(joined)}\n", encoding="utf-8")
     return joined
 
 

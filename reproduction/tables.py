@@ -131,16 +131,18 @@ def write_table(folder: str | Path, page: str | Path) -> None:
 
     Raises:
         FileNotFoundError: the folder has no results.
-        ValueError: the page has not exactly one pair of such marks.
+        ValueError: the page's name does not end in `.md`, or it has not exactly one pair of such marks.
     """
     results, page = read_results(folder), Path(page)
+    if page.suffix != ".md":
+        raise ValueError(f"{page}: the table is Markdown; give a file name that ends in .md")
     begin = f"<!-- gram table {results['reproduction']['dataset']} -->"
-    block = f"{begin}\n\n{results_table(results)}\n\n{END}"
     text = f"{begin}\n{END}\n"
     if page.exists():
         text = page.read_text(encoding="utf-8")
     marks = re.compile(re.escape(begin) + r".*?" + re.escape(END), flags=re.DOTALL)
     if len(marks.findall(text)) != 1 or text.count(begin) != 1:
         raise ValueError(f"{page}: needs one pair of lines to write between, `{begin}` and `{END}`")
+    block = f"{begin}\n\n{results_table(results)}\n\n{END}"
     with new_file(page) as part:
         part.write_text(marks.sub(lambda _: block, text), encoding="utf-8", newline="\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import RecommendationData
+from ..files import locked, new_file
 from ..tokenization_gram import CATALOGUE_FILE
 from ..tokenizer_folder import VOCABULARY_FILE, make_tokenizer_folder
 from ..training.checkpoints import write_json
@@ -38,6 +39,11 @@ def make_translation(
     Raises:
         ValueError: the folder was made with other settings or data.
     """
+    with locked(folder, wait=True):
+        return _make_translation(folder, settings, data, progress)
+
+
+def _make_translation(folder, settings, data, progress) -> dict[str, Any]:
     record, training = folder.with_name(f"{folder.name}.json"), settings["training"]
     limits = {name: training[name] for name in ("max_history", "max_passage_length")}
     words = training["tokenizer"] or training["backbone"]
@@ -70,4 +76,5 @@ def _take_over(folder: Path) -> None:
     folder.mkdir()
     for name in (*ARTEFACTS, VOCABULARY_FILE):
         if (others[0] / name).is_file():
-            shutil.copyfile(others[0] / name, folder / name)
+            with new_file(folder / name) as part:
+                shutil.copyfile(others[0] / name, part)

@@ -310,8 +310,7 @@ def test_command_line_reads_no_ranks_and_says_what_it_wrote(quickstart_run, tmp_
     said = capsys.readouterr().out
     assert RERANKED in said
     assert "one.reranking.json" in said
-    for ranks in (folder / "evaluation.parquet", tmp_path / "two.parquet"):
-        ranks.write_bytes(b"no ranks at all")
+    (folder / "evaluation.parquet").write_bytes(b"no ranks at all")
     (folder / "evaluation.json").write_bytes(b"no results either")
     assert main([*command, "two.json"]) == 0
     one, two = ((tmp_path / f"{name}.reranking.json").read_bytes() for name in ("one", "two"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from dataclasses import asdict
@@ -13,11 +12,13 @@ from typing import Any
 from accelerate import Accelerator
 from peft import PeftModel
 
-from ..files import new_file
+from ..files import new_file, put, working_folder, write_errors
 from ..modeling_gram import GramForConditionalGeneration
 from ..tokenization_gram import GramTokenizer
 from ..training_settings import TrainingSettings
 from .lora import ADAPTER_FOLDER, merged, save_adapter
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # either of which says that there is a model
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -30,44 +31,59 @@ def save_checkpoint(accelerator: Accelerator, settings: TrainingSettings, folder
     partial, final = folder / "partial", folder / f"step-{updates:08d}"
     if final.exists():
         return
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (partial / "settings.json").write_text(json.dumps(asdict(settings)), encoding="utf-8")
-        os.replace(partial, final)
-        for old in checkpoints_in(folder)[:-1]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+    try:
+        with write_errors({partial: final}):
+            accelerator.wait_for_everyone()
+            accelerator.save_state(str(partial))
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                (partial / "settings.json").write_text(json.dumps(asdict(settings)), encoding="utf-8")
+                put(partial, final)
+                for old in checkpoints_in(folder)[:-1]:
+                    shutil.rmtree(old)
+            accelerator.wait_for_everyone()
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save_model_folder(
     model: GramForConditionalGeneration, adapted: PeftModel | None, tokenizer: GramTokenizer, folder: Path
 ) -> None:
     """Write a model folder; of a model with adapters the merged weights, and the adapters in a folder inside."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (model if adapted is None else merged(adapted)).save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    if adapted is not None:
-        save_adapter(adapted, partial / ADAPTER_FOLDER)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with working_folder(folder) as partial:
+        (model if adapted is None else merged(adapted)).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if adapted is not None:
+            save_adapter(adapted, partial / ADAPTER_FOLDER)
+        shutil.rmtree(folder, ignore_errors=True)
+        put(partial, folder)
 
 
 def move_files(source: Path, target: Path) -> None:
-    """Move everything in one folder to another, in place of what is there under the same name."""
-    for path in sorted(source.iterdir()):
+    """Move everything in a model folder to another, in place of what is there under the same name.
+
+    Until all else is there the target has no weights: nobody takes the parts of two models for one.
+    """
+    paths = sorted(source.iterdir(), key=lambda path: (path.name in WEIGHTS, path.name))
+    if paths and paths[-1].name in WEIGHTS:  # otherwise they have been moved before an interruption
+        for name in WEIGHTS:
+            (target / name).unlink(missing_ok=True)
+    for path in paths:
         if path.is_dir():
             shutil.rmtree(target / path.name, ignore_errors=True)
-        os.replace(path, target / path.name)
+        put(path, target / path.name)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON with indents, but lists of numbers on one line."""
-    text = re.sub(r"\[[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()), json.dumps(content, indent=2))
     with new_file(path) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+        part.write_text(json_text(content), encoding="utf-8")
 
 
-__all__ = ["checkpoints_in", "move_files", "save_checkpoint", "save_model_folder", "write_json"]
+def json_text(content: dict[str, Any]) -> str:
+    """What `write_json` writes."""
+    text = json.dumps(content, indent=2)
+    return re.sub(r"\[[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
+
+
+__all__ = ["checkpoints_in", "json_text", "move_files", "save_checkpoint", "save_model_folder", "write_json"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from ..files import new_file
 
 METADATA_KEY = "gram.provenance"  # one key: safetensors writes several in an order of its own
 FORMAT = 1  # counted up when the same input comes to give another artefact
@@ -110,17 +111,13 @@ def table_or_arrays(
 
 
 def write(path: Path, made: pa.Table | dict[str, np.ndarray], provenance: Provenance) -> None:
-    """Write an artefact under a temporary name, then rename it."""
+    """Write an artefact, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with new_file(path) as part:
         if isinstance(made, pa.Table):
             pq.write_table(made.replace_schema_metadata(provenance.metadata), part)
         else:
             save_file({name: np.ascontiguousarray(array) for name, array in made.items()}, part, provenance.metadata)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -12,22 +12,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..files import new_file
+from ..files import check_outputs, new_file
 from .statistics import TreeStatistics
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SAMPLE_ROWS = 12
+MARK = b'<meta name="generator" content="gram translate">'
 
 
 def report_file(path: str | Path) -> Path:
     """The file of a report.
 
     Raises:
-        ValueError: the name does not end in `.html`, or is a folder's.
+        ValueError: the name does not end in `.html`, or is a folder's; or there is another page of this name.
     """
     path = Path(path)
     if path.suffix != ".html" or path.is_dir():
         raise ValueError(f"{path}: the report is a web page; give a file name that ends in .html")
+    check_outputs({path: lambda path: MARK in path.read_bytes()[:1000]})
     return path
 
 
