@@ -19,8 +19,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "int8"),
-        default="float32",
-        help="float32 changes nothing; bfloat16 takes half, int8 a quarter of the space (float32)",
+        help="float32 changes nothing; bfloat16 takes half, int8 a quarter of the space (that of the encodings in DIR; "
+        "float32 where there are none)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace encodings of other weights, item prompts or dtype"
@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> None:
         tokenizer, folder, arguments.dtype, processes=processes, overwrite=arguments.overwrite
     )
     if processes.is_main_process:
-        print(f"{cache.num_items:,} items encoded in {arguments.dtype}, saved to {folder}")
+        print(f"{cache.num_items:,} items encoded in {cache.dtype}, saved to {folder}")
 
 
 COMMAND = Command(
