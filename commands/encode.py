@@ -29,20 +29,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
-    from accelerate import PartialState
-
     from ..item_cache_gram import ITEM_CACHE_FOLDER
-    from ..processes import on_cpu
+    from ..processes import this_process
     from ..recommendation import load_model
 
     folder = arguments.output or Path(arguments.model) / ITEM_CACHE_FOLDER
     if arguments.output is None and not Path(arguments.model).is_dir():
         raise ValueError(f"{arguments.model}: no such model folder; for a model of the Hub give --output")
     model, tokenizer = load_model(arguments.model)
-    processes = PartialState(cpu=on_cpu())
-    cache = model.to(processes.device).encode_items(
-        tokenizer, folder, arguments.dtype, processes=processes, overwrite=arguments.overwrite
-    )
+    processes = this_process()
+    cache = model.encode_items(tokenizer, folder, arguments.dtype, processes=processes, overwrite=arguments.overwrite)
     if processes.is_main_process:
         print(f"{cache.num_items:,} items encoded in {cache.dtype}, saved to {folder}")
 

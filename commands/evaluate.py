@@ -31,11 +31,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
-    from accelerate import Accelerator
 
     from ..data import read_folder
     from ..evaluation import evaluate, format_table, result_files
-    from ..processes import on_cpu
+    from ..processes import make_accelerator
     from ..recommendation import find_item_cache, load_model
     from ..translation import SASREC_FILE
 
@@ -45,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> None:
     model, tokenizer = load_model(arguments.model)
     item_cache = find_item_cache(arguments.model, model, tokenizer, arguments.item_cache)
     output.parent.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(cpu=on_cpu())
+    accelerator = make_accelerator()
     evaluation = evaluate(
         model,
         tokenizer,

@@ -91,7 +91,9 @@ def test_steps_are_counted_before_a_group_of_them_is_made(data, tokenizer, monke
     assert len(TrainingSteps(*arguments)) == len(made)
 
 
-@pytest.mark.parametrize(("arguments", "digest"), [((16, 16, 4, 0, 0), "3bfdc3752074eab2"), ((7, 5, 100, 2, 1), "35299d82109e5d04")])
+@pytest.mark.parametrize(
+    ("arguments", "digest"), [((16, 16, 4, 0, 0), "3bfdc3752074eab2"), ((7, 5, 100, 2, 1), "35299d82109e5d04")]
+)
 def test_steps_are_what_they_have_always_been(tokenizer, arguments, digest):
     lengths = np.random.default_rng(5).integers(1, 60, 100)
     sequences = [np.random.default_rng(length).integers(0, 30, length) for length in lengths]
