@@ -102,8 +102,8 @@ class ItemKNN:
         if self.cosines is not None:
             return torch.from_numpy((query @ self.cosines).toarray().astype(np.float32))
         scores = ((query @ self.columns.T) @ self.columns).toarray()
-        own = query.nonzero()
-        scores[own] -= query.data * self.present[own[1]]
+        own = query.tocoo()
+        scores[own.row, own.col] -= own.data * self.present[own.col]
         return torch.from_numpy(scores.astype(np.float32))
 
     def _query(self, histories: Sequence[np.ndarray]) -> sparse.csr_matrix:

@@ -30,7 +30,7 @@ from .candidates import PROTOCOLS, gram_candidates, target_ranks
 from .data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
 from .files import check_outputs, holds_json, holds_table, new_files
 from .item_cache_gram import ItemCache
-from .processes import gather_users, on_cpu, own_share
+from .processes import gather_users, make_accelerator, own_share
 from .rankings import Hits, estimate, ndcg, recall
 from .reranking import Reranking, choose_reranking, put_forward
 from .run_facts import hash_of_weights
@@ -237,7 +237,7 @@ def evaluate(
     for name, value in (("num_beams", num_beams), ("max_users", max_users), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
-    accelerator = accelerator or Accelerator(cpu=on_cpu())
+    accelerator = accelerator or make_accelerator()
     progress = progress and accelerator.is_main_process
     data = _in_catalogue_rows(data, tokenizer)
     histories, targets = evaluation_histories(data, split)

@@ -10,9 +10,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from .prompt_hash_gram import prompt_hasher
+
 ITEM_CACHE_FOLDER = "item_encodings"  # inside a model folder
 METADATA_KEY = "gram.item_cache"  # one key: safetensors writes several in an order of its own
 SHARD_NAME = re.compile(r"item_encodings-(\d{9,})-(\d{9,})\.safetensors")
-FORMAT = 1  # counted up when the same model and catalogue come to give other shards
+FORMAT = 2  # counted up when the same model and catalogue come to give other shards, or prompts another wording
 ROWS_PER_SHARD = 2048
 BATCH_TOKENS = 16_384
+_TOKENS_AT_ONCE = 4096  # that are copied: what they take on the way stays in the processor's cache
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 # All of a configuration that decides what the encoder gives.
 ENCODER_FIELDS = (
@@ -55,7 +57,7 @@ class ItemCache:
         scales (T,): float32, only for int8: what a token's numbers are to be multiplied by;
         lengths (rows,): int32, tokens of each item;
 
-    and, in its metadata, hashes of the encoder and of the item prompts that it was made from.
+    and, in its metadata, hashes of the encoder and of what the item prompts were made from.
 
     Attributes:
         dtype: `"float32"`, `"bfloat16"` or `"int8"`, what is stored; `gather` gives float32 in any case.
@@ -75,7 +77,7 @@ class ItemCache:
 
     @classmethod
     def open(cls, folder: str | Path, model, tokenizer) -> ItemCache:
-        """Open a folder of shards. They are memory-mapped: opening reads none of the encodings.
+        """Open a folder of shards. They are memory-mapped: opening reads none of the encodings, and makes no prompt.
 
         Args:
             folder: what `encode_items` or `gram encode` wrote.
@@ -95,11 +97,11 @@ class ItemCache:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; run `{_command(model, folder)}`")
-        prompts = tokenizer.item_prompts
-        shards, unfit = _survey(folder, hash_of_encoder(model), prompts)
+        num_items = len(tokenizer.item_ids)
+        shards, unfit, _ = _survey(folder, hash_of_encoder(model), prompt_hasher(tokenizer), num_items)
         if unfit:
             raise ValueError(_refusal(unfit, _command(model, folder)))
-        missing = _gaps(shards, len(prompts), len(prompts))
+        missing = _gaps(shards, num_items, num_items)
         if missing:
             first, after = missing[0]
             more = sum(after - first for first, after in missing[1:])
@@ -107,7 +109,7 @@ class ItemCache:
                 f"{folder}: the item encodings are incomplete, {_items(tokenizer.item_ids, first, after)} are missing"
                 f"{f' and {more} more' if more else ''}; run `{_command(model, folder)}`"
             )
-        return cls(len(prompts), shards[0].dtype, [shard.block for shard in shards])
+        return cls(num_items, shards[0].dtype, [shard.block for shard in shards])
 
     @classmethod
     def in_memory(
@@ -150,7 +152,7 @@ class ItemCache:
         folder: str | Path,
         model,
         tokenizer,
-        dtype: str = "float32",
+        dtype: str | None = None,
         batch_tokens: int = BATCH_TOKENS,
         rows_per_shard: int = ROWS_PER_SHARD,
         processes=None,
@@ -163,12 +165,15 @@ class ItemCache:
         """
         if not tokenizer.with_item_prompts:
             raise ValueError(f"{folder}: this model was trained without item prompts; there is nothing to encode")
-        folder, prompts, encoder = Path(folder), tokenizer.item_prompts, hash_of_encoder(model)
-        _check_dtype(dtype)
-        shards, unfit = _survey(folder, encoder, prompts, dtype)
+        folder, encoder, hash_of_prompts = Path(folder), hash_of_encoder(model), prompt_hasher(tokenizer)
+        if dtype is not None:
+            _check_dtype(dtype)
+        num_items = len(tokenizer.item_ids)
+        shards, unfit, found = _survey(folder, encoder, hash_of_prompts, num_items, dtype)
+        dtype = found or "float32"
         if unfit and not overwrite:
             raise ValueError(_refusal(unfit, _command(model, folder)))
-        missing = _gaps(shards, len(prompts), rows_per_shard)
+        missing = _gaps(shards, num_items, rows_per_shard)
         process, num_processes = (processes.process_index, processes.num_processes) if processes else (0, 1)
         if num_processes > 1:
             processes.wait_for_everyone()  # all have seen the same shards
@@ -184,9 +189,9 @@ class ItemCache:
             total=total, desc="item encodings", unit="item", disable=not progress or process > 0 or not total
         ) as bar:
             for begin, after in share:
-                chosen = prompts[begin:after]
-                facts = {"dtype": dtype, "encoder": encoder, "item_prompts": hash_of_prompts(chosen)}
-                tensors = _encode(model, chosen, dtype, batch_tokens, torch.device("cpu"), bar)
+                facts = {"dtype": dtype, "encoder": encoder, "item_prompts": hash_of_prompts(begin, after)}
+                prompts = tokenizer.item_prompts[begin:after]
+                tensors = _encode(model, prompts, dtype, batch_tokens, torch.device("cpu"), bar)
                 _write_shard(folder / f"item_encodings-{begin:09d}-{after - 1:09d}.safetensors", tensors, facts)
         if num_processes > 1:
             processes.wait_for_everyone()
@@ -212,13 +217,26 @@ class ItemCache:
         blocks, starts, lengths = self._block[rows], self._start[rows], self._length[rows]
         if (blocks < 0).any():
             raise ValueError(f"row {rows[blocks < 0][0]} is not in this cache, which holds a part of the catalogue")
-        places = list(zip(blocks.tolist(), starts.tolist(), (starts + lengths).tolist(), strict=True))
         states = _empty(int(lengths.sum()), self._states[0])  # (T, d)
-        for part, (block, start, end) in zip(states.split(lengths.tolist()), places, strict=True):
-            part.copy_(self._states[block][start:end])
-            if self.dtype == "int8":
-                part.mul_(self._scales[block][start:end, None])
+        places = np.repeat(starts - lengths.cumsum() + lengths, lengths) + np.arange(len(states))  # of tokens in blocks
+        places = torch.from_numpy(places).to(states.device)
+        runs = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(blocks)) + 1)  # of items of one block
+        sizes = [int(lengths[run].sum()) for run in runs]
+        for run, part, place in zip(runs, states.split(sizes), places.split(sizes), strict=True):
+            if len(run):
+                self._copy(part, int(blocks[run[0]]), place)
         return states, torch.from_numpy(lengths).to(states.device)
+
+    def _copy(self, target: torch.Tensor, block: int, places: torch.Tensor) -> None:
+        """Tokens (T,) of a block into (T, d) float32."""
+        stored, scales = self._states[block], self._scales[block]
+        for part, place in zip(target.split(_TOKENS_AT_ONCE), places.split(_TOKENS_AT_ONCE), strict=True):
+            if stored.dtype == part.dtype:
+                torch.index_select(stored, 0, place, out=part)
+            else:
+                part.copy_(stored.index_select(0, place))
+            if scales is not None:
+                part.mul_(scales.index_select(0, place)[:, None])
 
 
 def _empty(num_tokens: int, like: torch.Tensor) -> torch.Tensor:
@@ -235,15 +253,6 @@ def hash_of_encoder(model) -> str:
     for name, tensor in sorted(model.encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def hash_of_prompts(prompts: Sequence[Sequence[int]]) -> str:
-    """SHA-256 of token ids, unambiguous in where a prompt ends."""
-    lengths = np.fromiter(map(len, prompts), dtype=np.int32, count=len(prompts))
-    tokens = np.fromiter(chain.from_iterable(prompts), dtype=np.int32, count=int(lengths.sum()))
-    digest = hashlib.sha256(lengths)
-    digest.update(tokens)
     return digest.hexdigest()
 
 
@@ -336,36 +345,39 @@ def _read_shard(path: Path) -> _Shard:
 
 
 def _survey(
-    folder: Path, encoder: str, prompts: Sequence[Sequence[int]], dtype: str | None = None
-) -> tuple[list[_Shard], dict[Path, str]]:
-    """The shards that fit, in catalogue order, and for every other one what is wrong with it.
+    folder: Path, encoder: str, hash_of_prompts: Callable[[int, int], str], num_items: int, dtype: str | None = None
+) -> tuple[list[_Shard], dict[Path, str], str | None]:
+    """The shards that fit, in catalogue order; for every other one what is wrong with it; and what the shards hold.
 
     Args:
         folder: may be missing.
         encoder: hash of the encoder.
-        prompts: the catalogue's item prompts.
-        dtype: what the shards must hold; by default what the first one holds.
+        hash_of_prompts: see [`prompt_hasher`].
+        num_items: rows of the catalogue.
+        dtype: what the shards must hold; by default what the first one that can be read holds.
     """
     shards, unfit = [], {}
     for path in sorted(path for path in folder.glob("*") if SHARD_NAME.fullmatch(path.name)):
         try:
             shard = _read_shard(path)
             dtype = dtype or shard.dtype
-            _check_shard(shard, encoder, prompts, dtype, shards[-1].after if shards else 0)
+            _check_shard(shard, encoder, hash_of_prompts, num_items, dtype, shards[-1].after if shards else 0)
         except ValueError as error:
             unfit[path] = str(error)
         else:
             shards.append(shard)
-    return shards, unfit
+    return shards, unfit, dtype
 
 
-def _check_shard(shard: _Shard, encoder: str, prompts: Sequence[Sequence[int]], dtype: str, covered: int) -> None:
+def _check_shard(
+    shard: _Shard, encoder: str, hash_of_prompts: Callable[[int, int], str], num_items: int, dtype: str, covered: int
+) -> None:
     rows = f"rows {shard.first} to {shard.after - 1}"
     if shard.encoder != encoder:
         raise ValueError("was made with other weights of the encoder than the model has now")
-    if shard.after > len(prompts):
-        raise ValueError(f"holds items that are not in the catalogue: {rows} of {len(prompts)} rows")
-    if shard.item_prompts != hash_of_prompts(prompts[shard.first : shard.after]):
+    if shard.after > num_items:
+        raise ValueError(f"holds items that are not in the catalogue: {rows} of {num_items} rows")
+    if shard.item_prompts != hash_of_prompts(shard.first, shard.after):
         raise ValueError(f"was made from other item prompts than the catalogue has now for {rows}")
     if shard.dtype != dtype:
         raise ValueError(f"holds {shard.dtype}, not {dtype}")

@@ -159,7 +159,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         self,
         tokenizer,
         folder: str | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         batch_tokens: int = BATCH_TOKENS,
         rows_per_shard: int = ROWS_PER_SHARD,
         processes=None,
@@ -174,7 +174,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         Args:
             tokenizer: the model's [`GramTokenizer`].
             folder: where the encodings are kept, to be opened later with `ItemCache.open`; None: in memory only.
-            dtype: `"float32"`, `"bfloat16"` (half the size) or `"int8"` (a quarter).
+            dtype: `"float32"`, `"bfloat16"` (half the size) or `"int8"` (a quarter); by default what the folder's
+                encodings are in, and float32 where there are none.
             batch_tokens: most tokens that are encoded at once.
             rows_per_shard: items in a file of the folder; what an interruption may cost.
             processes: an `accelerate.PartialState`; each process encodes its share of the shards, and all wait for all.
@@ -196,7 +197,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             3
         """
         if folder is None:
-            return ItemCache.in_memory(self, tokenizer, None, dtype, batch_tokens, progress)
+            return ItemCache.in_memory(self, tokenizer, None, dtype or "float32", batch_tokens, progress)
         return ItemCache.update(
             folder, self, tokenizer, dtype, batch_tokens, rows_per_shard, processes, progress, overwrite
         )

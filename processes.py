@@ -2,21 +2,37 @@
 
 import ctypes
 import sys
+from datetime import timedelta
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
+
+PATIENCE = timedelta(days=7)  # of processes that wait while one of them translates, or trains a SASRec
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
-def on_cpu() -> bool:
-    """Whether to run on the CPU: where it is asked for, or where there is nothing else.
+def this_process() -> PartialState:
+    """This process among those that were launched together, with the device that is its own.
 
-    Accelerate must be told. Otherwise several processes on a machine without accelerator each take themselves for the
-    only one.
+    Whatever needs a device asks here: it is the accelerator of the process's number, or the CPU where that is asked for
+    (`ACCELERATE_USE_CPU`) or there is nothing else. The first call lets the processes find each other, so that all of
+    them must come here.
     """
+    return PartialState(cpu=_on_cpu(), timeout=PATIENCE)
+
+
+def make_accelerator(**options) -> Accelerator:
+    """An `Accelerator` with these options, on the device of [`this_process`]."""
+    this_process()  # what Accelerate would make of it itself waits for ten minutes at most
+    return Accelerator(cpu=_on_cpu(), **options)
+
+
+def _on_cpu() -> bool:
+    # Accelerate must be told. Otherwise several processes on a machine without accelerator each take themselves for the
+    # only one.
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from .files import check_outputs, holds_table, locked, new_file
 from .item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
 from .modeling_gram import GramForConditionalGeneration
+from .processes import this_process
 from .recommending_gram import check_catalogue, check_history, check_search, search
 from .tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from .user_batches import batches_of_users, cache_of_users
@@ -61,7 +62,7 @@ class Recommendation:
 def load_model(
     name_or_path: str | Path, revision: str | None = None
 ) -> tuple[GramForConditionalGeneration, GramTokenizer]:
-    """A model in evaluation mode, on a GPU where there is one, and its tokenizer.
+    """A model in evaluation mode, on this process's GPU where there is one, and its tokenizer.
 
     Args:
         name_or_path: a model folder, or a name on the Hub.
@@ -91,7 +92,7 @@ def load_model(
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: the weights cannot be read ({error}); save the model again") from error
     check_catalogue(model, tokenizer, str(name_or_path))
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return model.to(this_process().device), tokenizer
 
 
 def find_item_cache(

@@ -22,7 +22,7 @@ from .candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
 from .data import TEST, RecommendationData, evaluation_histories
 from .files import new_file
 from .item_cache_gram import ItemCache
-from .processes import gather_users, own_share
+from .processes import gather_users, make_accelerator, own_share
 from .rankings import Hits, estimate, ndcg, recall
 from .run_facts import hash_of_weights
 from .translation import Provenance
@@ -198,7 +198,7 @@ def choose_reranking(
     """
     if (known.splits == TEST).any():
         raise ValueError("known: holds test interactions, by which nothing may be chosen; cut them by `without_test`")
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or make_accelerator()
     histories, targets = evaluation_histories(known, "validation")
     num_users = min(len(targets), max_users or len(targets))
     users = np.sort(np.random.default_rng(0).permutation(len(targets))[:num_users])  # the first are not like the others

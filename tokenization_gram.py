@@ -272,7 +272,7 @@ class GramTokenizer(TokenizersBackend):
             >>> [len(items) for items in tokenizer.decode_items(sequences, num_return_sequences=3)]
             [3, 3]
         """
-        sequences = np.asarray(sequences)
+        sequences = np.asarray(sequences.cpu() if hasattr(sequences, "cpu") else sequences)
         if sequences.ndim == 2:
             group = num_return_sequences or len(sequences)
             if len(sequences) % group:

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, send_to_device, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -28,7 +27,7 @@ from gram.data.training_steps import TrainingSteps
 from gram.evaluation import gram_ranks, ranking_metrics
 from gram.files import check_outputs, locked, new_file
 from gram.hub import refresh_model_card
-from gram.processes import keep_freed_memory, on_cpu
+from gram.processes import keep_freed_memory, make_accelerator, this_process
 from gram.recommendation import MODEL_FILES
 from gram.run_facts import run_facts
 from gram.settings import parse
@@ -94,8 +93,7 @@ class _Run:
         self.checkpoints = self.output_dir / CHECKPOINTS
         self.training = training_part(data)
         self.validation = evaluation_histories(data, "validation")
-        self.accelerator = Accelerator(
-            cpu=on_cpu(),
+        self.accelerator = make_accelerator(
             mixed_precision=precision(settings.mixed_precision),
             log_with=tracker_names(settings.report_to) or None,
             project_config=ProjectConfiguration(str(self.output_dir), logging_dir=str(self.output_dir / LOGS_FOLDER)),
@@ -204,6 +202,7 @@ class _Run:
             batch_size=None,
             sampler=range(progress.step, len(steps)),
             num_workers=self._num_workers(),
+            pin_memory=self._is_pinned,
             generator=torch.Generator(),  # the loader would draw from the generator that dropout uses
         )
         self.model.train()
@@ -225,6 +224,11 @@ class _Run:
                 self._save()
                 started = time.monotonic()
 
+    @property
+    def _is_pinned(self) -> bool:
+        """Whether batches lie where the GPU fetches them from while the processor goes on."""
+        return self.accelerator.device.type == "cuda"
+
     def _num_workers(self) -> int:
         if self.settings.workers is None:
             return int(self.accelerator.device.type != "cpu")
@@ -237,7 +241,7 @@ class _Run:
             is_last = place == len(micro_batches)  # only then do processes exchange gradients
             accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
             with nullcontext() if is_last else accelerator.no_sync(self.model):
-                inputs = _to_device(micro_batch, accelerator.device)
+                inputs = send_to_device(micro_batch, accelerator.device, non_blocking=self._is_pinned)
                 loss = self.model(**inputs, num_items_in_batch=num_tokens, label_smoothing=label_smoothing).loss
                 # Gradients are averaged over processes; their sum belongs to the step's mean loss.
                 accelerator.backward(loss * accelerator.num_processes)
@@ -358,13 +362,6 @@ def _is_finished(settings: TrainingSettings, output_dir: Path) -> bool:
     return path.exists()
 
 
-def _to_device(inputs: dict, device: torch.device) -> dict:
-    return {
-        name: _to_device(value, device) if isinstance(value, dict) else value.to(device, non_blocking=True)
-        for name, value in inputs.items()
-    }
-
-
 def main(argv: list[str] | None = None) -> None:
     """Read the settings, translate the data unless that is done, train."""
     parser = argparse.ArgumentParser(
@@ -373,14 +370,14 @@ def main(argv: list[str] | None = None) -> None:
         epilog="accelerate launch train_accelerate.py --config recipes/beauty.yaml --data DIR --output-dir DIR",
     )
     settings, translation_settings = parse(parser, TrainingSettings, TranslationSettings, argv=argv)
-    level = logging.INFO if PartialState(cpu=on_cpu()).is_main_process else logging.ERROR
+    level = logging.INFO if this_process().is_main_process else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s")
     for library in ("accelerate", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
     check_folder(settings)
     data = read_folder(settings.data)
     train(settings, data, tokenizer_of(settings, translation_settings, data))
-    if PartialState().is_main_process and not is_deepspeed_zero3_enabled():  # there no process can search alone
+    if this_process().is_main_process and not is_deepspeed_zero3_enabled():  # there no process can search alone
         refresh_model_card(settings.output_dir)
 
 

@@ -19,8 +19,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "int8"),
-        default="float32",
-        help="float32 changes nothing; bfloat16 takes half, int8 a quarter of the space (float32)",
+        help="float32 changes nothing; bfloat16 takes half, int8 a quarter of the space (that of the encodings in DIR; "
+        "float32 where there are none)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace encodings of other weights, item prompts or dtype"
@@ -29,24 +29,22 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
-    from accelerate import PartialState
-
     from ..files import locked
     from ..item_cache_gram import ITEM_CACHE_FOLDER
-    from ..processes import on_cpu
+    from ..processes import this_process
     from ..recommendation import load_model
 
     folder = arguments.output or Path(arguments.model) / ITEM_CACHE_FOLDER
     if arguments.output is None and not Path(arguments.model).is_dir():
         raise ValueError(f"{arguments.model}: no such model folder; for a model of the Hub give --output")
     model, tokenizer = load_model(arguments.model)
-    processes = PartialState(cpu=on_cpu())
+    processes = this_process()
     with locked(folder, inside=True, processes=processes):
-        cache = model.to(processes.device).encode_items(
+        cache = model.encode_items(
             tokenizer, folder, arguments.dtype, processes=processes, overwrite=arguments.overwrite
         )
     if processes.is_main_process:
-        print(f"{cache.num_items:,} items encoded in {arguments.dtype}, saved to {folder}")
+        print(f"{cache.num_items:,} items encoded in {cache.dtype}, saved to {folder}")
 
 
 COMMAND = Command(

@@ -31,12 +31,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
-    from accelerate import Accelerator
 
     from ..data import read_folder
     from ..evaluation import evaluate, format_table, result_files
     from ..files import check_outputs, holds_json, locked
-    from ..processes import on_cpu
+    from ..processes import make_accelerator
     from ..recommendation import find_item_cache, load_model
     from ..translation import SASREC_FILE
     from ..translation.artefacts import read_provenance
@@ -51,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> None:
     data = read_folder(arguments.data)
     model, tokenizer = load_model(arguments.model)
     item_cache = find_item_cache(arguments.model, model, tokenizer, arguments.item_cache)
-    accelerator = Accelerator(cpu=on_cpu())
+    accelerator = make_accelerator()
     with locked(output, processes=accelerator):
         evaluation = evaluate(
             model,

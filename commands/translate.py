@@ -38,10 +38,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
     import pyarrow.parquet as pq
-    from accelerate import PartialState
 
     from ..data import read_folder
-    from ..processes import on_cpu
+    from ..processes import this_process
     from ..settings import settings_from_config
     from ..tokenization_gram import CATALOGUE_FILE
     from ..tokenizer_folder import make_tokenizer_folder
@@ -52,8 +51,7 @@ def _run(arguments: argparse.Namespace) -> None:
     limits = {"max_history": arguments.max_history, "max_passage_length": arguments.max_passage_length}
     report = arguments.report and report_file(arguments.report)
     data = read_folder(arguments.data)
-    processes = PartialState(cpu=on_cpu())
-    statistics = make_tokenizer_folder(data, arguments.output, settings, arguments.tokenizer, processes, **limits)
+    statistics = make_tokenizer_folder(data, arguments.output, settings, arguments.tokenizer, this_process(), **limits)
     if statistics is None:
         return
     print(statistics)

@@ -36,14 +36,18 @@ class PrefixGroup:
         return self.last - self.first
 
 
-def prefix_groups(interactions: Interactions, prefixes_per_group: int) -> list[PrefixGroup]:
-    """All prefixes of all users, in groups of at most `prefixes_per_group`; the first item is never a target."""
+def prefix_groups(interactions: Interactions, prefixes_per_group: int) -> np.ndarray:
+    """All prefixes of all users, in groups of at most `prefixes_per_group`; the first item is never a target.
+
+    Returns:
+        (G, 3) int64, the fields of a [`PrefixGroup`]: a run counts its steps long before it needs their groups.
+    """
     samples = np.maximum(interactions.lengths - 1, 0)  # (users,)
     counts = -(-samples // prefixes_per_group)
     users = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(users)) - np.repeat(counts.cumsum() - counts, counts)  # of the group among its user's
     first, last = (1 + samples[users] * bound // counts[users] for bound in (place, place + 1))
-    return list(map(PrefixGroup, users.tolist(), first.tolist(), last.tolist()))
+    return np.stack([users, first, last], axis=1)
 
 
 @dataclass(frozen=True)
@@ -104,19 +108,24 @@ class TrainingSteps(Dataset):
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.process, self.num_processes, self.same_count = process, num_processes, same_count
         rng = np.random.default_rng([seed, epoch])
-        groups = prefix_groups(interactions, prefixes_per_group)
-        self.steps = _steps([groups[index] for index in rng.permutation(len(groups))], batch_size, rng)
+        self._groups = prefix_groups(interactions, prefixes_per_group)  # (G, 3)
+        self._groups = self._groups[rng.permutation(len(self._groups))]
+        self._steps = _steps(self._groups, batch_size, rng)
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self._steps)
+
+    def groups(self, index: int) -> list[PrefixGroup]:
+        """What is done in a step, over all processes."""
+        return [PrefixGroup(*group) for group in self._groups[self._steps[index]].tolist()]
 
     def num_samples(self, index: int) -> int:
         """Samples of a step, over all processes."""
-        return sum(map(len, self.steps[index]))
+        return sum(map(len, self.groups(index)))
 
     def __getitem__(self, index: int) -> tuple[list[dict], int]:
         """Micro-batches, keyword arguments of the model's `forward`, and the target tokens of all processes' shares."""
-        step = self.steps[index]
+        step = self.groups(index)
         targets = np.concatenate([self._targets(group) for group in step])
         num_tokens = int(self.catalogue.targets.lengths[targets].sum())
         # A process without a share still takes part in the exchange of gradients, with a sample that counts nothing.
@@ -192,10 +201,10 @@ class TrainingSteps(Dataset):
         return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "history": history}
 
 
-def _steps(groups: list[PrefixGroup], batch_size: int, rng: np.random.Generator) -> list[list[PrefixGroup]]:
-    """Groups of similar shape together, so that little is padded, and in random order nevertheless."""
-    sizes = np.array([len(group) for group in groups], dtype=np.int64)
-    lasts = np.array([group.last for group in groups], dtype=np.int64)
+def _steps(groups: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Rows of groups (G, 3) of similar shape together, so that little is padded, in random order nevertheless."""
+    _, firsts, lasts = groups.T
+    sizes = lasts - firsts
     steps, chunk = [], max(int(_STEPS_SORTED_TOGETHER * batch_size / max(sizes.mean(), 1)), 1) if len(groups) else 1
     for start in range(0, len(groups), chunk):
         order = start + np.lexsort((lasts[start : start + chunk], sizes[start : start + chunk]))
@@ -203,6 +212,6 @@ def _steps(groups: list[PrefixGroup], batch_size: int, rng: np.random.Generator)
         while first < len(order):
             before = total[first - 1] if first else 0
             last = min(int(np.searchsorted(total, before + batch_size)) + 1, len(order))
-            steps.append([groups[index] for index in order[first:last]])
+            steps.append(order[first:last])
             first = last
     return [steps[index] for index in rng.permutation(len(steps))]

@@ -24,9 +24,9 @@ def main():
     for name, cached in (("items encoded at the request", None), ("items looked up", cache)):
         start = time.perf_counter()
         inputs = tokenizer(histories=[history], item_prompts=cached is None, return_tensors="pt").to(model.device)
-        output = model.generate(**inputs, **search, item_cache=cached)
+        (items,) = tokenizer.decode_items(model.generate(**inputs, **search, item_cache=cached).sequences)
         milliseconds = 1000 * (time.perf_counter() - start)
-        print(f"{name}: {milliseconds:.0f} ms, {tokenizer.decode_items(output.sequences)[0]}")
+        print(f"{name}: {milliseconds:.0f} ms, {items}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from ..data import read_folder
 from ..files import check_outputs, holds_json, locked, new_file
 from ..hub.model_card import duration
-from ..processes import on_cpu
+from ..processes import make_accelerator
 from ..run_facts import data_facts, environment
 from ..train_accelerate import precision
 from ..training_settings import TrainingSettings
@@ -158,7 +158,7 @@ def _differences(name: str, before: Any, now: Any) -> list[str]:
 
 def _accelerator(mixed_precision: str) -> Accelerator:
     """The accelerator of all stages: its state is the process's, and cannot be made anew with another precision."""
-    accelerator = Accelerator(cpu=on_cpu(), mixed_precision=precision(mixed_precision))
+    accelerator = make_accelerator(mixed_precision=precision(mixed_precision))
     if accelerator.num_processes > 1:
         raise ValueError("a reproduction runs in one process; give each GPU some of the --rows of the same folder")
     return accelerator

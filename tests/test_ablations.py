@@ -129,7 +129,7 @@ def test_the_grouped_form_is_the_plain_form(ablated, data):
     gradients = {name: weight.grad for name, weight in model.named_parameters()}
     model.zero_grad()
 
-    places = [(training[group.user], place) for group in steps.steps[0] for place in range(group.first, group.last)]
+    places = [(training[group.user], place) for group in steps.groups(0) for place in range(group.first, group.last)]
     inputs = tokenizer(
         histories=[[tokenizer.item_ids[row] for row in sequence[:place]] for sequence, place in places],
         return_tensors="pt",

@@ -89,7 +89,7 @@ def test_a_step_of_the_fast_form_is_one_of_the_plain_form(started, data):
     grouped.backward()
     found = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
-    samples = [(training[group.user], place) for group in steps.steps[0] for place in range(group.first, group.last)]
+    samples = [(training[group.user], place) for group in steps.groups(0) for place in range(group.first, group.last)]
     targets = [torch.tensor(tokenizer.sequences[sequence[place]]) for sequence, place in samples]
     labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
     plain = model(**passages(tokenizer, [sequence[:place] for sequence, place in samples]), labels=labels).loss

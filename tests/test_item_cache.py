@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gram import GramTokenizer
 from gram.item_cache_gram import ItemCache
@@ -216,16 +217,82 @@ def test_weights_of_the_decoder_do_not_matter(model, tokenizer, folder):
     assert ItemCache.open(folder, other, tokenizer).num_items == 30
 
 
+def other_catalogue(tokenizer, column, row, value):
+    """A tokenizer of the catalogue with another value in one place."""
+    catalogue = tokenizer.catalogue
+    values, place = catalogue[column].to_pylist(), catalogue.column_names.index(column)
+    values[row] = value
+    catalogue = catalogue.set_column(place, column, pa.array(values, catalogue.schema.field(column).type))
+    return GramTokenizer.from_catalogue(tokenizer, catalogue, max_history=8, max_passage_length=48)
+
+
 def test_other_item_prompts_are_refused(model, tokenizer, folder):
-    texts = tokenizer.catalogue["text"].to_pylist()
-    texts[12] = "title: pure calm mask"
-    place = tokenizer.catalogue.column_names.index("text")
-    catalogue = tokenizer.catalogue.set_column(place, "text", pa.array(texts))
-    other = GramTokenizer.from_catalogue(tokenizer, catalogue, max_history=8, max_passage_length=48)
+    other = other_catalogue(tokenizer, "text", 12, "title: pure calm mask")
     message = f"{SHARDS[1]}.*other item prompts than the catalogue has now for rows 8 to 15"
     before = assert_refused(message, model, other, folder)
     after = state_of(folder)
     assert [name for name in before if before[name] != after[name]] == [f"item_encodings-{SHARDS[1]}.safetensors"]
+
+
+def test_whatever_decides_a_prompt_is_heeded(model, tokenizer, folder):
+    first = tokenizer.catalogue.slice(0, 1).to_pylist()[0]
+    lexical_id, similar = first["lexical_id"], first["similar_items"]
+    ids = tokenizer.catalogue["lexical_id"].to_pylist()
+    free = next(other for token in ids[1] if (other := [*lexical_id, token]) not in ids)
+    changed = [
+        other_catalogue(tokenizer, "lexical_id", 0, free),
+        other_catalogue(tokenizer, "lexical_id", tokenizer.item_rows[similar[0]], free),  # a neighbour's
+        other_catalogue(tokenizer, "similar_items", 0, similar[::-1]),
+        GramTokenizer.from_catalogue(tokenizer, tokenizer.catalogue, max_history=8, max_passage_length=47),
+        GramTokenizer.from_catalogue(tokenizer, tokenizer.catalogue, ["gentle"], max_history=8, max_passage_length=48),
+    ]
+    for other in changed:
+        assert other.item_prompts[:8] != tokenizer.item_prompts[:8]
+        with pytest.raises(ValueError, match=f"{SHARDS[0]}.*other item prompts than the catalogue has now"):
+            ItemCache.open(folder, model, other)
+    tokenizer("a text", truncation=True, max_length=1)  # which the tokenizer remembers
+    longer = GramTokenizer.from_catalogue(tokenizer, tokenizer.catalogue, max_history=3, max_passage_length=48)
+    for same in (tokenizer, longer, other_catalogue(tokenizer, "title", 0, "Another")):
+        assert ItemCache.open(folder, model, same).num_items == 30
+
+
+def test_opening_makes_no_prompt(model, tokenizer, folder, monkeypatch):
+    monkeypatch.setattr(GramTokenizer, "item_prompts", property(lambda self: pytest.fail("prompts were made")))
+    cache = ItemCache.open(folder, model, tokenizer)
+    assert model.encode_items(tokenizer, folder, **ROWS).num_items == cache.num_items == 30
+    inputs = tokenizer(histories=[tokenizer.item_ids[:3]], item_prompts=False, return_tensors="pt")
+    assert len(model.generate(**inputs, item_cache=cache, num_beams=5, num_return_sequences=5)) == 5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_what_is_there_is_taken_where_no_dtype_is_asked_for(model, other_encoder, tokenizer, tmp_path, dtype):
+    model.encode_items(tokenizer, tmp_path, dtype, **ROWS)
+    before = state_of(tmp_path)
+    assert model.encode_items(tokenizer, tmp_path, progress=False).dtype == dtype
+    assert state_of(tmp_path) == before
+    (tmp_path / f"item_encodings-{SHARDS[1]}.safetensors").unlink()
+    assert model.encode_items(tokenizer, tmp_path, **ROWS).dtype == dtype
+    assert model.encode_items(tokenizer, progress=False).dtype == "float32"
+    assert other_encoder.encode_items(tokenizer, tmp_path, overwrite=True, **ROWS).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("place", ["folder", "memory"])
+def test_items_are_not_copied_one_by_one(model, tokenizer, tmp_path, dtype, place):
+    class Counter(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    cache = model.encode_items(tokenizer, tmp_path if place == "folder" else None, dtype, **ROWS)
+    rows = np.sort(np.random.default_rng(0).integers(30, size=1000))
+    with Counter() as counter:
+        states, lengths = cache.gather(rows)
+    assert counter.calls < 100
+    for row, found in zip(rows, states.split(lengths.tolist()), strict=True):
+        assert torch.equal(found, cache.gather([row])[0])
 
 
 @pytest.mark.parametrize("size", [0, 5, 2000])
@@ -239,7 +306,7 @@ def test_another_dtype_and_a_strange_shard_are_refused(model, tokenizer, folder)
     assert_refused(f"{SHARDS[0]}.*holds float32, not int8", model, tokenizer, folder, "int8")
     path = folder / f"item_encodings-{SHARDS[2]}.safetensors"
     save_file({"states": torch.zeros(3, 32)}, path)
-    with pytest.raises(ValueError, match=f"{SHARDS[2]}.*has format None, not 1"):
+    with pytest.raises(ValueError, match=f"{SHARDS[2]}.*has format None, not 2"):
         ItemCache.open(folder, model, tokenizer)
     with pytest.raises(ValueError, match="dtype is 'float16'; it must be one of float32, bfloat16, int8"):
         model.encode_items(tokenizer, folder, "float16")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from gram import cli
 from gram.data import evaluation_histories
 from gram.evaluation import gram_ranks
+from gram.hub.space.engine import Engine
 from gram.item_cache_gram import ItemCache
 from gram.recommendation import Recommender, recommend_users
 from gram.user_batches import batches_of_users
@@ -103,6 +104,15 @@ def test_a_saved_folder_uses_its_cache_anywhere(model, tokenizer, with_cache, ru
     output = model.generate(**inputs, num_beams=10, num_return_sequences=5, return_dict_in_generate=True)
     assert items == tokenizer.decode_items(output.sequences, 5)
     assert scores == pytest.approx(output.sequences_scores.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_the_space_and_the_command_take_encodings_of_any_dtype(gram, model_folder, tmp_path, dtype):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    assert gram("encode", folder, "--dtype", dtype)[0] == 0
+    said = f"30 items encoded in {dtype}, saved to {folder / 'item_encodings'}"
+    assert gram("encode", folder)[:2] == (0, [said])
+    assert len(Engine.load(str(folder)).recommend([3, 7], 5)) == 5
 
 
 def test_two_processes_write_what_one_writes(model_folder, with_cache, tmp_path):

@@ -84,7 +84,7 @@ def test_the_grouped_form_with_adapters_is_the_plain_form(base, films, words, ch
     found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
     model.zero_grad()
 
-    samples = [(training[group.user], place) for group in steps.steps[0] for place in range(group.first, group.last)]
+    samples = [(training[group.user], place) for group in steps.groups(0) for place in range(group.first, group.last)]
     inputs = passages(words, [sequence[:place][-4:] for sequence, place in samples])
     targets = [torch.tensor(words.sequences[sequence[place]]) for sequence, place in samples]
     labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)

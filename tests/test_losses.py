@@ -91,7 +91,7 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, t
                 loss = model(**batch, num_items_in_batch=num_tokens, label_smoothing=label_smoothing).loss
                 loss.backward()
                 total += loss.detach()
-        return total, {name: p.grad.clone() for name, p in model.named_parameters()}, steps.steps[0]
+        return total, {name: p.grad.clone() for name, p in model.named_parameters()}, steps.groups(0)
 
     loss, found, groups = grouped(64)
     samples = [(training[group.user], place) for group in groups for place in range(group.first, group.last)]

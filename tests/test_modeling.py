@@ -100,7 +100,7 @@ def test_the_grouped_form_gives_loss_and_gradients_of_the_plain_form(data, token
     model.gradient_checkpointing_disable()
     model.zero_grad()
 
-    places = [(training[group.user], place) for group in steps.steps[0] for place in range(group.first, group.last)]
+    places = [(training[group.user], place) for group in steps.groups(0) for place in range(group.first, group.last)]
     samples = [(sequence[:place], sequence[place]) for sequence, place in places]
     histories = [[tokenizer.item_ids[row] for row in past] for past, _ in samples]
     inputs = tokenizer(histories=histories, return_tensors="pt")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gram.data import Interactions
 from gram.translation import nearest_items
+from gram.translation.hierarchy import cluster_hierarchy
 from gram.translation.neighbours import items_bought_together, read_neighbours
 
 
@@ -78,3 +79,18 @@ def test_a_file_that_holds_no_neighbours_is_named(tmp_path):
     pq.write_table(pa.table({"item_id": ["a"]}), tmp_path / "n.parquet")
     with pytest.raises(ValueError, match="column similar_items is missing"):
         read_neighbours(tmp_path / "n.parquet", ["a"])
+
+
+@pytest.mark.parametrize("use", ["neighbours", "clusters"])
+def test_faiss_keeps_its_threads(use, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    monkeypatch.setattr("gram.translation.neighbours.EXACT_ITEMS", 1000)
+    monkeypatch.setattr("gram.translation.hierarchy.FAISS_ITEMS", 1000)
+    vectors = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        nearest_items(vectors, 2) if use == "neighbours" else cluster_hierarchy(vectors, 4, 1)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)

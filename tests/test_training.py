@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from itertools import pairwise
+from dataclasses import astuple
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,8 @@ def test_every_prefix_of_every_user_is_a_sample_once_per_epoch(data, tokenizer, 
     training = training_part(data)
     expected = {(user, place) for user, length in enumerate(training.lengths) for place in range(1, length)}
     for epoch in (0, 1):
-        steps = TrainingSteps(training, tokenizer, 16, 16, prefixes_per_group, seed=0, epoch=epoch).steps
-        groups = [group for step in steps for group in step]
+        steps = TrainingSteps(training, tokenizer, 16, 16, prefixes_per_group, seed=0, epoch=epoch)
+        groups = [group for index in range(len(steps)) for group in steps.groups(index)]
         samples = [(group.user, place) for group in groups for place in range(group.first, group.last)]
         assert len(samples) == len(expected)
         assert set(samples) == expected
@@ -69,16 +70,36 @@ def test_compiled_layers_train_the_same_weights(data, tokenizer, data_folder, tm
 
 
 def test_a_user_of_one_item_is_no_sample():
-    assert prefix_groups(Interactions.from_sequences(["a", "b"], [[3], [3, 4]]), 8)[0].user == 1
+    assert prefix_groups(Interactions.from_sequences(["a", "b"], [[3], [3, 4]]), 8).tolist() == [[1, 1, 2]]
 
 
 def test_order_depends_on_seed_and_epoch_alone(data, tokenizer):
     def order(seed, epoch):
-        return TrainingSteps(training_part(data), tokenizer, 16, 16, 4, seed, epoch).steps
+        steps = TrainingSteps(training_part(data), tokenizer, 16, 16, 4, seed, epoch)
+        return [steps.groups(index) for index in range(len(steps))]
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1)
     assert order(0, 0) != order(1, 0)
+
+
+def test_steps_are_counted_before_a_group_of_them_is_made(data, tokenizer, monkeypatch):
+    arguments = (training_part(data), tokenizer, 16, 16, 4, 0, 0)
+    steps = TrainingSteps(*arguments)
+    made = [index for index in range(len(steps)) if steps[index]]
+    monkeypatch.setattr("gram.data.training_steps.PrefixGroup", lambda *_: pytest.fail("a group was made"))
+    assert len(TrainingSteps(*arguments)) == len(made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "digest"), [((16, 16, 4, 0, 0), "3bfdc3752074eab2"), ((7, 5, 100, 2, 1), "35299d82109e5d04")]
+)
+def test_steps_are_what_they_have_always_been(tokenizer, arguments, digest):
+    lengths = np.random.default_rng(5).integers(1, 60, 100)
+    sequences = [np.random.default_rng(length).integers(0, 30, length) for length in lengths]
+    steps = TrainingSteps(Interactions.from_sequences([str(u) for u in range(100)], sequences), tokenizer, *arguments)
+    groups = [(index, *astuple(group)) for index in range(len(steps)) for group in steps.groups(index)]
+    assert sha256(np.array(groups).astype("<i8").tobytes()).hexdigest()[:16] == digest
 
 
 def test_processes_share_every_step(data, tokenizer):
@@ -234,6 +255,4 @@ def test_a_translation_of_other_items_is_refused(data_folder, tmp_path, tokenize
 
 def test_groups_are_of_even_size():
     interactions = Interactions.from_sequences(["a"], [list(range(36))])
-    groups = prefix_groups(interactions, 16)
-    assert [len(group) for group in groups] == [11, 12, 12]
-    assert all(first.last == second.first for first, second in pairwise(groups))
+    assert prefix_groups(interactions, 16).tolist() == [[0, 1, 12], [0, 12, 24], [0, 24, 36]]

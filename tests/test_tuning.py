@@ -148,6 +148,15 @@ def test_item_knn_is_the_sum_over_the_whole_matrix(data, settings, recency):
     np.testing.assert_allclose(plain, by_matrix, atol=1e-5)
 
 
+def test_weights_of_long_histories_may_vanish():
+    items = [*range(1500), 3, 7]
+    training = Interactions.from_sequences(["a", "b"], [items, [3, 7, 9]])
+    for neighbours in (None, 1500):
+        knn = ItemKNN(training, 1500, ItemKNNSettings(neighbours=neighbours, recency=0.25))
+        whole, newest = knn.score([np.array(items), np.array(items[-200:])])
+        np.testing.assert_allclose(whole, newest, atol=1e-6)  # what is older weighs less than 0.25 ** 200
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [

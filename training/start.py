@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 
 import torch
-from accelerate import PartialState
 
 from ..configuration_gram import GramConfig
 from ..data import RecommendationData
 from ..modeling_gram import GramForConditionalGeneration
-from ..processes import on_cpu
+from ..processes import this_process
 from ..tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from ..tokenizer_folder import make_tokenizer_folder
 from ..training_settings import PROMPT_PARTS, TrainingSettings
@@ -35,7 +34,7 @@ def tokenizer_of(
     limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
     folder = settings.translation_folder
     is_given = settings.translation is not None or settings.init_from is not None
-    with PartialState(cpu=on_cpu()).main_process_first():
+    with this_process().main_process_first():
         if not is_given and not (folder / CATALOGUE_FILE).is_file():
             words = settings.tokenizer or settings.backbone
             logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))

@@ -33,6 +33,9 @@ def fit_sasrec(
 ) -> SASRec:
     """Train a SASRec by cross-entropy over the whole catalogue.
 
+    It is trained on the CPU wherever the rest runs: a GPU adds up gradients in an order of its own, and would give
+    another catalogue every time.
+
     Every item but a user's first is a target. The learning rate falls to zero over a fixed number of epochs. With
     `patience` training stops early, judged by items that are taken from the training part for it, the last one of each
     of 2,000 users: what is learned here goes into the prompts of a model that is validated on the validation items, so
@@ -61,7 +64,7 @@ def fit_sasrec(
         torch.random.fork_rng(devices=[]),
         tqdm(total=total, desc="SASRec", unit="item", disable=not progress, leave=None) as bar,
     ):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone, which is what is put back
         model = SASRec(num_items, settings).train()
         optimizer = torch.optim.AdamW(model.parameters(), betas=ADAM_BETAS, weight_decay=settings.weight_decay)
         done, mean_loss = 0, 0.0

@@ -16,6 +16,7 @@ from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from ..processes import this_process
 from .artefacts import Provenance, hash_of_texts, table_or_arrays
 from .settings import BUILT_IN_ENCODER
 
@@ -206,7 +207,7 @@ def tfidf_svd(texts: Sequence[str], dimensions: int = 128, seed: int = 0) -> np.
 
 def _unit_length(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
+    return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32, order="C")  # as it is when it is read again
 
 
 def _sentence_transformer(name: str, max_length: int | None, trust_remote_code: bool, processes: PartialState | None):
@@ -217,8 +218,8 @@ def _sentence_transformer(name: str, max_length: int | None, trust_remote_code: 
             f"encoder {name!r} needs sentence-transformers; pip install 'gram-recommender[sentence-transformers]', "
             f"or choose {BUILT_IN_ENCODER!r}"
         ) from None
-    device = str(processes.device) if processes else None
     try:
+        device = str((processes or this_process()).device)
         model = SentenceTransformer(name, device=device, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]

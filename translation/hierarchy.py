@@ -146,16 +146,16 @@ def k_means(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple
         (n,) int32 labels 0 .. k-1, each of them in use, and the (k, d) float32 centres.
     """
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    with threadpool_limits(limits=1):  # sums in an order that does not depend on the number of cores
-        fit = _faiss if len(vectors) > FAISS_ITEMS else _scikit_learn
-        labels, centroids = fit(vectors, num_clusters, seed)
+    fit = _faiss if len(vectors) > FAISS_ITEMS else _scikit_learn
+    labels, centroids = fit(vectors, num_clusters, seed)
     used, labels = np.unique(labels, return_inverse=True)
     return labels.astype(np.int32), centroids[used]
 
 
 def _scikit_learn(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(n,) labels and (k, d) float32 centroids."""
-    with warnings.catch_warnings():
+    # One thread: sums in an order that does not depend on the number of cores.
+    with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters
         fitted = KMeans(num_clusters, n_init=1, random_state=seed).fit(vectors)
     return fitted.labels_, fitted.cluster_centers_
@@ -163,9 +163,10 @@ def _scikit_learn(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np
 
 def _faiss(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(n,) labels and (k, d) float32 centroids of a k-means that is fitted to a sample, 256 items to each cluster."""
-    import faiss
+    import faiss  # before its threads are limited
 
-    faiss.omp_set_num_threads(1)
-    fitted = faiss.Kmeans(vectors.shape[1], num_clusters, niter=FAISS_ITERATIONS, seed=seed % (1 << 31), verbose=False)
-    fitted.train(vectors)
-    return fitted.index.search(vectors, 1)[1][:, 0], fitted.centroids
+    options = {"niter": FAISS_ITERATIONS, "seed": seed % (1 << 31), "verbose": False}
+    with threadpool_limits(limits=1):
+        fitted = faiss.Kmeans(vectors.shape[1], num_clusters, **options)
+        fitted.train(vectors)
+        return fitted.index.search(vectors, 1)[1][:, 0], fitted.centroids

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..data.interactions import Interactions
@@ -69,26 +70,26 @@ def _largest(values: Tensor, k: int) -> Tensor:
 
 
 def _approximate(vectors: np.ndarray, k: int) -> np.ndarray:
-    import faiss
+    import faiss  # before its threads are limited
 
-    faiss.omp_set_num_threads(1)  # sums in an order that does not depend on the number of cores
-    cells = len(vectors) // ITEMS_PER_CELL
-    quantizer = faiss.IndexFlatIP(vectors.shape[1])
-    index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-    index.cp.max_points_per_centroid = TRAINING_ITEMS_PER_CELL
-    index.train(vectors)
-    index.add(vectors)
-    index.nprobe = CELLS_PROBED
     found = np.full((len(vectors), k), -1, dtype=np.int32)
-    rows = 1 << 14
-    for start in range(0, len(vectors), rows):
-        _, nearest = index.search(vectors[start : start + rows], k + 1)
-        others = nearest != np.arange(start, start + len(nearest))[:, None]
-        others &= others.cumsum(axis=1) <= k
-        block = np.full((len(nearest), k), -1, dtype=np.int32)
-        row, column = np.nonzero(others)
-        block[row, (others.cumsum(axis=1) - 1)[row, column]] = nearest[row, column]
-        found[start : start + rows] = block
+    with threadpool_limits(limits=1):  # sums in an order that does not depend on the number of cores
+        quantizer = faiss.IndexFlatIP(vectors.shape[1])
+        cells = len(vectors) // ITEMS_PER_CELL
+        index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = TRAINING_ITEMS_PER_CELL
+        index.train(vectors)
+        index.add(vectors)
+        index.nprobe = CELLS_PROBED
+        rows = 1 << 14
+        for start in range(0, len(vectors), rows):
+            _, nearest = index.search(vectors[start : start + rows], k + 1)
+            others = nearest != np.arange(start, start + len(nearest))[:, None]
+            others &= others.cumsum(axis=1) <= k
+            block = np.full((len(nearest), k), -1, dtype=np.int32)
+            row, column = np.nonzero(others)
+            block[row, (others.cumsum(axis=1) - 1)[row, column]] = nearest[row, column]
+            found[start : start + rows] = block
     return found
 
 

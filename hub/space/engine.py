@@ -71,7 +71,8 @@ class Engine:
     @classmethod
     def load(cls, name: str) -> Engine:
         """Load a model from a folder or the Hub, with its item encodings: the repository's, or made here and now."""
-        model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        model = AutoModel.from_pretrained(name, trust_remote_code=True).eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
         if not hasattr(model, "explain"):
             raise ValueError(f"{name}: the model's code cannot explain; save the model again with a newer `gram`")
@@ -103,11 +104,11 @@ class Engine:
     def recommend(self, history: list[int], count: int) -> list[Recommendation]:
         """The `count` best items for a history of catalogue rows, oldest first; never one of the history."""
         histories = [[self.item_ids[row] for row in history]]
-        inputs = self._tokenizer(histories=histories, item_prompts=False, return_tensors="pt")
+        inputs = self._tokenizer(histories=histories, item_prompts=False, return_tensors="pt").to(self._model.device)
         output = self._model.generate(
             **inputs,
             item_cache=self._item_cache,
-            excluded_items=torch.tensor([history]),
+            excluded_items=torch.tensor([history], device=self._model.device),
             num_beams=NUM_BEAMS,
             num_return_sequences=count,
             return_dict_in_generate=True,

@@ -1,0 +1,69 @@
+"""Everything that runs on an accelerator, on one that is none: `on_other_device.py MODEL_FOLDER`, for a test.
+
+The last line is JSON: what was found on the CPU and there.
+"""
+
+import json
+import sys
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+
+from gram.candidates import gram_candidates
+from gram.data import Interactions
+from gram.data.training_steps import TrainingSteps
+from gram.item_cache_gram import ItemCache
+from gram.modeling_gram import GramForConditionalGeneration
+from gram.recommendation import Recommender
+from gram.tokenization_gram import GramTokenizer
+from gram.training.denoising import DenoisingSteps
+from tests.other_device import DEVICE, other_device
+
+SEARCH = {"num_beams": 6, "num_return_sequences": 4, "return_dict_in_generate": True}
+
+
+def everything(model, tokenizer, folder) -> dict:
+    """Numbers of each way to use the model."""
+    device, ids, found = model.device, tokenizer.item_ids, {}
+    rows = [np.array([3, 7, 2]), np.array([5]), np.array([1, 2, 3, 4, 9, 11])]
+    histories = [[ids[row] for row in user] for user in rows]
+    inputs = tokenizer(histories=histories, return_tensors="pt").to(device)
+    excluded = torch.tensor([[3, 7], [5, -1], [1, 2]], device=device)
+    for name, options in {"plain": {}, "exact": {"exact": True}, "excluded": {"excluded_items": excluded}}.items():
+        output = model.generate(**inputs, **{**SEARCH, **options})
+        found[name] = [tokenizer.decode_items(output.sequences, 4), output.sequences_scores.tolist()]
+    caches = [ItemCache.in_memory(model, tokenizer, dtype=dtype) for dtype in ("float32", "bfloat16", "int8")]
+    short = tokenizer(histories=histories, item_prompts=False, return_tensors="pt").to(device)
+    for cache in (*caches, model.encode_items(tokenizer, folder, progress=False)):
+        output = model.generate(**short, **SEARCH, item_cache=cache)
+        found[f"{cache.dtype} {len(found)}"] = [tokenizer.decode_items(output.sequences, 4)]
+    found["explain"] = model.explain(output.item_indices, **short, item_cache=cache).attention_shares.tolist()
+    others = {name: np.array([[8, 9], [8, -1], [2, 20]]) for name in ("all_items", "unseen_items")}
+    candidates = gram_candidates(model, tokenizer, rows, num_beams=4, others=others, progress=False)
+    found["candidates"] = [candidates["unseen_items"].items.tolist(), candidates["all_items"].scores.tolist()]
+    recommended = Recommender(model, tokenizer).recommend(histories, top_k=3)
+    found["recommended"] = [[item.item_id for item in user] for user in recommended]
+    model.train()
+    model.config.dropout_rate = 0.0
+    steps = TrainingSteps(Interactions.from_sequences(["a", "b", "c"], rows), tokenizer, 4, 4, 2, 0, 0)
+    denoising = DenoisingSteps(tokenizer, [len(tokenizer) - 1, len(tokenizer) - 2], 8, 8, 0, 0)
+    for batches, num_tokens in (steps[0], denoising[0]):
+        for batch in batches:
+            model(**send_to_device(batch, device), num_items_in_batch=num_tokens).loss.backward()
+    found["gradients"] = [float(weight.grad.abs().sum()) for weight in model.parameters()]
+    return found
+
+
+def main(model_folder: str, folder: str) -> None:
+    """Twice, and compare."""
+    tokenizer = GramTokenizer.from_pretrained(model_folder)
+    models = [GramForConditionalGeneration.from_pretrained(model_folder, dropout_rate=0.0).eval() for _ in range(2)]
+    expected = everything(models[0], tokenizer, folder)
+    with other_device():
+        found = everything(models[1].to(DEVICE), tokenizer, folder)
+    print(json.dumps([expected, found]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

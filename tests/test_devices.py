@@ -1,0 +1,55 @@
+"""On an accelerator, which a machine without one can only pretend to have."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What every process of a launch runs: where its model lies, and how many hours it waits for the others.
+PROCESS = """
+import sys
+from pathlib import Path
+import torch
+from gram.processes import make_accelerator, this_process
+from gram.recommendation import load_model
+model, _ = load_model(sys.argv[1])
+accelerator = make_accelerator()
+group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+said = f"{model.device} {accelerator.device} {group.options._timeout.total_seconds() / 3600:g}"
+Path(f"{sys.argv[2]}-{this_process().process_index}").write_text(said)
+accelerator.wait_for_everyone()
+"""
+
+
+def close(one, other):
+    """Whether two JSON values are the same but for rounding."""
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return one == (pytest.approx(other, rel=1e-4, abs=1e-5) if isinstance(one, float) else other)
+
+
+def test_an_accelerator_gives_what_the_cpu_gives(model_folder, tmp_path):
+    command = [sys.executable, "-m", "tests.on_other_device", str(model_folder), str(tmp_path / "encodings")]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected, found = json.loads(done.stdout.splitlines()[-1])
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        assert close(values, found[name]), name
+
+
+def test_a_launched_process_loads_onto_its_own_device_and_waits_for_the_long_work_of_others(model_folder, tmp_path):
+    (tmp_path / "process.py").write_text(PROCESS, encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    # What Accelerate finds on a machine of GPUs by a process's number can be said to it, too.
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "meta"}
+    command = [*launch, "process.py", str(model_folder), str(tmp_path / "said")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for process in range(2):
+        assert (tmp_path / f"said-{process}").read_text() == "meta meta 168"
