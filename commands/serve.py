@@ -39,7 +39,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         value = getattr(defaults, name)
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=at_least_one, default=value, metavar="N", help=f"{what} ({value})")
-    cache = "item encodings made by `gram encode` (MODEL/item_encodings; without them items are encoded at the start)"
+    cache = "item encodings made by `gram encode`, read into memory (MODEL/item_encodings; without them items are "
+    cache += "encoded at the start)"
     parser.add_argument("--item-cache", type=Path, metavar="DIR", help=cache)
     levels = ("error", "warning", "info")
     level = "info has a line per request, without its histories (%(default)s)"
