@@ -89,7 +89,7 @@ class GramCardData:
         ids = [tokenizer.item_ids[row] for row in history]
         (recommended,) = Recommender(model, tokenizer).recommend([ids], top_k=NUM_SHOWN)
         return cls(
-            folder_name=folder.resolve().name,
+            folder_name=folder.resolve().name.encode("utf-8", "replace").decode(),
             settings=CardSettings.of(folder) if settings is None else settings,
             config=_read_json(folder / "config.json"),
             training=training,
