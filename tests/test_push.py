@@ -367,8 +367,9 @@ def test_push_to_hub_of_transformers(hub, gram, hub_client, folder):
     [
         ("license: mit\ntags: [a, b]\nlanguage: en\nbase_model: google-t5/t5-small", None),
         ("tags: a", "'tags' is 'a'"),
-        ("- a", "must be `name: value` lines"),
-        ("a: [", "no YAML"),
+        ("- a", "the metadata: must hold `name: value` lines"),
+        ("a: [", "the metadata: not a YAML file"),
+        ("a: &a [1]\nb: *a", "must not use the anchors"),
     ],
 )
 def test_metadata_of_a_card(metadata, problem):

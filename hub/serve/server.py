@@ -162,7 +162,8 @@ def _bound_socket(host: str, port: int) -> socket.socket:
 def _shown(name_or_path: str | Path) -> str:
     """A folder's name alone: where it lies is not for everybody to know."""
     folder = Path(name_or_path)
-    return folder.resolve().name if folder.is_dir() else str(name_or_path)
+    name = folder.resolve().name if folder.is_dir() else str(name_or_path)
+    return name.encode("utf-8", "replace").decode()  # a folder's name need not be UTF-8
 
 
 def _url(listening: socket.socket) -> str:
