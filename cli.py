@@ -80,7 +80,8 @@ def exit_code_of(program: Callable[[], None], name: str = "gram") -> int:
 
 
 def _fail(name: str, message: str, code: int) -> int:
-    print(f"{name}: error: {message}", file=sys.stderr)
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
+    print(f"{name}: error: {shown}", file=sys.stderr)
     return code
 
 

@@ -205,13 +205,24 @@ def test_text_tokenizer_that_is_not_there(gram, data_folder, tmp_path):
 def test_evaluate_prints_a_table_and_saves_results(gram, model_folder, data_folder, tmp_path):
     output = tmp_path / "results.json"
     code, lines, errors = gram(
-        "evaluate", model_folder, "--data", data_folder, "--split", "validation", "--output", output, "--max-users", 7
+        "evaluate",
+        model_folder,
+        "--data",
+        data_folder,
+        "--split",
+        "validation",
+        "--output",
+        output,
+        "--max-users",
+        7,
+        "--num-beams",
+        999_999_999,
     )
     assert (code, errors) == (0, [])
     assert lines[0].startswith("7 validation users")
     assert lines[-1] == f"saved to {output}"
     results = json.loads(output.read_text())
-    assert (results["split"], results["users"], results["num_beams"]) == ("validation", 7, 50)
+    assert (results["split"], results["users"], results["num_beams"]) == ("validation", 7, 30)
     assert pq.read_table(tmp_path / "results.parquet").num_rows == 7 * 4 * 2
     names = {"results.json", "results.parquet", "results.sasrec.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -242,6 +253,7 @@ def test_recommend_to_a_file_of_users(gram, model_folder, tmp_path):
         (["B0001", "XXX"], "item 'XXX' is not in the catalogue of 30 items"),
         ([""], "item '' is not in the catalogue"),
         (["-0iUa4sNDFiZFrAdIWhZoQ"], "item '-0iUa4sNDFiZFrAdIWhZoQ' is not in the catalogue"),  # an id of Yelp
+        (["\x1b[2J"], r"item '\x1b[2J' is not in"),
         (["half \ud83d"], "item 'half \\ud83d' is not in the catalogue"),
     ],
 )

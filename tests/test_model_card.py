@@ -237,6 +237,10 @@ def test_missing_file_is_named(folder, name):
     ("name", "content", "message"),
     [
         ("evaluation.json", "{", r"evaluation\.json: not a JSON file"),
+        ("evaluation.json", '{"models": {}}', r"evaluation\.json: not what `gram evaluate` wrote"),
+        ("evaluation.json", "[]", r"evaluation\.json: not what `gram evaluate` wrote"),
+        ("training.json", "[]", r"training\.json: not what `train_accelerate\.py` wrote"),
+        ("training.json", '{"settings": {}, "progress": {}}', r"training\.json: not what `train_accelerate\.py` wrote"),
         ("ablations.json", "{}", r"ablations\.json: not a list"),
         ("ablations.json", '[{"name": "a", "metrics": {}}]', r"ablations\.json: entry 1 is not of the form"),
         ("card.yaml", "license: mit", r"card\.yaml: unknown key 'license'"),

@@ -404,6 +404,7 @@ def test_a_port_in_use_is_one_line(folder):
     ("flags", "message"),
     [
         (("--port", "70000"), "--port: '70000' is no port"),
+        (("--host", "..."), "--host ...: "),
         (("--batch-size", "0"), "--batch-size: '0' is no whole number of at least 1"),
         (("--max-wait-ms", "-1"), "max_wait_ms is -1.0; it must be at least 0"),
         (("--request-timeout", "nan"), "request_timeout is nan"),

@@ -147,8 +147,8 @@ def _bound_socket(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ValueError(f"--host {host}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--host {host}: {getattr(error, 'strerror', error)}") from None
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
