@@ -6,6 +6,8 @@ Importing this module loads nothing heavy, so that `gram --help` answers at once
 from __future__ import annotations
 
 import argparse
+import io
+import re
 import signal
 import sys
 import threading
@@ -26,7 +28,25 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
         super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
 
+    def parse_known_args(self, args=None, namespace=None):
+        """An id may begin with a dash: what follows a flag and is no flag is its value."""
+        return super().parse_known_args(self._joined(args or []), namespace)
+
+    def _joined(self, words: Sequence[str]) -> list[str]:
+        joined: list[str] = []
+        for word in words:
+            action = self._option_string_actions.get(joined[-1]) if joined else None
+            takes_value = action is not None and action.nargs is None
+            if takes_value and re.match("-[^-]", word) and word not in self._option_string_actions:
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
+
     def error(self, message: str):
+        if message.endswith("expected one argument"):
+            flag = message.split()[1].split("/")[0].rstrip(":")
+            message += f" (one that begins with two dashes is written {flag}=--...)"
         raise ValueError(f"{message}; see `{self.prog} --help`")
 
 
@@ -46,16 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exit_code_of(program: Callable[[], None], name: str = "gram") -> int:
     """Run a program; what a user can put right, and an interrupt, becomes one line on the standard error output."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a title may hold what the terminal cannot show
     try:
         with _terminable():
             program()
+            sys.stdout.flush()  # here a full disk is one line
     except KeyboardInterrupt as error:
         code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
         return _fail(name, "interrupted; run the same command again to go on", code)
     except Exception as error:
         from huggingface_hub.errors import StrictDataclassError
 
-        if not isinstance(error, (ValueError, OSError, StrictDataclassError)):
+        if not isinstance(error, (ValueError, OSError, MemoryError, StrictDataclassError)):
             raise
         return _fail(name, _in_one_line(error), ERROR)
     return 0
@@ -81,7 +104,8 @@ def _terminable() -> Iterator[None]:
 
 
 def _fail(name: str, message: str, code: int) -> int:
-    print(f"{name}: error: {message}", file=sys.stderr)
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
+    print(f"{name}: error: {shown}", file=sys.stderr)
     return code
 
 

@@ -44,10 +44,13 @@ def config_file(name: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: it is neither; the message lists the recipes.
+        IsADirectoryError: it is a folder.
     """
     path, recipe = Path(name), RECIPES / f"{name}.yaml"
     if path.is_file():
         return path
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; give a YAML file of settings")
     if recipe.parent == RECIPES and recipe.is_file():
         return recipe
     names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
@@ -63,20 +66,35 @@ def flags_of_file(path: str | Path, known: set[str]) -> list[str]:
     """
     path = config_file(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a YAML file in UTF-8 ({' '.join(str(error).split())})") from error
-    if not isinstance(content or {}, dict):
-        raise ValueError(f"{path}: must hold `name: value` lines")
+        content = yaml_mapping(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     flags = []
-    for name, value in (content or {}).items():
+    for name, value in content.items():
         if name not in known:
             raise ValueError(f"{path}: unknown key {name!r}; the keys are {', '.join(sorted(known))}")
-        if isinstance(value, dict | list):
+        if isinstance(value, dict | list | set | bytes):
             raise ValueError(f"{path}: {name} must be a single value")
         if value is not None:
             flags += [f"--{name.replace('_', '-')}={str(value).lower() if isinstance(value, bool) else value}"]
     return flags
+
+
+def yaml_mapping(text: str | bytes) -> dict[Any, Any]:
+    """What YAML says in `name: value` lines; empty where it says nothing.
+
+    Raises:
+        ValueError: it is no YAML, or none of this kind; or it has anchors, of which a few lines can make gigabytes.
+    """
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("must not use the anchors of YAML; write the values out")
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"not a YAML file ({' '.join(str(error).split())})") from None
+    if not isinstance(content or {}, dict):
+        raise ValueError("must hold `name: value` lines")
+    return content or {}
 
 
 def settings_from(values: argparse.Namespace | dict[str, Any], settings_class: type) -> Any:

@@ -68,7 +68,7 @@ def train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramT
             reads; another process trains there; or no user has two training items.
     """
     check_folder(settings)
-    with locked(settings.output_dir, inside=True, processes=PartialState(cpu=on_cpu())):
+    with locked(settings.output_dir, inside=True, processes=this_process()):
         _train(settings, data, tokenizer)
 
 

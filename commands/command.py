@@ -37,8 +37,17 @@ def quiet() -> None:
 
 def at_least_one(text: str) -> int:
     """An argument's `type`: a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or (len(text) <= 9 and int(text) < 1):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    if len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text[:20]} is more than anything can use; give at most 999999999")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """An argument's `type`: a port to listen on."""
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
     return int(text)
 
 

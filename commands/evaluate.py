@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> None:
             tokenizer,
             data,
             split=arguments.split,
-            num_beams=arguments.num_beams,
+            num_beams=min(arguments.num_beams, model.item_trie.num_items),  # these rank the whole catalogue
             max_users=arguments.max_users,
             batch_size=arguments.batch_size,
             model_sasrec=Path(arguments.model) / SASREC_FILE,

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from .command import Command, at_least_one, quiet
+from .command import Command, at_least_one, port, quiet
 
 # oneDNN keeps compiled kernels for a thousand shapes of input. Every batch of users has shapes of its own, so that they
 # are of little use, and take some 300 MB in time.
@@ -28,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = ServeSettings()
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=_port, default=8000, metavar="N", help="0 picks a free one (%(default)s)")
+    parser.add_argument("--port", type=port, default=8000, metavar="N", help="0 picks a free one (%(default)s)")
     batch = f"users in one search ({defaults.batch_size})"
     parser.add_argument("--batch-size", type=at_least_one, default=defaults.batch_size, metavar="N", help=batch)
     wait = f"how long a user waits for others to share a search ({defaults.max_wait_ms:g})"
@@ -39,17 +39,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         value = getattr(defaults, name)
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=at_least_one, default=value, metavar="N", help=f"{what} ({value})")
-    cache = "item encodings made by `gram encode` (MODEL/item_encodings; without them items are encoded at the start)"
+    cache = "item encodings made by `gram encode`, read into memory (MODEL/item_encodings; without them items are "
+    cache += "encoded at the start)"
     parser.add_argument("--item-cache", type=Path, metavar="DIR", help=cache)
     levels = ("error", "warning", "info")
     level = "info has a line per request, without its histories (%(default)s)"
     parser.add_argument("--log-level", choices=levels, default="info", help=level)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
-    return int(text)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .command import Command, at_least_one, quiet
+from .command import Command, port, quiet
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     # `run` is what every command's function is called among the arguments
     what.add_argument("--run", action="store_true", dest="here", help="run it here, until it is interrupted")
     parser.add_argument("--private", action="store_true", help="with --repo-id: make it a private Space")
-    parser.add_argument("--port", type=at_least_one, metavar="N", help="with --run: where to listen (7860 or above)")
+    parser.add_argument("--port", type=port, metavar="N", help="with --run: where to listen (7860 or above)")
 
 
 def _run(arguments: argparse.Namespace) -> None:

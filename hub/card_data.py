@@ -23,6 +23,8 @@ TASK = "generative-recommendation"
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 TAGS = ["recommendation", "sequential-recommendation", TASK, "generative-retrieval", "gram"]
 ABLATION_FORM = '{"name", "metrics": {protocol: {metric: {"mean", "low", "high"}}}}'
+NOTED_SETTINGS = {"data", "backbone", "epochs", "validation_users", "validation_beams"}
+NOTED_PROGRESS = {"epoch", "updates", "samples", "seconds", "stopped_early", "validations"}
 HISTORY_LENGTH, NUM_SHOWN = 3, 5  # of the example
 
 
@@ -77,8 +79,10 @@ class GramCardData:
             raise FileNotFoundError(
                 f"{folder / TRAINING_FILE}: no such file; give the folder that `train_accelerate.py` wrote"
             )
+        _check_training(folder / TRAINING_FILE, training)
         model, tokenizer = load_model(folder)
         evaluation = _read_json(folder / EVALUATION_FILE)
+        _check_evaluation(folder / EVALUATION_FILE, evaluation)
         measured = (evaluation or {}).get("weights")
         if measured is not None and measured != hash_of_weights(model):
             raise ValueError(
@@ -89,7 +93,7 @@ class GramCardData:
         ids = [tokenizer.item_ids[row] for row in history]
         (recommended,) = Recommender(model, tokenizer).recommend([ids], top_k=NUM_SHOWN)
         return cls(
-            folder_name=folder.resolve().name,
+            folder_name=folder.resolve().name.encode("utf-8", "replace").decode(),
             settings=CardSettings.of(folder) if settings is None else settings,
             config=_read_json(folder / "config.json"),
             training=training,
@@ -203,6 +207,34 @@ def _read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not a JSON file ({error}); make it again") from None
 
 
+def _check_training(path: Path, training: Any) -> None:
+    try:
+        sound = NOTED_SETTINGS <= training["settings"].keys() and NOTED_PROGRESS <= training["progress"].keys()
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path}: not what `train_accelerate.py` wrote; train again")
+
+
+def _check_evaluation(path: Path, evaluation: Any) -> None:
+    try:
+        sound = evaluation is None or (
+            {"split", "users", "num_beams"} <= evaluation.keys()
+            and "GRAM" in evaluation["models"]
+            and all(map(_are_estimates, evaluation["models"].values()))
+        )
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path}: not what `gram evaluate` wrote; evaluate again, or remove the file")
+
+
+def _are_estimates(metrics: dict[str, Any]) -> bool:
+    """Whether all figures of a card are there; KeyError or TypeError where it is of another form."""
+    estimates = [metrics[protocol][metric] for protocol in PROTOCOLS for metric in METRICS]
+    return all(isinstance(estimate[part], float) for estimate in estimates for part in ("mean", "low", "high"))
+
+
 def _read_ablations(path: Path) -> list[dict[str, Any]]:
     ablations = _read_json(path)
     if ablations is None:
@@ -211,10 +243,7 @@ def _read_ablations(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: not a list; its form is [{ABLATION_FORM}, ...]")
     for number, ablation in enumerate(ablations, start=1):
         try:
-            estimates = [ablation["metrics"][protocol][metric] for protocol in PROTOCOLS for metric in METRICS]
-            sound = isinstance(ablation["name"], str) and all(
-                isinstance(estimate[part], float) for estimate in estimates for part in ("mean", "low", "high")
-            )
+            sound = isinstance(ablation["name"], str) and _are_estimates(ablation["metrics"])
         except (KeyError, TypeError):
             sound = False
         if not sound:

@@ -6,7 +6,8 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huggingface_hub.utils import yaml_dump
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id, yaml_dump
 
 from ..files import new_file
 from ..settings import settings_from_config
@@ -27,6 +28,9 @@ class CardSettings:
         language: of the items' texts, ISO 639 codes by commas, such as en.
         datasets: on the Hub that the model was trained on, by commas; those that `gram prepare` read there by default.
         notes: Markdown for a section of its own.
+
+    Raises:
+        ValueError: `repo_id` cannot be a name on the Hub.
     """
 
     repo_id: str | None = None
@@ -37,6 +41,10 @@ class CardSettings:
     language: str | None = None
     datasets: str | None = None
     notes: str | None = None
+
+    def __post_init__(self):
+        if self.repo_id is not None:
+            check_repo_id(self.repo_id)
 
     @classmethod
     def of(cls, folder: str | Path) -> CardSettings:
@@ -55,6 +63,14 @@ class CardSettings:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         with new_file(Path(folder) / CARD_FILE) as part:
             part.write_text(yaml_dump(given, sort_keys=False), encoding="utf-8")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise ValueError where this cannot be the name of a repository on the Hub."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"--repo-id: {error}") from None
 
 
 def words(text: str | None) -> list[str]:

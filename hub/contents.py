@@ -13,6 +13,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
 from ..recommendation import MODEL_FILES, WEIGHT_INDEX, check_folder, load_model
+from .card_data import PLOT_FILE
 from .endpoint import handler_files
 from .metadata_rules import card_problems
 
@@ -21,19 +22,19 @@ CODE = "*_gram.py"
 SHARDS = f"{ITEM_CACHE_FOLDER}/item_encodings-*.safetensors"
 OPTIONAL_FILES = (
     *("generation_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("evaluation.json", "training.json", CARD, "LICENSE"),
+    *("evaluation.json", "training.json", PLOT_FILE, CARD, "LICENSE"),
 )
 PLACES = ("data", "output_dir", "translation", "folder")  # entries of JSON files that name a folder of this machine
+SHARD_OF_WEIGHTS = re.compile(r"model-\d+-of-\d+\.safetensors")
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
-PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)[^)]*\)|<img[^>]*\ssrc=[\"']([^\"']+)")
 
 
 def contents(folder: str | Path, item_cache: bool = False) -> dict[str, Path | bytes]:
     """The files of a model folder that are for others, by their path in the repository.
 
     These are the weights, the tokenizer with its catalogue, the Hub code, the configurations, and where they are there
-    the card with its pictures, `evaluation.json`, `training.json`, the licence. The handler of Inference Endpoints is
-    added, unless the folder has one of its own.
+    the card, the picture of the training, `evaluation.json`, `training.json`, the licence. The handler of Inference
+    Endpoints is added, unless the folder has one of its own.
     All else stays: data, translation, checkpoints, the ranks of every user, and `sasrec.safetensors`, which serves
     to evaluate a baseline and would often be larger than the model. JSON files lose the folders of this machine.
 
@@ -54,8 +55,6 @@ def contents(folder: str | Path, item_cache: bool = False) -> dict[str, Path | b
     _check_finished(folder)
     paths = [*MODEL_FILES, *_weights(folder), *_code(folder)]
     paths += [name for name in OPTIONAL_FILES if (folder / name).is_file()]
-    if (folder / CARD).is_file():
-        paths += _pictures(folder)
     model, tokenizer = load_model(folder)
     if item_cache:
         ItemCache.open(folder / ITEM_CACHE_FOLDER, model, tokenizer)
@@ -93,8 +92,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _weights(folder: Path) -> list[str]:
     if not (folder / WEIGHT_INDEX).is_file():
         return ["model.safetensors"]
-    shards = sorted(set(_read_json(folder / WEIGHT_INDEX)["weight_map"].values()))
+    try:
+        shards = sorted(set(_read_json(folder / WEIGHT_INDEX)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{folder / WEIGHT_INDEX}: names no files of weights; save the model again") from None
     for name in shards:
+        if not SHARD_OF_WEIGHTS.fullmatch(name):
+            raise ValueError(f"{folder / WEIGHT_INDEX}: {name!r} is no name of a file of weights; save the model again")
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: no such file, but {WEIGHT_INDEX} names it; save the model again")
     return [WEIGHT_INDEX, *shards]
@@ -102,27 +106,28 @@ def _weights(folder: Path) -> list[str]:
 
 def _code(folder: Path) -> list[str]:
     """All Hub code in the folder; what the configurations name, and all that it imports, must be there."""
-    named = []
+    modules = set()
     for name in ("config.json", "tokenizer_config.json"):
         config = _read_json(folder / name)
         if "auto_map" not in config:
             raise ValueError(f"{folder / name}: has no auto_map, so nobody could load it; save the model again")
-        for entry in config["auto_map"].values():
-            named += [entry] if isinstance(entry, str) else [one for one in entry if one]
-        named += [task["impl"] for task in config.get("custom_pipelines", {}).values()]
+        try:
+            entries = [
+                *config["auto_map"].values(),
+                *(task["impl"] for task in config.get("custom_pipelines", {}).values()),
+            ]
+            named = [one for entry in entries for one in ([entry] if isinstance(entry, str) else entry) if one]
+            modules |= {one.split(".")[0] for one in named if "--" not in one}
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"{folder / name}: auto_map or custom_pipelines are damaged; save the model again"
+            ) from None
     try:
-        for module in sorted({name.split(".")[0] for name in named if "--" not in name}):
+        for module in sorted(modules):
             get_relative_import_files(folder / f"{module}.py")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error.filename}: no such file of the Hub code; save the model again") from error
     return sorted(path.name for path in folder.glob(CODE))
-
-
-def _pictures(folder: Path) -> list[str]:
-    """Files of the folder that its card shows."""
-    links = (one or other for one, other in PICTURE.findall((folder / CARD).read_text(encoding="utf-8")))
-    inside = ((link, (folder / link).resolve()) for link in links if "://" not in link)
-    return [link for link, path in inside if path.is_file() and path.is_relative_to(folder.resolve())]
 
 
 def _check_card(folder: Path) -> None:

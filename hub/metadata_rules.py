@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import yaml
 from huggingface_hub import CardData, ModelCard
 from huggingface_hub.utils import yaml_dump
+
+from ..settings import yaml_mapping
 
 LICENCES = frozenset(
     """
@@ -82,12 +83,9 @@ def metadata_of(card: str) -> dict[str, Any]:
     """
     found = _FRONT_MATTER.match(card)
     try:
-        metadata = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError as error:
-        raise ValueError(f"the metadata is no YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(metadata or {}, dict):
-        raise ValueError("the metadata must be `name: value` lines")
-    return metadata or {}
+        return yaml_mapping(found[1]) if found else {}
+    except ValueError as error:
+        raise ValueError(f"the metadata: {error}") from None
 
 
 def metadata_problems(metadata: dict[str, Any]) -> list[str]:

@@ -115,6 +115,7 @@ def _template() -> Template:
     )
     environment.filters |= {
         "plain": plain,
+        "code": code,
         "thousands": lambda number: f"{number:,}",
         "duration": duration,
         "python": lambda value: json.dumps(value, ensure_ascii=False),
@@ -134,7 +135,7 @@ def _values(card: GramCardData) -> dict[str, Any]:
         "task": TASK,
         "protocols": PROTOCOLS,
         "history_ids": [tokenizer.item_ids[row] for row in card.history],
-        "spelled": " ".join(f"`{token}`" for token in tokenizer.catalogue["lexical_id"][0].as_py()),
+        "spelled": " ".join(code(token) for token in tokenizer.catalogue["lexical_id"][0].as_py()),
         "data": data,
         "prepared": (data or {}).get("prepared"),
         "settings": training["settings"],
@@ -177,7 +178,20 @@ def metrics_table(models: dict[str, dict], protocol: str) -> str:
 
 def plain(text: Any) -> str:
     """A text in one line, in which Markdown and HTML find nothing to do."""
-    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", " ".join(str(text).split()))
+    escaped = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", _in_one_line(text))
+    return re.sub(r"^(\d*)([-+=.)])(?=[-=\s]|$)", r"\1\\\2", escaped)  # a list in the list, or a line under a heading
+
+
+def code(text: Any) -> str:
+    """A text in one line as a code span, whatever backticks it holds."""
+    text = _in_one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def _in_one_line(text: Any) -> str:
+    """Without what UTF-8 cannot hold, as in the name of a folder that is not UTF-8."""
+    return " ".join(str(text).encode("utf-8", "replace").decode().split())
 
 
 def duration(seconds: float) -> str:

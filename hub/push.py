@@ -12,23 +12,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants, get_token
-from huggingface_hub.errors import (
-    HFValidationError,
-    HTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..recommendation import MODEL_FILES
-from .card_data import GramCardData
-from .card_settings import CardSettings
+from .card_data import PLOT_FILE, GramCardData
+from .card_settings import CardSettings, check_repo_id
 from .contents import CARD, CODE, SHARDS, contents
 from .model_card import is_handmade, render
 
 WEIGHTS = "model*.safetensors*"  # the index ends with .json
 # What is removed from the Hub where the folder has it no more: it would be of another training.
-OUTDATED = (WEIGHTS, CODE, "evaluation.json", "training.json")
+OUTDATED = (WEIGHTS, CODE, "evaluation.json", "training.json", PLOT_FILE)
 BLOCK = 2**20
 
 
@@ -107,10 +101,7 @@ def push(
         ConnectionError: the Hub cannot be reached.
         OSError: it has refused something else.
     """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"--repo-id: {error}") from error
+    check_repo_id(repo_id)
     found = contents(folder, item_cache)
     api = HfApi()
     with plain_errors(repo_id):

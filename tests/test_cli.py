@@ -1,6 +1,7 @@
 """The command line: what it prints, and bad input as one line that names the place and the remedy."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,11 @@ def test_help_of_a_command_explains_flags_and_shows_an_example(gram, capsys, nam
         (["recomend"], "invalid choice: 'recomend'"),
         (["recommend", "MODEL"], "one of the arguments --history --users is required"),
         (["recommend", "MODEL", "--history", "a", "--top-k", "0"], "--top-k: '0' is no whole number of at least 1"),
+        (["recommend", "MODEL", "--history", "--1Ua"], "(one that begins with two dashes is written --history=--...)"),
+        (["recommend", "MODEL", "--history", "a", "--num-beams", "9" * 5000], "is more than anything can use"),
+        (["space", "a/b", "--run", "--port", "99999"], "--port: '99999' is no port, 0 to 65535"),
+        (["tune", "--data", "DIR", "--output", "x", "--seed", "9" * 30], "is no whole number from 0 to 999999999"),
+        (["prepare", "--output", "x", "--config", "."], ".: is a folder; give a YAML file of settings"),
         (["recommend", "MODEL", "--users", "users.txt"], "--users and --output belong together"),
         (["recommend", "MODEL", "--history", "a", "--output", "x"], "--users and --output belong together"),
         (["evaluate", "MODEL", "--data", "DIR"], "required: --output; see `gram evaluate --help`"),
@@ -199,13 +205,24 @@ def test_text_tokenizer_that_is_not_there(gram, data_folder, tmp_path):
 def test_evaluate_prints_a_table_and_saves_results(gram, model_folder, data_folder, tmp_path):
     output = tmp_path / "results.json"
     code, lines, errors = gram(
-        "evaluate", model_folder, "--data", data_folder, "--split", "validation", "--output", output, "--max-users", 7
+        "evaluate",
+        model_folder,
+        "--data",
+        data_folder,
+        "--split",
+        "validation",
+        "--output",
+        output,
+        "--max-users",
+        7,
+        "--num-beams",
+        999_999_999,
     )
     assert (code, errors) == (0, [])
     assert lines[0].startswith("7 validation users")
     assert lines[-1] == f"saved to {output}"
     results = json.loads(output.read_text())
-    assert (results["split"], results["users"], results["num_beams"]) == ("validation", 7, 50)
+    assert (results["split"], results["users"], results["num_beams"]) == ("validation", 7, 30)
     assert pq.read_table(tmp_path / "results.parquet").num_rows == 7 * 4 * 2
     names = {"results.json", "results.parquet", "results.sasrec.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -235,6 +252,9 @@ def test_recommend_to_a_file_of_users(gram, model_folder, tmp_path):
     [
         (["B0001", "XXX"], "item 'XXX' is not in the catalogue of 30 items"),
         ([""], "item '' is not in the catalogue"),
+        (["-0iUa4sNDFiZFrAdIWhZoQ"], "item '-0iUa4sNDFiZFrAdIWhZoQ' is not in the catalogue"),  # an id of Yelp
+        (["\x1b[2J"], r"item '\x1b[2J' is not in"),
+        (["half \ud83d"], "item 'half \\ud83d' is not in the catalogue"),
     ],
 )
 def test_wrong_history(gram, model_folder, history, message):
@@ -293,6 +313,40 @@ def test_config_with_an_unknown_key(capsys, data_folder, tmp_path):
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith(f"train_accelerate.py: error: {recipe}: unknown key 'learning_rat'; the keys are")
     assert list(tmp_path.iterdir()) == [recipe]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: " + b"[" * 5000 + b"]" * 5000, "not a YAML file (maximum recursion depth exceeded"),
+        (b"a: &a {b: c}\nd: {<<: [*a, *a]}", "must not use the anchors of YAML; write the values out"),
+        (b"\x80\x00\xff", "not a YAML file"),
+        (b"PAR1\x00\x00", "not a YAML file"),
+        (b"- a", "must hold `name: value` lines"),
+        (b"format: !!set {a, b}", "format must be a single value"),
+        (b"", "--format is required"),
+    ],
+)
+def test_a_settings_file_of_another_kind(gram, tmp_path, content, message):
+    (tmp_path / "settings.yaml").write_bytes(content)
+    code, _, errors = gram("prepare", "--output", tmp_path / "x", "--config", tmp_path / "settings.yaml")
+    assert (code, len(errors)) == (2, 1)
+    assert message in errors[0]
+
+
+def test_titles_that_the_terminal_cannot_show(model_folder, tmp_path):
+    """Under an encoding that has few letters."""
+    from gram import GramForConditionalGeneration
+
+    tokenizer = GramTokenizer.from_pretrained(model_folder)
+    place, titles = tokenizer.catalogue.column_names.index("title"), ["Мельница 🎬"] * len(tokenizer.item_ids)
+    tokenizer.catalogue = tokenizer.catalogue.set_column(place, tokenizer.catalogue.schema.field("title"), [titles])
+    tokenizer.save_pretrained(tmp_path / "model")
+    GramForConditionalGeneration.from_pretrained(model_folder).save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-m", "gram.cli", "recommend", str(tmp_path / "model"), "--history", "B0001"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert r"\u041c\u0435\u043b\u044c\u043d\u0438\u0446\u0430 \U0001f3ac" in done.stdout
 
 
 def test_own_mistakes_are_not_hidden(gram, monkeypatch):

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
+import torch
 from safetensors.numpy import save_file
 
 from gram.translation import embedding
@@ -147,5 +149,26 @@ def test_another_kind_of_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"not a \.npy file of numbers"):
         read_vectors(tmp_path / "v.npy", ITEMS)
     pq.write_table(pa.table({"item": ITEMS}), tmp_path / "v.parquet")
-    with pytest.raises(ValueError, match="column item_id is missing"):
+    with pytest.raises(ValueError, match="needs one column item_id"):
         read_vectors(tmp_path / "v.parquet", ITEMS)
+    pq.write_table(pa.table({"item_id": ITEMS, "vector": ["1", "2", "3"]}), tmp_path / "v.parquet")
+    with pytest.raises(ValueError, match="column vector holds string; it must hold lists of numbers"):
+        read_vectors(tmp_path / "v.parquet", ITEMS)
+    pq.write_table(pa.table({"item_id": ["a", "a"], "vector": [[1.0], [2.0]]}), tmp_path / "v.parquet")
+    with pytest.raises(ValueError, match="item a has two vectors"):
+        read_vectors(tmp_path / "v.parquet", ITEMS)
+    np.savez(tmp_path / "v.npz", VECTORS)
+    with pytest.raises(ValueError, match=r"v\.npz: not a kind of file"):
+        read_vectors(tmp_path / "v.npz", ITEMS)
+    (tmp_path / "v.npz").replace(tmp_path / "v.npy")
+    with pytest.raises(ValueError, match=r"v\.npy: not a \.npy file of numbers \(it is an archive"):
+        read_vectors(tmp_path / "v.npy", ITEMS)
+    np.save(tmp_path / "v.npy", VECTORS + 1j)
+    with pytest.raises(ValueError, match=r"holds complex128 of shape"):
+        read_vectors(tmp_path / "v.npy", ITEMS)
+
+
+def test_vectors_in_bfloat16(tmp_path):
+    safetensors.torch.save_file({"v": torch.from_numpy(VECTORS).bfloat16()}, tmp_path / "v.safetensors")
+    vectors = read_vectors(tmp_path / "v.safetensors", ITEMS)
+    np.testing.assert_allclose(vectors, VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True), rtol=1e-2)

@@ -15,6 +15,7 @@ from transformers import T5Tokenizer
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie, cli
 from gram.hub import CardSettings, check_metadata, is_handmade, metadata_problems, refresh_model_card, write_model_card
+from gram.hub.model_card import code, plain
 from gram.run_facts import run_facts
 from gram.tokenization_gram import CATALOGUE_SCHEMA
 
@@ -178,6 +179,27 @@ def test_card_tells_nothing_of_the_machine(folder):
         assert place not in text
 
 
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("![x](sasrec.safetensors)", r"!\[x\](sasrec.safetensors)"),
+        ('<img src="x.png">&lt;', r'\<img src="x.png"\>\&lt;'),
+        ("1984. A novel", r"1984\. A novel"),
+        ("---", r"\---"),
+        ("- a\n# b", r"\- a \# b"),
+        ("0.5-inch", "0.5-inch"),
+        ("half \ud83d", "half ?"),
+    ],
+)
+def test_a_title_is_no_markdown(text, written):
+    assert plain(text) == written
+
+
+@pytest.mark.parametrize(("text", "written"), [("▁a", "`▁a`"), ("a`b", "`` a`b ``"), ("``` \n", "```` ``` ````")])
+def test_a_token_with_backticks_stays_code(text, written):
+    assert code(text) == written
+
+
 def test_without_evaluation_and_ablations_there_are_no_metrics(folder):
     (folder / "evaluation.json").unlink()
     (folder / "ablations.json").unlink()
@@ -215,9 +237,14 @@ def test_missing_file_is_named(folder, name):
     ("name", "content", "message"),
     [
         ("evaluation.json", "{", r"evaluation\.json: not a JSON file"),
+        ("evaluation.json", '{"models": {}}', r"evaluation\.json: not what `gram evaluate` wrote"),
+        ("evaluation.json", "[]", r"evaluation\.json: not what `gram evaluate` wrote"),
+        ("training.json", "[]", r"training\.json: not what `train_accelerate\.py` wrote"),
+        ("training.json", '{"settings": {}, "progress": {}}', r"training\.json: not what `train_accelerate\.py` wrote"),
         ("ablations.json", "{}", r"ablations\.json: not a list"),
         ("ablations.json", '[{"name": "a", "metrics": {}}]', r"ablations\.json: entry 1 is not of the form"),
         ("card.yaml", "license: mit", r"card\.yaml: unknown key 'license'"),
+        ("card.yaml", "repo_id: ../kitchen", r"--repo-id: Repo id must use alphanumeric chars"),
         ("card.yaml", "licence: my-own", r"'license' is 'my-own'; it must be .*apache-2\.0"),
         ("card.yaml", "licence: other", r"'license_name' must say which"),
     ],

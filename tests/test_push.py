@@ -115,6 +115,10 @@ def spoil(folder, name, old, new):
     path.write_text(path.read_text().replace(old, new, 1))
 
 
+def write_index(folder, index):
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def test_the_quickstart_loads_by_name(hub, gram, hub_client, folder):
     local = Recommender.from_pretrained(folder)
     before = [[item.item_id for item in items] for items in local.recommend(HISTORIES)]
@@ -133,11 +137,11 @@ def test_only_what_is_for_others_is_uploaded(hub, gram, folder):
     (folder / "notes.txt").write_text("x")
     (folder / "handler.py").write_text("class EndpointHandler: ...\n")
     (folder / "loss.png").write_bytes(b"picture")
-    (folder.parent / "outside.png").write_bytes(b"picture")
-    spoil(folder, "README.md", "\n# ", "\n![Loss](loss.png) ![Else](../outside.png) ![Far](https://x.org/a.png)\n# ")
+    pictures = '![Loss](loss.png) ![A title](sasrec.safetensors) <img src="sasrec.safetensors">'
+    spoil(folder, "README.md", "\n# ", f"\n{pictures}\n# ")
     push(gram, folder, "tester/outside")
     found = hub.files("tester/outside")
-    assert {name for name in found if not name.endswith("_gram.py")} == {*UPLOADED, "loss.png"}
+    assert {name for name in found if not name.endswith("_gram.py")} == UPLOADED
     assert {name for name in found if name.endswith("_gram.py")} == {path.name for path in folder.glob("*_gram.py")}
     for name, content in found.items():
         assert str(folder.parent).encode() not in content, name
@@ -311,6 +315,12 @@ def test_refused_by_the_hub(hub, gram, hub_client, folder):
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 30), "the weights cannot be read"),
         (lambda folder: (folder / "checkpoints").mkdir(), "a training run has not finished here"),
         (lambda folder: spoil(folder, "config.json", '"gram"', '"t5"'), "the model_type is 't5'"),
+        (lambda folder: spoil(folder, "config.json", '"auto_map": {', '"auto_map": [], "x": {'), "are damaged"),
+        (
+            lambda folder: write_index(folder, {"weight_map": {"shared.weight": "sasrec.safetensors"}}),
+            "'sasrec.safetensors' is no name of a file of weights",
+        ),
+        (lambda folder: write_index(folder, {}), "names no files of weights"),
         (
             lambda folder: spoil(folder, "README.md", "license: other", "license: Apache 2.0"),
             "'license' is 'Apache 2.0'",
@@ -357,8 +367,9 @@ def test_push_to_hub_of_transformers(hub, gram, hub_client, folder):
     [
         ("license: mit\ntags: [a, b]\nlanguage: en\nbase_model: google-t5/t5-small", None),
         ("tags: a", "'tags' is 'a'"),
-        ("- a", "must be `name: value` lines"),
-        ("a: [", "no YAML"),
+        ("- a", "the metadata: must hold `name: value` lines"),
+        ("a: [", "the metadata: not a YAML file"),
+        ("a: &a [1]\nb: *a", "must not use the anchors"),
     ],
 )
 def test_metadata_of_a_card(metadata, problem):

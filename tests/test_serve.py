@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -281,14 +283,7 @@ def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert "too many users are waiting" in refused.json()["detail"]
-        with ExitStack() as slow:  # 4 users who wait and twice 8 who are searched for make 20 requests
-            for _ in range(20 - len(waiting)):
-                slow.enter_context(socket.create_connection(("127.0.0.1", server.port))).sendall(HEAD)
-            wait_for(server.url, "gram_requests_in_flight", 21)  # this question among them
-            refused = httpx.post(url, json={"histories": [["8"]]})
-            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-            assert httpx.get(f"{server.url}/health").json()["waiting_users"] == 4
-        wait_for(server.url, "gram_requests_in_flight", 1 + len(waiting))
+        assert httpx.get(f"{server.url}/health").json()["waiting_users"] == 4
         server.process.send_signal(signal.SIGTERM)
         answers = [future.result() for future in waiting]
         for answer, asked, top_k in zip(
@@ -299,6 +294,48 @@ def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/health")
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_clients_who_never_end_keep_nobody_out(folder, recommender, tmp_path):
+    most = 20
+    with (
+        Server(folder, tmp_path / "log", "--max-pending", str(most), "--max-histories", "4") as server,
+        ExitStack() as clients,
+    ):
+
+        def connect(sent):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+            client.sendall(sent)
+            return client
+
+        idle = [connect(b""), connect(b"GET /health HTT")]
+        slow = [connect(HEAD + b'{"his') for _ in range(most)]
+        wait_for(server.url, "gram_requests_in_flight", most + 1)  # this question among them
+        answer = httpx.post(f"{server.url}/recommend", json={"histories": [["1", "2"]]}, timeout=60)
+        assert_answers(answer, recommender, [["1", "2"]])
+        (given_up,), _, _ = select.select(slow, [], [], 60)
+        assert given_up.recv(1000).startswith(b"HTTP/1.1 408 ")
+        slow.remove(given_up)
+        slow[0].sendall(b'tories": [["1"]]}')
+        assert slow[0].recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert [client.recv(1000) for client in idle] == [b"", b""]  # cut
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_a_server_survives_its_terminal_and_its_files(folder, recommender, tmp_path, with_cache):
+    served = shutil.copytree(folder, tmp_path / "served")
+    if with_cache:
+        recommender.model.encode_items(recommender.tokenizer, served / "item_encodings", progress=False)
+    with Server(served, tmp_path / "log") as server:
+        server.process.send_signal(signal.SIGHUP)
+        for path in served.rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")  # in place, as `cp` writes over a file
+        histories = [["1", "2", "3"], ["20"]]
+        answer = httpx.post(f"{server.url}/recommend", json={"histories": histories}, timeout=60)
+        assert_answers(answer, recommender, histories)
+        assert server.stop() == 0
 
 
 def test_requests_of_one_kind_share_a_search(folder, recommender, tmp_path):
@@ -339,6 +376,8 @@ def test_a_failed_search_is_an_error_without_traceback_and_the_next_is_answered(
         def recommend(self, histories, *search):
             if ["13"] in histories:
                 raise RuntimeError("out of luck")
+            if ["14"] in histories:
+                raise ValueError("the scores are not finite")
             return super().recommend(histories, *search)
 
     failing = Failing(recommender.model, recommender.tokenizer, item_cache=recommender.item_cache)
@@ -346,6 +385,8 @@ def test_a_failed_search_is_an_error_without_traceback_and_the_next_is_answered(
         failed = client.post("/recommend", json={"histories": [["13"]]})
         assert (failed.status_code, failed.json()) == (500, {"detail": "the search failed"})
         assert "out of luck" in caplog.text
+        failed = client.post("/recommend", json={"histories": [["14"]]})
+        assert (failed.status_code, failed.json()["detail"]) == (500, "the search failed: the scores are not finite")
         assert_answers(client.post("/recommend", json={"histories": [["1"]]}), recommender, [["1"]])
 
 
@@ -363,6 +404,7 @@ def test_a_port_in_use_is_one_line(folder):
     ("flags", "message"),
     [
         (("--port", "70000"), "--port: '70000' is no port"),
+        (("--host", "..."), "--host ...: "),
         (("--batch-size", "0"), "--batch-size: '0' is no whole number of at least 1"),
         (("--max-wait-ms", "-1"), "max_wait_ms is -1.0; it must be at least 0"),
         (("--request-timeout", "nan"), "request_timeout is nan"),

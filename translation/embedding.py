@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from accelerate import PartialState
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
@@ -135,7 +136,7 @@ def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
         vectors = readers[path.suffix](path, item_ids)
     except (SafetensorError, pa.ArrowException, EOFError) as error:
         raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())}); write it again") from None
-    if vectors.ndim != 2 or len(vectors) != len(item_ids) or not np.issubdtype(vectors.dtype, np.number):
+    if vectors.ndim != 2 or len(vectors) != len(item_ids) or vectors.dtype.kind not in "iuf" or not vectors.size:
         shape = f"({len(item_ids)}, d)"
         raise ValueError(f"{path}: holds {vectors.dtype} of shape {vectors.shape}; it must be numbers, {shape}")
     vectors = vectors.astype(np.float64)
@@ -147,25 +148,37 @@ def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
 
 def _read_npy(path: Path, item_ids: Sequence[str]) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        vectors = np.load(path, allow_pickle=False)
+        if isinstance(vectors, np.ndarray):
+            return vectors
+        said = "it is an archive of several"
     except ValueError as error:
-        raise ValueError(f"{path}: not a .npy file of numbers ({error}); write it with numpy.save") from None
+        said = error
+    raise ValueError(f"{path}: not a .npy file of numbers ({said}); write it with numpy.save") from None
 
 
 def _read_safetensors(path: Path, item_ids: Sequence[str]) -> np.ndarray:
-    with safe_open(path, framework="np") as file:
-        names = list(file.keys())
-        if len(names) != 1:
-            raise ValueError(f"{path}: holds {len(names)} arrays; it must hold one, the vectors")
-        return file.get_tensor(names[0])
+    tensors = load_file(path)
+    if len(tensors) != 1:
+        raise ValueError(f"{path}: holds {len(tensors)} arrays; it must hold one, the vectors")
+    (vectors,) = tensors.values()
+    is_short = vectors.is_floating_point() and vectors.dtype.itemsize < 4  # numpy has no bfloat16
+    return (vectors.float() if is_short else vectors).numpy()
 
 
 def _read_parquet(path: Path, item_ids: Sequence[str]) -> np.ndarray:
     table = pq.read_table(path)
     for name in ("item_id", "vector"):
-        if name not in table.column_names:
-            raise ValueError(f"{path}: column {name} is missing; the columns must be item_id and vector")
-    rows = {item: row for row, item in enumerate(table["item_id"].cast(pa.string()).to_pylist())}
+        if table.column_names.count(name) != 1:
+            raise ValueError(f"{path}: needs one column {name}; the columns must be item_id and vector")
+    kind = table["vector"].type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise ValueError(f"{path}: column vector holds {kind}; it must hold lists of numbers")
+    ids = table["item_id"].cast(pa.string()).to_pylist()
+    rows = {item: row for row, item in enumerate(ids)}
+    if len(rows) < len(ids):
+        twice = next(item for row, item in enumerate(ids) if rows[item] != row)
+        raise ValueError(f"{path}: item {twice} has two vectors; keep one")
     missing = next((item for item in item_ids if item not in rows), None)
     if missing is not None:
         raise ValueError(f"{path}: item {missing} has no vector; add a row for it")

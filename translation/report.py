@@ -63,7 +63,7 @@ def write_report(
     page = re.sub(r"{{(title|data)}}", lambda match: fields[match[1]], TEMPLATE.read_text(encoding="utf-8"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as part:
-        part.write_bytes(page.encode())
+        part.write_bytes(page.encode("utf-8", "replace"))
 
 
 def _as_script_text(data: dict[str, Any]) -> str:

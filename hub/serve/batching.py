@@ -147,11 +147,14 @@ class Batcher:
             found = await loop.run_in_executor(
                 self._thread, self.recommender.recommend, histories, top_k, exclude_seen, num_beams
             )
-        except Exception:
+        except Exception as error:
             logger.exception("a search for %d users failed", len(batch))
+            said = (
+                f": {error}" if isinstance(error, ValueError) else ""
+            )  # our own words, as of scores that are no numbers
             for user in batch:
                 if not user.found.done():
-                    user.found.set_exception(SearchError("the search failed"))
+                    user.found.set_exception(SearchError(f"the search failed{said}"))
             return
         self.metrics.search_seconds.observe(loop.time() - start)
         self.metrics.batches.observe(len(batch))

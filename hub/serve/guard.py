@@ -21,8 +21,8 @@ class Guard:
 
     The body of a request for recommendations is read here, whole, and no further than its limit; other bodies are not
     read. A request that takes too long, or whose client has gone, is cancelled, and with it the search that it waits
-    for. So that memory is bounded, no more requests for recommendations are let in than users may wait or be searched
-    for; questions about items and health are let in at any time.
+    for. So that memory is bounded, as many bodies may be on their way as users may wait for a search. One more, and the
+    one that has been so longest is given up: a client who never ends keeps nobody out.
 
     Args:
         app: what answers the requests.
@@ -35,8 +35,8 @@ class Guard:
 
     def __init__(self, app, settings: ServeSettings, metrics: ServerMetrics):
         self.app, self.settings, self.metrics = app, settings, metrics
-        self.most_in_flight = settings.max_pending + 2 * settings.batch_size
         self.is_closing = False
+        self._arriving: dict[asyncio.Task, None] = {}  # in order of arrival
 
     async def __call__(self, scope, receive, send) -> None:
         """Handle a request; what is no HTTP request is handed on."""
@@ -53,26 +53,41 @@ class Guard:
 
     async def _handle(self, scope, receive, answer: _Answer) -> None:
         """Let the application answer, unless the request is too large, too slow or one too many."""
-        deadline, body = time.monotonic() + self.settings.request_timeout, b""
-        if scope["path"] == RECOMMEND:
-            if self.metrics.in_flight > self.most_in_flight:
-                await answer.refuse(503, "too many requests are in flight; try again in 1 s", (b"retry-after", b"1"))
-                return
-            try:
-                body = await asyncio.wait_for(self._body(scope, receive), self.settings.request_timeout)
-            except asyncio.TimeoutError:
-                await answer.refuse(408, f"the request did not arrive within {self.settings.request_timeout:g} s")
-                return
-            except ConnectionError:
-                answer.status = CLIENT_GONE
-                return
-            if body is None:
-                await answer.refuse(413, f"the body has more than {self.settings.max_body_bytes} bytes")
-                return
-            gone = asyncio.ensure_future(receive())  # after the body, all that can come is that the client has gone
-        else:
-            gone = asyncio.get_running_loop().create_future()
-        await self._answer(scope, body, gone, answer, deadline)
+        timeout = self.settings.request_timeout
+        deadline = time.monotonic() + timeout
+        if scope["path"] != RECOMMEND:
+            await self._answer(scope, b"", asyncio.get_running_loop().create_future(), answer, deadline)
+            return
+        try:
+            body = await self._arrival(scope, receive)
+        except asyncio.TimeoutError:
+            await answer.refuse(408, f"the request did not arrive within {timeout:g} s, or others came before its end")
+            return
+        except ConnectionError:
+            answer.status = CLIENT_GONE
+            return
+        if body is None:
+            await answer.refuse(413, f"the body has more than {self.settings.max_body_bytes} bytes")
+            return
+        # After the body, all that can come is that the client has gone.
+        await self._answer(scope, body, asyncio.ensure_future(receive()), answer, deadline)
+
+    async def _arrival(self, scope, receive) -> bytes | None:
+        """The body; TimeoutError where it takes too long, or is given up for another."""
+        reading = asyncio.ensure_future(self._body(scope, receive))
+        self._arriving[reading] = None
+        if len(self._arriving) > self.settings.max_pending:
+            longest = next(iter(self._arriving))
+            del self._arriving[longest]
+            longest.cancel()
+        try:
+            await asyncio.wait({reading}, timeout=self.settings.request_timeout)
+            if not reading.done() or reading.cancelled():
+                raise asyncio.TimeoutError
+            return reading.result()
+        finally:
+            reading.cancel()
+            self._arriving.pop(reading, None)
 
     async def _answer(self, scope, body: bytes, gone: asyncio.Future, answer: _Answer, deadline: float) -> None:
         """Let the application answer in time, for as long as the client waits."""
@@ -149,11 +164,11 @@ class _Answer:
             self.is_complete = not message.get("more_body", False)
         await self._send(message)
 
-    async def refuse(self, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
+    async def refuse(self, status: int, detail: str) -> None:
         """Answer with an error in place of the application, unless it has begun to."""
         if self.has_begun:
             return
         body = json.dumps({"detail": detail}).encode()
-        own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await self.send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
