@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import CompileConfig
+from transformers import Cache, CompileConfig
 from transformers.generation import GenerationConfig
+from transformers.utils import ModelOutput
 
 # What becomes of every field of a GenerationConfig. These are heeded ...
 HEEDED = {
@@ -168,17 +169,18 @@ def zeros_and_ones(name: str, mask: Any, shape: Sequence[int]) -> torch.Tensor:
     return mask.long()
 
 
-def check_ranges(*checks: tuple[str, torch.Tensor, int, int]) -> None:
-    """Check (name, values, lowest, highest) of each; values of all come from the device at once.
+def check_ranges(*checks: tuple[str, torch.Tensor, int, int | None]) -> None:
+    """Check (name, values, lowest, highest or None) of each; values of all come from the device at once.
 
     Raises:
         ValueError: a value is out of its range.
     """
     found = torch.stack([bound for _, values, _, _ in checks for bound in values.aminmax()]).tolist()
     for (name, _, lowest, highest), least, most in zip(checks, found[::2], found[1::2], strict=True):
-        if least < lowest or most > highest:
+        if least < lowest or (highest is not None and most > highest):
             wrong = least if least < lowest else most
-            raise ValueError(f"`{name}` holds {wrong}; it may hold numbers from {lowest} to {highest}")
+            upward = "on" if highest is None else f"to {highest}"
+            raise ValueError(f"`{name}` holds {wrong}; it may hold numbers from {lowest} {upward}")
 
 
 def read_passages(
@@ -203,6 +205,13 @@ def read_passages(
     return input_ids, mask
 
 
+def check_users(mask: torch.Tensor) -> None:
+    """Raise ValueError, naming the user, where a mask (B, ...) has a user of nothing but padding."""
+    empty = (~mask.flatten(1).any(dim=1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"user {empty[0]} has no passage, only padding; give a user prompt or an item")
+
+
 def read_encoded(
     config, encoder_outputs: Any, input_ids: Any, attention_mask: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,7 +221,7 @@ def read_encoded(
         TypeError: `encoder_outputs` is no tuple that begins with states.
         ValueError: a shape or a value is impossible; neither a mask nor the passages' token ids are given.
     """
-    states = None if isinstance(encoder_outputs, torch.Tensor) else encoder_outputs[0]
+    states = encoder_outputs[0] if isinstance(encoder_outputs, tuple | list | ModelOutput) else None
     if not isinstance(states, torch.Tensor) or states.dim() != 3:
         raise TypeError("`encoder_outputs` must be what `encode` returned, or a tuple that begins with its states")
     if input_ids is not None:
@@ -224,31 +233,43 @@ def read_encoded(
     return states, mask
 
 
-def read_targets(config, batch_size: int, labels: Any, decoder_input_ids: Any, decoder_inputs_embeds: Any):
-    """Labels (B, T) int64, or None; also checks what the decoder gets in their place.
+def read_targets(
+    config,
+    batch_size: int,
+    labels: Any,
+    decoder_input_ids: Any,
+    decoder_inputs_embeds: Any = None,
+    decoder_attention_mask: Any = None,
+    past_key_values: Cache | None = None,
+) -> torch.Tensor | None:
+    """Labels (B, T) int64, or None; what the decoder is given beside them or in their place is checked too.
 
     Raises:
         TypeError: no tensor of integers.
-        ValueError: there is neither; a shape or a value is impossible.
+        ValueError: there is nothing to decode; a shape or a value is impossible.
     """
-    length, checks = "tokens", []
-    if decoder_inputs_embeds is not None:
-        if decoder_input_ids is not None:
+    length, checks, highest = "tokens", [], config.vocab_size - 1
+    if decoder_input_ids is not None:
+        if decoder_inputs_embeds is not None:
             raise ValueError("give `decoder_input_ids` or `decoder_inputs_embeds`, not both")
+        length = integers("decoder_input_ids", decoder_input_ids, (batch_size, length)).shape[1]
+        checks.append(("decoder_input_ids", decoder_input_ids.long(), 0, highest))
+    elif decoder_inputs_embeds is not None:
         shape = tuple(decoder_inputs_embeds.shape)
         if len(shape) != 3 or (shape[0], shape[2]) != (batch_size, config.d_model):
             expected = f"({batch_size}, tokens, {config.d_model})"
             raise ValueError(f"`decoder_inputs_embeds` must be {expected}, got shape {shape}")
         length = shape[1]
-    elif decoder_input_ids is not None:
-        decoder_input_ids = integers("decoder_input_ids", decoder_input_ids, (batch_size, length))
-        checks.append(("decoder_input_ids", decoder_input_ids, 0, config.vocab_size - 1))
-        length = decoder_input_ids.shape[1]
     elif labels is None:
         raise ValueError("give `labels`, or `decoder_input_ids`; to recommend items, call `generate`")
     if labels is not None:
         labels = integers("labels", labels, (batch_size, length))
-        checks.append(("labels", labels.masked_fill(labels == -100, 0), 0, config.vocab_size - 1))
+        checks.append(("labels", labels.masked_fill(labels == -100, 0), 0, highest))
+        length = labels.shape[1]
+    if decoder_attention_mask is not None:
+        length += 0 if past_key_values is None else past_key_values.get_seq_length()
+        mask = zeros_and_ones("decoder_attention_mask", decoder_attention_mask, (batch_size, length))
+        checks.append(("decoder_attention_mask", mask, 0, 1))
     if checks:
         check_ranges(*checks)
     return labels
@@ -306,7 +327,7 @@ def catalogue_rows(name: str, rows: Any, batch_size: int, device: torch.device, 
         raise TypeError(f"`{name}` must be integers, catalogue rows, got {rows.dtype}")
     rows = rows.to(device, torch.long)
     if rows.numel():
-        check_ranges((name, rows, -1, torch.iinfo(torch.long).max if num_items is None else num_items - 1))
+        check_ranges((name, rows, -1, None if num_items is None else num_items - 1))
     return rows
 
 
@@ -330,6 +351,7 @@ __all__ = [
     "catalogue_rows",
     "check_ranges",
     "check_trie",
+    "check_users",
     "integers",
     "read_encoded",
     "read_history",

@@ -257,9 +257,6 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             ValueError: an argument of an impossible shape or value; one that the form has no use for.
             TypeError: an argument of another type, or an unknown one.
         """
-        unknown = [name for name, value in kwargs.items() if value is not None]
-        if unknown:
-            raise TypeError(f"forward() got an argument that it has no use for: {unknown[0]!r}")
         of_decoder = {
             "attention_mask": decoder_attention_mask,
             "inputs_embeds": decoder_inputs_embeds,
@@ -271,27 +268,31 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         of_decoder = {name: value for name, value in of_decoder.items() if value is not None}
         unknown = [name for name, value in kwargs.items() if value is not None]
         if unknown:
-            raise TypeError(f"forward() got an argument that it has no use for: {unknown[0]!r}")
-        if history is not None and (of_decoder or encoder_outputs is not None):
-            needless = next(iter(of_decoder), "encoder_outputs")
-            raise ValueError(f"`{needless}` is of the plain form; with `history`, the grouped form, it has no meaning")
+            raise TypeError(f"forward() has no use for the argument {unknown[0]!r}, and refuses it")
         if output_attentions and self.decoder.config._attn_implementation != "eager":
             raise ValueError('`output_attentions` needs `attn_implementation="eager"`, given when the model is loaded')
         if history is not None:
-            input_ids, mask = read_passages(self.config, input_ids, attention_mask, ("samples", "tokens"))
-        elif encoder_outputs is None:
+            needless = [name for name, value in of_decoder.items() if value is not False]
+            if needless or encoder_outputs is not None:
+                raise ValueError(f"with `history`, forward() has no use for {[*needless, 'encoder_outputs'][0]!r}")
+            return self._forward_grouped(
+                input_ids, attention_mask, decoder_input_ids, labels, history, num_items_in_batch, smoothing
+            )
+        if encoder_outputs is None:
             input_ids, mask = read_passages(self.config, input_ids, attention_mask)
         else:
             states, mask = read_encoded(self.config, encoder_outputs, input_ids, attention_mask)
-        labels = read_targets(self.config, len(mask), labels, decoder_input_ids, decoder_inputs_embeds)
+        labels = read_targets(
+            self.config,
+            len(mask),
+            labels,
+            decoder_input_ids,
+            decoder_inputs_embeds,
+            decoder_attention_mask,
+            past_key_values,
+        )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
-        if history is not None:
-            history = read_history(self.config, len(mask), history)
-            states = decode_grouped(self, input_ids, mask, decoder_input_ids, history)
-            if labels is None:
-                return Seq2SeqLMOutput(logits=self._logits(states))
-            return Seq2SeqLMOutput(loss=target_loss(self, states, labels, num_items_in_batch, smoothing))
         if encoder_outputs is None:
             states = self._encode(input_ids, mask)
         decoded = self.decoder(
@@ -317,6 +318,19 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             cross_attentions=decoded.get("cross_attentions"),
             encoder_last_hidden_state=states,
         )
+
+    def _forward_grouped(
+        self, input_ids, attention_mask, decoder_input_ids, labels, history, num_items_in_batch, smoothing
+    ) -> Seq2SeqLMOutput:
+        input_ids, mask = read_passages(self.config, input_ids, attention_mask, ("samples", "tokens"))
+        history = read_history(self.config, len(mask), history)
+        labels = read_targets(self.config, len(mask), labels, decoder_input_ids)
+        if decoder_input_ids is None:
+            decoder_input_ids = self._shift_right(labels)
+        states = decode_grouped(self, input_ids, mask, decoder_input_ids, history)
+        if labels is None:
+            return Seq2SeqLMOutput(logits=self._logits(states))
+        return Seq2SeqLMOutput(loss=target_loss(self, states, labels, num_items_in_batch, smoothing))
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         return self.lm_head(states * self.model_dim**-0.5 if self.config.scale_decoder_outputs else states)

@@ -8,7 +8,7 @@ from transformers.generation import GenerationConfig
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 
-from .arguments_gram import catalogue_rows, check_trie, read_encoded, read_passages, search_options
+from .arguments_gram import catalogue_rows, check_trie, check_users, read_encoded, read_passages, search_options
 from .decoding_gram import PrefixDecoder
 from .encoding_gram import encode_packed
 from .exact_gram import exact_search
@@ -110,12 +110,11 @@ class GramSearchMixin:
         if encoder_outputs is not None:
             if history is not None or item_cache is not None:
                 raise ValueError("give `encoder_outputs`, or `history` with `item_cache`, not both")
-            fused = FusedPassages.of_encoder_outputs(
-                *read_encoded(self.config, encoder_outputs, input_ids, attention_mask)
-            )
+            states, mask = read_encoded(self.config, encoder_outputs, input_ids, attention_mask)
+            check_users(mask)
+            fused = FusedPassages.of_encoder_outputs(states, mask)
         else:
             fused, _ = self._fused(input_ids, attention_mask, history, item_cache)
-        _check_users(fused)
         if excluded_items is not None:
             excluded_items = catalogue_rows("excluded_items", excluded_items, len(fused.index), self.device)
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
@@ -168,7 +167,6 @@ class GramSearchMixin:
         """
         trie = self._trie(item_trie)
         fused, num_passages = self._fused(input_ids, attention_mask, history, item_cache)
-        _check_users(fused)
         items = catalogue_rows("item_indices", item_indices, len(fused.index), self.device)
         found = explain_items(self, fused, num_passages, items, trie)
         _check_finite([found.token_log_probs.sum()])
@@ -201,6 +199,7 @@ class GramSearchMixin:
         if history is not None or item_cache is not None:
             return self._fused_from_cache(input_ids, attention_mask, history, item_cache)
         input_ids, attention_mask = read_passages(self.config, input_ids, attention_mask)
+        check_users(attention_mask)
         real = attention_mask.any(dim=-1)  # (B, P)
         both = torch.stack([input_ids[real], attention_mask[real]], dim=-1)  # (N, L, 2)
         both, which = both.unique(dim=0, return_inverse=True)
@@ -239,12 +238,6 @@ class GramSearchMixin:
         passages[:, 0] = torch.arange(len(history), device=self.device)
         lengths = torch.cat([mask.sum(dim=1), lengths])
         return FusedPassages.of(states, lengths, passages, self.passage_positions), passages.shape[1]
-
-
-def _check_users(fused: FusedPassages) -> None:
-    empty = (~fused.mask.any(dim=1)).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(f"user {empty[0]} has no passage: all of it is padding; give a user prompt or an item")
 
 
 def _summed(step: Step, sums: list[torch.Tensor]) -> Step:
