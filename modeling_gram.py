@@ -73,6 +73,15 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             del tied["lm_head.weight"]
         return tied
 
+    def get_submodule(self, target: str) -> nn.Module:
+        """A module by its name; PEFT's soft prompts, which ask for one that T5 does not have, are refused here."""
+        if target == "embeddings.word_embeddings":
+            raise ValueError(
+                "a GRAM takes no soft prompts (prompt tuning, prefix tuning, P-tuning): they belong to one sequence, and "
+                "it reads many passages; use LoRA or another adapter of weights"
+            )
+        return super().get_submodule(target)
+
     @classmethod
     def from_backbone(cls, backbone: str, **config_fields) -> "GramForConditionalGeneration":
         """Start from the weights of a T5 checkpoint: T5, T5 v1.1, FLAN-T5, mT5 and their kin.
