@@ -77,8 +77,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         """A module by its name; PEFT's soft prompts, which ask for one that T5 does not have, are refused here."""
         if target == "embeddings.word_embeddings":
             raise ValueError(
-                "a GRAM takes no soft prompts (prompt tuning, prefix tuning, P-tuning): they belong to one sequence, and "
-                "it reads many passages; use LoRA or another adapter of weights"
+                "a GRAM takes no soft prompts (prompt tuning, prefix tuning, P-tuning): they belong to one sequence, "
+                "and it reads many passages; use LoRA or another adapter of weights"
             )
         return super().get_submodule(target)
 
