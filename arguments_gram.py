@@ -294,7 +294,9 @@ def read_history(config, num_samples: int, history: Any) -> dict[str, torch.Tens
     return {"input_ids": input_ids, "attention_mask": mask, "items": items, "positions": positions}
 
 
-def catalogue_rows(name: str, rows: Any, batch_size: int, device: torch.device, num_items: int | None = None):
+def catalogue_rows(
+    name: str, rows: Any, batch_size: int, device: torch.device, num_items: int | None = None, most: int | None = None
+) -> torch.Tensor:
     """Catalogue rows (B, K) int64 on a device, -1 for none, of a tensor, an array, or a list for each user.
 
     Args:
@@ -303,28 +305,30 @@ def catalogue_rows(name: str, rows: Any, batch_size: int, device: torch.device, 
         batch_size: B, the number of users.
         device: where the rows go.
         num_items: of the catalogue, where rows beyond it are wrong.
+        most: the highest K, where there is one.
 
     Raises:
         TypeError: they are no integers.
-        ValueError: they are not one list for each user; a row is below -1, or not in the catalogue.
+        ValueError: they are not one list for each user, or too many; a row is below -1, or not in the catalogue.
     """
-    expected = f"({batch_size}, 1 or more)"
-    if isinstance(rows, np.ndarray) and rows.dtype != object:
-        rows = torch.as_tensor(rows)
-    if not isinstance(rows, torch.Tensor):
+    expected = f"({batch_size}, {'1 or more' if most is None else f'{most} or fewer'})"
+    if isinstance(rows, torch.Tensor) or (isinstance(rows, np.ndarray) and rows.dtype != object):
+        users = rows = torch.as_tensor(rows)
+        got = f"{tuple(rows.shape)}"
+    else:
         try:
             users = [torch.as_tensor(user) for user in rows]
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"`{name}` must be catalogue rows {expected}, got {rows!r:.80}") from None
-        if len(users) != batch_size or any(user.dim() != 1 for user in users):
-            got = f"{len(users)} lists" if all(user.dim() == 1 for user in users) else f"{rows!r:.80}"
-            raise ValueError(f"`{name}` must be of shape {expected}, one list for each user, got {got}")
-        users = [user if len(user) else user.new_full((1,), -1, dtype=torch.long) for user in users]
+        users = [user if user.numel() else torch.full((1,), -1, device=user.device) for user in users]
+        got = f"{rows!r:.80}"
+    if len(users) != batch_size or any(user.dim() != 1 or (most and len(user) > most) for user in users):
+        raise ValueError(f"`{name}` must be of shape {expected}, one list for each user, got {got}")
+    for user in users:
+        if user.is_floating_point() or user.dtype == torch.bool:
+            raise TypeError(f"`{name}` must be integers, catalogue rows, got {user.dtype}")
+    if users is not rows:
         rows = torch.nn.utils.rnn.pad_sequence(users, batch_first=True, padding_value=-1)
-    if rows.dim() != 2 or len(rows) != batch_size:
-        raise ValueError(f"`{name}` must be of shape {expected}, got {tuple(rows.shape)}")
-    if rows.is_floating_point() or rows.dtype == torch.bool:
-        raise TypeError(f"`{name}` must be integers, catalogue rows, got {rows.dtype}")
     rows = rows.to(device, torch.long)
     if rows.numel():
         check_ranges((name, rows, -1, None if num_items is None else num_items - 1))

@@ -220,11 +220,8 @@ class GramSearchMixin:
             raise ValueError(
                 f"`item_cache` is of a catalogue of {num_items} items; the model's has {self.item_trie.num_items}"
             )
-        history = catalogue_rows("history", history, len(input_ids), self.device, num_items)  # (B, S)
-        if history.shape[1] > self.config.max_history:
-            raise ValueError(
-                f"`history` holds {history.shape[1]} items a user; the model reads at most {self.config.max_history}"
-            )
+        most = self.config.max_history
+        history = catalogue_rows("history", history, len(input_ids), self.device, num_items, most)  # (B, S)
         in_history = history >= 0  # (B, S)
         if not in_history.any(dim=1).all():
             raise ValueError("`history` holds no item for one of the users; give catalogue rows, padded with -1")
