@@ -223,8 +223,9 @@ class GramSearchMixin:
         most = self.config.max_history
         history = catalogue_rows("history", history, len(input_ids), self.device, num_items, most)  # (B, S)
         in_history = history >= 0  # (B, S)
-        if not in_history.any(dim=1).all():
-            raise ValueError("`history` holds no item for one of the users; give catalogue rows, padded with -1")
+        empty = (~in_history.any(dim=1)).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(f"`history` holds no item of user {empty[0]}; give catalogue rows, padded with -1")
         prompts = encode_packed(self.encoder, input_ids, mask)
         rows, which = history[in_history].unique(return_inverse=True)
         items, lengths = (found.to(self.device) for found in item_cache.gather(rows))

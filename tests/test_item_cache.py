@@ -280,7 +280,7 @@ def test_what_does_not_belong_together_is_refused(model, tokenizer):
         "`history` holds -5; .* from -1 to 29": {**inputs, "history": torch.tensor([[4, -5]]), "item_cache": cache},
         "`item_cache` is of a catalogue of 20 items; the model's has 30": {**inputs, "item_cache": smaller},
         "`item_cache` is of a model of d_model 16, not 32": {**inputs, "item_cache": narrower},
-        "`history` holds no item": {**inputs, "history": torch.tensor([[-1]]), "item_cache": cache},
+        "`history` holds no item of user 0": {**inputs, "history": torch.tensor([[-1]]), "item_cache": cache},
         r"`history` must be of shape \(1, 8 or fewer\)": {
             **inputs,
             "history": torch.full((1, 9), 4),
