@@ -57,9 +57,9 @@ def explain_items(
         trie: their lexical IDs.
 
     Raises:
-        ValueError: `items` is not (B, K), or holds an item that is not in the trie.
+        ValueError: `items` is empty, or holds an item that is not in the trie.
     """
-    leaves = _leaves(items, len(fused.index), trie)
+    leaves = _leaves(items, trie)
     path = trie.paths(leaves)  # (B, K, D), from the leaf up
     place = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(trie.depth, device=path.device)
     place = place[..., : max(int(place.amax()), 0) + 1]  # (B, K, T)
@@ -90,11 +90,10 @@ def explain_items(
     )
 
 
-def _leaves(items: torch.Tensor, batch_size: int, trie: ItemTrie) -> torch.Tensor:
+def _leaves(items: torch.Tensor, trie: ItemTrie) -> torch.Tensor:
     """Leaves (B, K) where items end; any, where there is no item."""
-    if items.dim() != 2 or len(items) != batch_size or not items.numel():
-        wanted = f"({batch_size}, 1 or more)"
-        raise ValueError(f"`item_indices` must be of shape {wanted}, got {tuple(items.shape)}")
+    if not items.numel():
+        raise ValueError(f"`item_indices` must be of shape ({len(items)}, 1 or more), got {tuple(items.shape)}")
     unknown = (items >= trie.num_items) | (trie.leaves[items.clamp(0, trie.num_items - 1)] < 0) & (items >= 0)
     if unknown.any():
         raise ValueError(f"`item_indices`: item {int(items[unknown][0])} is not in the trie of lexical IDs")

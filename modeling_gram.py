@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForSeq2SeqLM, GenerationMixin, initialization
+from transformers import AutoModelForSeq2SeqLM, Cache, GenerationMixin, initialization
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 from transformers.utils.generic import can_return_tuple
 
+from .arguments_gram import check_trie, read_encoded, read_history, read_passages, read_targets
 from .configuration_gram import GramConfig
 from .encoding_gram import encode_packed
 from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
@@ -72,6 +73,15 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             del tied["lm_head.weight"]
         return tied
 
+    def get_submodule(self, target: str) -> nn.Module:
+        """A module by its name; PEFT's soft prompts, which ask for one that T5 does not have, are refused here."""
+        if target == "embeddings.word_embeddings":
+            raise ValueError(
+                "a GRAM takes no soft prompts (prompt tuning, prefix tuning, P-tuning): they belong to one sequence, "
+                "and it reads many passages; use LoRA or another adapter of weights"
+            )
+        return super().get_submodule(target)
+
     @classmethod
     def from_backbone(cls, backbone: str, **config_fields) -> "GramForConditionalGeneration":
         """Start from the weights of a T5 checkpoint: T5, T5 v1.1, FLAN-T5, mT5 and their kin.
@@ -116,6 +126,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             >>> small.config.trie_num_items
             2
         """
+        check_trie(trie, self.config.vocab_size)
         self.item_trie = trie.to(self.device)
         self.config.trie_num_items = trie.num_items
         self.config.trie_num_nodes = trie.num_nodes
@@ -144,16 +155,19 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             `last_hidden_state` (B, P * L, d_model); zero at padding.
 
         Raises:
-            ValueError: not three dimensions, more passages than `max_history + 1`, or padding within a passage.
+            ValueError: not three dimensions, more passages than `max_history + 1`, padding within a passage, or a value
+                out of range.
+            TypeError: no tensors of integers.
         """
-        self._check_passages(input_ids)
+        return BaseModelOutput(last_hidden_state=self._encode(*read_passages(self.config, input_ids, attention_mask)))
+
+    def _encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         batch_size, num_passages, length = input_ids.shape
-        attention_mask = self._mask(input_ids, attention_mask)
         states = encode_packed(self.encoder, input_ids.flatten(0, 1), attention_mask.flatten(0, 1))  # (T, d)
         rows = attention_mask.flatten().nonzero().flatten()  # (T,)
         states = states + F.embedding(rows // length % num_passages, self.passage_positions)
         fused = states.new_zeros(attention_mask.numel(), states.shape[-1]).index_copy(0, rows, states)
-        return BaseModelOutput(last_hidden_state=fused.view(batch_size, num_passages * length, -1))
+        return fused.view(batch_size, num_passages * length, -1)
 
     def encode_items(
         self,
@@ -212,7 +226,13 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         encoder_outputs: BaseModelOutput | None = None,
         history: dict[str, torch.Tensor] | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
         r"""Score lexical IDs.
@@ -225,44 +245,79 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             attention_mask: of the same shape, 0 at padding; by default everything but padding tokens.
             decoder_input_ids (B, T): by default `labels` shifted right.
             labels (B, T): lexical IDs with their end token; -100 is left out of the loss.
-            encoder_outputs: what [`encode`] returned for these passages, instead of `input_ids`.
+            encoder_outputs: what [`encode`] returned for these passages, or a tuple of it, instead of `input_ids`.
             history: the grouped form's items. G groups of R samples each, all prefixes of one user's sequence:
                 input_ids, attention_mask (U, L): the unique item prompts;
                 items (G, S): the item prompt in each of a group's S slots;
                 positions (G, R, S): place of each slot in each sample's history, 1 the newest; 0 where not in it.
             num_items_in_batch: divisor of the summed loss in place of this batch's number of target tokens.
-            label_smoothing: share of each target that is spread evenly over the vocabulary.
-            kwargs: `output_attentions`, `output_hidden_states`, `return_dict` and other arguments of T5's decoder.
+            smoothing: share of each target that is spread evenly over the vocabulary. (Trainers of transformers take
+                every argument with `label` in its name for labels.)
+            decoder_attention_mask (B, T): 0 at padding of `decoder_input_ids`.
+            decoder_inputs_embeds (B, T, d_model): in place of `decoder_input_ids`.
+            past_key_values, use_cache: as T5 takes them.
+            output_attentions, output_hidden_states: the decoder's; the encoder's passages are not held padded.
+            kwargs: `return_dict`; everything else is refused.
 
         Returns:
             `loss` (mean cross-entropy of the target tokens) where there are labels, `logits` (B, T, vocab_size); the
             grouped form gives the loss or, without labels, the logits, which it never holds all at once.
+
+        Raises:
+            ValueError: an argument of an impossible shape or value; one that the form has no use for.
+            TypeError: an argument of another type, or an unknown one.
         """
-        if decoder_input_ids is None and labels is None:
-            raise ValueError("give `labels`, or `decoder_input_ids`; to recommend items, call `generate`")
-        if decoder_input_ids is None:
-            decoder_input_ids = self._shift_right(labels)
-        attention_mask = self._mask(input_ids, attention_mask)
+        of_decoder = {
+            "attention_mask": decoder_attention_mask,
+            "inputs_embeds": decoder_inputs_embeds,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+        }
+        of_decoder = {name: value for name, value in of_decoder.items() if value is not None}
+        unknown = [name for name, value in kwargs.items() if value is not None]
+        if unknown:
+            raise TypeError(f"forward() has no use for the argument {unknown[0]!r}, and refuses it")
+        if output_attentions and self.decoder.config._attn_implementation != "eager":
+            raise ValueError('`output_attentions` needs `attn_implementation="eager"`, given when the model is loaded')
         if history is not None:
-            states = decode_grouped(self, input_ids, attention_mask, decoder_input_ids, history)
-            if labels is None:
-                return Seq2SeqLMOutput(logits=self._logits(states))
-            loss = target_loss(self, states, labels, num_items_in_batch, label_smoothing)
-            return Seq2SeqLMOutput(loss=loss)
+            needless = [name for name, value in of_decoder.items() if value is not False]
+            if needless or encoder_outputs is not None:
+                raise ValueError(f"with `history`, forward() has no use for {[*needless, 'encoder_outputs'][0]!r}")
+            return self._forward_grouped(
+                input_ids, attention_mask, decoder_input_ids, labels, history, num_items_in_batch, smoothing
+            )
         if encoder_outputs is None:
-            encoder_outputs = self.encode(input_ids, attention_mask)
+            input_ids, mask = read_passages(self.config, input_ids, attention_mask)
+        else:
+            states, mask = read_encoded(self.config, encoder_outputs, input_ids, attention_mask)
+        labels = read_targets(
+            self.config,
+            len(mask),
+            labels,
+            decoder_input_ids,
+            decoder_inputs_embeds,
+            decoder_attention_mask,
+            past_key_values,
+        )
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self._shift_right(labels)
+        if encoder_outputs is None:
+            states = self._encode(input_ids, mask)
         decoded = self.decoder(
             input_ids=decoder_input_ids,
-            encoder_hidden_states=encoder_outputs[0],
-            encoder_attention_mask=attention_mask.flatten(1),
-            **kwargs,
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask.flatten(1),
+            return_dict=True,
+            **of_decoder,
         )
         logits = self._logits(decoded.last_hidden_state)
         loss = None
         if labels is not None:
             flat = logits.flatten(0, 1).float(), labels.flatten()  # -100 is what cross_entropy leaves out
             reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = F.cross_entropy(*flat, reduction=reduction, label_smoothing=label_smoothing)
+            loss = F.cross_entropy(*flat, reduction=reduction, label_smoothing=smoothing)
             loss = loss if num_items_in_batch is None else loss / num_items_in_batch
         return Seq2SeqLMOutput(
             loss=loss,
@@ -271,22 +326,21 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             decoder_hidden_states=decoded.get("hidden_states"),
             decoder_attentions=decoded.get("attentions"),
             cross_attentions=decoded.get("cross_attentions"),
-            encoder_last_hidden_state=encoder_outputs.get("last_hidden_state"),
+            encoder_last_hidden_state=states,
         )
 
-    def _check_passages(self, input_ids: torch.LongTensor) -> None:
-        if input_ids.dim() != 3:
-            raise ValueError(f"`input_ids` must be (users, passages, tokens), got shape {tuple(input_ids.shape)}")
-        if input_ids.shape[1] > self.config.max_history + 1:
-            most = self.config.max_history + 1
-            raise ValueError(f"`input_ids` holds {input_ids.shape[1]} passages a user; the model reads at most {most}")
-
-    def _mask(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        if attention_mask is not None:
-            return attention_mask
-        if input_ids is None:
-            raise ValueError("give `input_ids`, or `encoder_outputs` with their `attention_mask`")
-        return input_ids.ne(self.config.pad_token_id).long()
+    def _forward_grouped(
+        self, input_ids, attention_mask, decoder_input_ids, labels, history, num_items_in_batch, smoothing
+    ) -> Seq2SeqLMOutput:
+        input_ids, mask = read_passages(self.config, input_ids, attention_mask, ("samples", "tokens"))
+        history = read_history(self.config, len(mask), history)
+        labels = read_targets(self.config, len(mask), labels, decoder_input_ids)
+        if decoder_input_ids is None:
+            decoder_input_ids = self._shift_right(labels)
+        states = decode_grouped(self, input_ids, mask, decoder_input_ids, history)
+        if labels is None:
+            return Seq2SeqLMOutput(logits=self._logits(states))
+        return Seq2SeqLMOutput(loss=target_loss(self, states, labels, num_items_in_batch, smoothing))
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         return self.lm_head(states * self.model_dim**-0.5 if self.config.scale_decoder_outputs else states)

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import snapshot_download
 from transformers import Pipeline, PreTrainedConfig
 from transformers.utils import logging
@@ -88,13 +89,20 @@ class GenerativeRecommendationPipeline(Pipeline):
         return {}, given if score_mode is None else {**given, "score_mode": score_mode}, {}
 
     def __call__(
-        self, inputs: Sequence[str] | Iterable[Sequence[str]], batch_size: int | None = None, **kwargs: Any
+        self,
+        inputs: Sequence[str] | Iterable[Sequence[str]],
+        *,
+        num_workers: int | None = None,
+        batch_size: int | None = None,
+        **kwargs: Any,
     ) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
         """Recommend items.
 
         Args:
-            inputs: item ids of one user, oldest first; a list of such histories; or a data set, a generator or another
-                iterable of them, which is read batch by batch. The model reads the newest items of a history.
+            inputs: item ids of one user, oldest first; a list or an array of such histories; or a data set, a generator
+                or another iterable of them, which is read batch by batch. The model reads the newest items of a
+                history.
+            num_workers: taken, as by every pipeline; histories need no processes that load them.
             batch_size: users in one search; 16 unless the pipeline was made with another one.
             kwargs: `top_k`: items per user (10). `exclude_seen`: leave out every item of the user's whole history
                 (True). `num_beams`: width of the search (50), at least `top_k`. `score_mode`: `"vocabulary"` or
@@ -114,6 +122,8 @@ class GenerativeRecommendationPipeline(Pipeline):
         check_search(batch_size=batch_size)
         _, given, _ = self._sanitize_parameters(**kwargs)
         options = {**self._forward_params, **given}
+        if isinstance(inputs, np.ndarray):
+            inputs = inputs.tolist()
         if not isinstance(inputs, list | tuple):
             return self._stream(_iterator(inputs), batch_size, options)
         if not inputs:

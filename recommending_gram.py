@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
-import torch
-
+from .arguments_gram import whole_number
 from .item_cache_gram import ItemCache
 
 
@@ -22,11 +20,6 @@ def check_catalogue(model, tokenizer, name: str) -> None:
 
 def check_history(tokenizer, history: Sequence[str], place: str = "") -> None:
     """Raise ValueError, led in by `place`, where a history is empty, no list of strings, or names an unknown item."""
-    if not isinstance(history, Sequence):
-        raise ValueError(f"{place}a history is a list of item ids, got a value of type {type(history).__name__}")
-    for item in history:
-        if not isinstance(item, str):
-            raise ValueError(f"{place}item ids are strings, got {item!r}")
     try:
         tokenizer.history_rows(history)
     except ValueError as error:
@@ -36,10 +29,7 @@ def check_history(tokenizer, history: Sequence[str], place: str = "") -> None:
 def check_search(exclude_seen: bool = True, exact: bool = False, **numbers: int) -> None:
     """Raise ValueError where a number is not whole or below 1, or a switch is neither True nor False."""
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ValueError(f"{name} is {value!r}; it must be a whole number")
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+        whole_number(name, value)
     for name, value in (("exclude_seen", exclude_seen), ("exact", exact)):
         if not isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; it must be True or False")
@@ -75,13 +65,10 @@ def search(
     # As many beams as items rank the whole catalogue: whatever is asked for beyond that only takes memory.
     top_k = min(top_k, model.item_trie.num_items)
     num_beams = max(top_k, min(num_beams, model.item_trie.num_items))
-    excluded = None
-    if exclude_seen:
-        rows = [torch.tensor([tokenizer.item_rows[item] for item in history]) for history in histories]
-        excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)  # (B, E)
+    seen = [[tokenizer.item_rows[item] for item in history] for history in histories]
     output = model.generate(
         **tokenizer(histories=histories, item_prompts=item_cache is None, return_tensors="pt").to(model.device),
-        excluded_items=None if excluded is None else excluded.to(model.device),
+        excluded_items=seen if exclude_seen else None,
         item_cache=item_cache,
         num_beams=num_beams,
         num_return_sequences=top_k,

@@ -4,17 +4,17 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
-from transformers import CompileConfig
 from transformers.generation import GenerationConfig
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 
+from .arguments_gram import catalogue_rows, check_trie, check_users, read_encoded, read_passages, search_options
 from .decoding_gram import PrefixDecoder
 from .encoding_gram import encode_packed
 from .exact_gram import exact_search
 from .explanation_gram import GramExplanation, explain_items
 from .fusion_gram import FusedPassages
-from .generation_gram import beam_search
+from .generation_gram import Step, beam_search
 from .item_cache_gram import ItemCache
 from .trie_gram import ItemTrie
 
@@ -63,10 +63,11 @@ class GramSearchMixin:
         Args:
             input_ids, attention_mask (B, P, L): the users' passages.
             generation_config: `num_beams`, `num_return_sequences`, `length_penalty` and `return_dict_in_generate` are
-                heeded, also as keyword arguments; the trie bounds the length. `cache_implementation="static"` gives
-                every step of beam search one shape and compiles it as `compile_config` says: for GPUs.
+                heeded, also as keyword arguments; exact search has no beams. `cache_implementation="static"` gives
+                every step of beam search one shape and compiles it as `compile_config` says: for GPUs. The trie
+                bounds the length. What would have no effect is refused: see `arguments_gram.py`.
             item_trie: the items to choose from, in place of the model's own trie.
-            excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
+            excluded_items (B, E): catalogue rows that a user must not get, padded with -1; or a list for each user.
             encoder_outputs: what [`encode`] returned for these passages, in place of `input_ids`.
             history (B, S): catalogue rows of the items that the model reads, newest first, padded with -1, in place of
                 their prompts: `input_ids` are then the user prompts alone, (B, 1, L). Needs `item_cache`. This is what
@@ -75,6 +76,8 @@ class GramSearchMixin:
             score_mode: `"vocabulary"`: a token's log-probability is over the whole vocabulary. `"trie"`: over the
                 tokens that the trie allows; cheaper, and another ranking.
             exact: search until no other item can be among the best K, user by user, in place of beam search.
+            kwargs: fields of a GenerationConfig, which come before those of `generation_config`, and these before those
+                of the model's own. `labels` and `synced_gpus`, which trainers hand on, mean nothing.
 
         Returns:
             Sequences (B * K, 1 + T), K = `num_return_sequences`, each the start token, a lexical ID, its end token and
@@ -84,8 +87,10 @@ class GramSearchMixin:
             with score -inf. Exact search also gives `num_scored_nodes` (B,).
 
         Raises:
-            ValueError: sampling is asked for; more items than beams; no trie; an unknown argument; a history without
-                cache, or with an item that the cache does not hold.
+            ValueError: an option that would have no effect, or an unknown argument; more items than beams; no trie; a
+                history without cache, or with an item that the cache does not hold; a user without any passage;
+                another argument of an impossible shape or value; scores that are not finite.
+            TypeError: an argument of another type.
 
         Example:
             >>> inputs = tokenizer(histories=[["B0003", "B0007"]], return_tensors="pt")
@@ -93,42 +98,41 @@ class GramSearchMixin:
             >>> output.item_indices.shape, output.sequences_scores.shape
             (torch.Size([1, 3]), torch.Size([3]))
         """
-        if exact:  # has no beams, of which transformers would want as many as items are asked for
-            kwargs["num_beams"] = kwargs.get("num_return_sequences")
-        options, unknown = self._prepare_generation_config(generation_config, **kwargs)
-        num_beams, num_items = options.num_beams or 1, options.num_return_sequences or 1
-        trie = self.item_trie if item_trie is None else item_trie.to(self.device)
-        unknown = sorted(set(unknown) - {"output_attentions", "output_hidden_states"})
-        if unknown:
-            raise ValueError(f"generate() got an unknown argument {unknown[0]!r}")
+        options = search_options(self.config, self.generation_config, generation_config, kwargs, exact)
         if score_mode not in SCORE_MODES:
             raise ValueError(f"score_mode is {score_mode!r}; it must be one of {', '.join(SCORE_MODES)}")
-        if options.do_sample:
-            raise ValueError("generate() ranks items by beam search; `do_sample=True` has no meaning here")
-        if trie is None:
-            raise ValueError("the model has no item trie: give `item_trie`, or call `set_item_trie` once")
-
+        trie = self._trie(item_trie)
+        if options.max_length <= trie.depth:
+            raise ValueError(
+                f"`max_length` or `max_new_tokens` leaves room for {options.max_length} tokens; "
+                f"the longest sequence of the catalogue has {trie.depth + 1}"
+            )
         if encoder_outputs is not None:
-            fused = FusedPassages.of_encoder_outputs(encoder_outputs[0], self._mask(None, attention_mask).flatten(1))
+            if history is not None or item_cache is not None:
+                raise ValueError("give `encoder_outputs`, or `history` with `item_cache`, not both")
+            states, mask = read_encoded(self.config, encoder_outputs, input_ids, attention_mask)
+            check_users(mask)
+            fused = FusedPassages.of_encoder_outputs(states, mask)
         else:
-            fused = self._fused(input_ids, attention_mask, history, item_cache)
-        penalty = 1.0 if options.length_penalty is None else options.length_penalty
+            fused, _ = self._fused(input_ids, attention_mask, history, item_cache)
+        if excluded_items is not None:
+            excluded_items = catalogue_rows("excluded_items", excluded_items, len(fused.index), self.device)
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
-        search = (num_items, penalty, start)
-        num_scored_nodes = None
+        search = (options.num_items, options.length_penalty, start)
+        sums, num_scored_nodes = [], None
         if exact:
-            leaves, scores, num_scored_nodes = self._exact(fused, trie, score_mode, search, excluded_items)
+            leaves, scores, num_scored_nodes = self._exact(fused, trie, score_mode, search, excluded_items, sums)
         else:
-            is_static = options.cache_implementation == "static"
-            config = (options.compile_config or CompileConfig()) if is_static else None
-            step = PrefixDecoder(self, fused, trie.depth, num_beams * trie.depth, score_mode, config)
+            num_beams, is_static = options.num_beams, options.compile_config is not None
+            step = PrefixDecoder(self, fused, trie.depth, num_beams * trie.depth, score_mode, options.compile_config)
             leaves, scores = beam_search(
-                *(step, trie, len(fused.index), num_beams, *search, excluded_items),
+                *(_summed(step, sums), trie, len(fused.index), num_beams, *search, excluded_items),
                 renormalised=score_mode == "trie",
                 is_static=is_static,
             )
+        _check_finite(sums)
         sequences = F.pad(trie.sequences(leaves, pad).flatten(0, 1), (1, 0), value=start)
-        if not options.return_dict_in_generate:
+        if not options.return_dict:
             return sequences
         items = trie.items[leaves.clamp(min=0)].long().masked_fill(leaves < 0, -1)
         return GramGenerateOutput(
@@ -159,61 +163,99 @@ class GramSearchMixin:
 
         Raises:
             ValueError: no trie; `item_indices` of another shape, or of an item that is not in the trie; and what
-                [`generate`] raises for the passages.
+                [`generate`] raises for the passages and for scores that are not finite.
         """
-        trie = self.item_trie if item_trie is None else item_trie.to(self.device)
-        if trie is None:
+        trie = self._trie(item_trie)
+        fused, num_passages = self._fused(input_ids, attention_mask, history, item_cache)
+        items = catalogue_rows("item_indices", item_indices, len(fused.index), self.device)
+        found = explain_items(self, fused, num_passages, items, trie)
+        _check_finite([found.token_log_probs.sum()])
+        return found
+
+    def _trie(self, item_trie: ItemTrie | None) -> ItemTrie:
+        if item_trie is not None:
+            check_trie(item_trie, self.config.vocab_size)
+            return item_trie.to(self.device)
+        if self.item_trie is None:
             raise ValueError("the model has no item trie: give `item_trie`, or call `set_item_trie` once")
-        fused = self._fused(input_ids, attention_mask, history, item_cache)
-        num_passages = input_ids.shape[1] if history is None else 1 + history.shape[1]
-        return explain_items(self, fused, num_passages, item_indices.to(self.device), trie)
+        return self.item_trie
 
     def _exact(
-        self, fused, trie, score_mode, search, excluded_items
+        self, fused, trie, score_mode, search, excluded_items, sums
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         found = []
         for user in range(len(fused.index)):
             step = PrefixDecoder(self, fused.of_user(user), trie.depth, _EXACT_SLOTS, score_mode)
             excluded = None if excluded_items is None else excluded_items[user]
-            found.append(exact_search(step, trie, *search, excluded_items=excluded))
+            found.append(exact_search(_summed(step, sums), trie, *search, excluded_items=excluded))
         leaves, scores, num_scored_nodes = zip(*found, strict=True)
         return torch.stack(leaves), torch.stack(scores), torch.tensor(num_scored_nodes, device=self.device)
 
-    def _fused(self, input_ids, attention_mask, history, item_cache) -> FusedPassages:
-        """Encode the distinct passages among (B, P, L), each once, or look up the items; see [`generate`]."""
+    def _fused(self, input_ids, attention_mask, history, item_cache) -> tuple[FusedPassages, int]:
+        """What the users attend to, of at most how many passages: given as (B, P, L), or looked up; see [`generate`].
+
+        Distinct passages are encoded once each.
+        """
         if history is not None or item_cache is not None:
             return self._fused_from_cache(input_ids, attention_mask, history, item_cache)
-        attention_mask = self._mask(input_ids, attention_mask)
-        self._check_passages(input_ids)
+        input_ids, attention_mask = read_passages(self.config, input_ids, attention_mask)
+        check_users(attention_mask)
         real = attention_mask.any(dim=-1)  # (B, P)
         both = torch.stack([input_ids[real], attention_mask[real]], dim=-1)  # (N, L, 2)
         both, which = both.unique(dim=0, return_inverse=True)
         ids, mask = both.unbind(-1)
         states = encode_packed(self.encoder, ids, mask)  # (T, d)
         passages = torch.full_like(real, -1, dtype=torch.long).masked_scatter(real, which)
-        return FusedPassages.of(states, mask.sum(-1), passages, self.passage_positions)
+        return FusedPassages.of(states, mask.sum(-1), passages, self.passage_positions), passages.shape[1]
 
-    def _fused_from_cache(self, input_ids, attention_mask, history, item_cache) -> FusedPassages:
+    def _fused_from_cache(self, input_ids, attention_mask, history, item_cache) -> tuple[FusedPassages, int]:
         """Encode the user prompts, (B, 1, L), and look up the items of the histories; see [`generate`]."""
         if history is None or item_cache is None or input_ids is None:
             raise ValueError("give `history`, `item_cache` and the user prompts' `input_ids` together")
-        if input_ids.dim() != 3 or input_ids.shape[1] != 1:
-            raise ValueError(f"with `history`, `input_ids` must be (users, 1, tokens), got {tuple(input_ids.shape)}")
-        if history.dim() != 2 or len(history) != len(input_ids) or history.shape[1] > self.config.max_history:
-            most = f"({len(input_ids)}, {self.config.max_history} or fewer)"
-            raise ValueError(f"`history` must be of shape {most}, got {tuple(history.shape)}")
+        input_ids, mask = (
+            found[:, 0] for found in read_passages(self.config, input_ids, attention_mask, ("users", 1, "tokens"))
+        )  # (B, L)
+        num_items = item_cache.num_items
+        if self.item_trie is not None and num_items < self.item_trie.num_items:
+            raise ValueError(
+                f"`item_cache` is of a catalogue of {num_items} items; the model's has {self.item_trie.num_items}"
+            )
+        most = self.config.max_history
+        history = catalogue_rows("history", history, len(input_ids), self.device, num_items, most)  # (B, S)
         in_history = history >= 0  # (B, S)
-        if not in_history.any():
-            raise ValueError("`history` holds no item; give catalogue rows, padded with -1")
-        mask = self._mask(input_ids, attention_mask)[:, 0]  # (B, L)
-        prompts = encode_packed(self.encoder, input_ids[:, 0], mask)
+        empty = (~in_history.any(dim=1)).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(f"`history` holds no item of user {empty[0]}; give catalogue rows, padded with -1")
+        prompts = encode_packed(self.encoder, input_ids, mask)
         rows, which = history[in_history].unique(return_inverse=True)
         items, lengths = (found.to(self.device) for found in item_cache.gather(rows))
+        if items.shape[1] != prompts.shape[1]:
+            raise ValueError(f"`item_cache` is of a model of d_model {items.shape[1]}, not {prompts.shape[1]}")
         states = torch.cat([prompts, items.to(prompts.dtype)])  # (T, d)
         passages = F.pad(history.masked_scatter(in_history, which + len(history)), (1, 0))  # (B, 1 + S)
         passages[:, 0] = torch.arange(len(history), device=self.device)
         lengths = torch.cat([mask.sum(dim=1), lengths])
-        return FusedPassages.of(states, lengths, passages, self.passage_positions)
+        return FusedPassages.of(states, lengths, passages, self.passage_positions), passages.shape[1]
+
+
+def _summed(step: Step, sums: list[torch.Tensor]) -> Step:
+    """The step, that notes the sum of the log-probabilities which it gives: not finite where one of them is not."""
+
+    def noted(tokens, slots, candidates, legal):
+        log_probs = step(tokens, slots, candidates, legal)
+        sums.append(log_probs.where(legal, 0).sum())
+        return log_probs
+
+    return noted
+
+
+def _check_finite(sums: list[torch.Tensor]) -> None:
+    # A NaN may end up in no score at all: where items are compared, it is above or below all others.
+    if sums and not torch.stack(sums).sum().isfinite():
+        raise ValueError(
+            "the model's scores are not finite: there is NaN or infinity in its weights or in the item encodings, "
+            "as after a training that diverged; take another checkpoint"
+        )
 
 
 __all__ = ["GramGenerateOutput", "GramSearchMixin"]

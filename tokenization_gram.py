@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -187,7 +187,8 @@ class GramTokenizer(TokenizersBackend):
 
         Args:
             text: see [`~transformers.PreTrainedTokenizerBase.__call__`]; also for all other arguments.
-            histories: item ids of each user, oldest first; the newest `max_history` of them are read.
+            histories: item ids of each user, oldest first, in lists or arrays; the newest `max_history` of them are
+                read.
             item_prompts: False where the items' encodings come from a cache: only the user prompts are made.
             return_tensors: `"pt"` or `"np"`; lists by default.
 
@@ -198,7 +199,7 @@ class GramTokenizer(TokenizersBackend):
             holds the catalogue rows of the items that the model reads, newest first, padded with -1.
 
         Raises:
-            ValueError: a history is empty or names an item that is not in the catalogue.
+            ValueError: a history is empty, is no list of strings or names an item that is not in the catalogue.
 
         Example:
             >>> tokenizer(histories=[["B0003", "B0007"]], item_prompts=False)["history"]
@@ -209,6 +210,8 @@ class GramTokenizer(TokenizersBackend):
         if text is not None or args or kwargs:
             meaningful = "`item_prompts` and `return_tensors` have a meaning"
             raise ValueError(f"give text or `histories`, not both; with histories only {meaningful}")
+        if not isinstance(histories, Iterable):
+            raise ValueError(f"`histories` is a list of histories, got a value of type {type(histories).__name__}")
         rows = [self.history_rows(history) for history in histories]
         if not rows:
             raise ValueError("`histories` is empty; give at least one user's history")
@@ -237,9 +240,14 @@ class GramTokenizer(TokenizersBackend):
             >>> tokenizer.history_rows(["B0003", "B0007"])
             [7, 3]
         """
+        history = _as_lists(history)
+        if not isinstance(history, Sequence):
+            raise ValueError(f"a history is a list of item ids, got a value of type {type(history).__name__}")
         if isinstance(history, str):
             raise ValueError(f"a history is a list of item ids, got the string {history!r}")
         for item in history:
+            if not isinstance(item, str):
+                raise ValueError(f"item ids are strings, got {item!r}")
             if item not in self.item_rows:
                 size = len(self.item_ids)
                 raise ValueError(f"item {item!r} is not in the catalogue of {size} items; see `tokenizer.item_ids`")
@@ -256,7 +264,7 @@ class GramTokenizer(TokenizersBackend):
         """Item ids of generated sequences.
 
         Args:
-            sequences (B * K, T): what `generate` returned; or (B, K, T).
+            sequences (B * K, T): what `generate` returned, on any device; or (B, K, T); or lists of the same.
             num_return_sequences: K; by default all sequences are one user's.
 
         Returns:
@@ -272,24 +280,28 @@ class GramTokenizer(TokenizersBackend):
             >>> [len(items) for items in tokenizer.decode_items(sequences, num_return_sequences=3)]
             [3, 3]
         """
-        sequences = np.asarray(sequences.cpu() if hasattr(sequences, "cpu") else sequences)
-        if sequences.ndim == 2:
-            group = num_return_sequences or len(sequences)
-            if len(sequences) % group:
-                raise ValueError(f"{len(sequences)} sequences are no multiple of num_return_sequences={group}")
-            sequences = sequences.reshape(-1, group, sequences.shape[-1])
-        users = [[item for row in user.tolist() if (item := self._item(row)) is not None] for user in sequences]
+        values = _as_lists(sequences)
+        if not (isinstance(values, list) and all(isinstance(row, list) for row in values)):
+            raise ValueError("`sequences` must be (users * items, tokens) or (users, items, tokens)")
+        if values and not (values[0] and isinstance(values[0][0], list)):
+            group = len(values) if num_return_sequences is None else num_return_sequences
+            if group < 1 or len(values) % group:
+                raise ValueError(f"{len(values)} sequences are no multiple of num_return_sequences={group}")
+            values = [values[first : first + group] for first in range(0, len(values), group)]
+        users = [[item for row in user if (item := self._item(row)) is not None] for user in values]
         if any(len(set(items)) < len(items) for items in users):
             raise ValueError("sequences of several users: give `num_return_sequences`, as in `generate`")
         return users
 
     def _item(self, sequence: list[int]) -> str | None:
-        tokens = [token for token in sequence if token not in (self.pad_token_id, self.eos_token_id)]
+        padding = (self.pad_token_id, self.eos_token_id, -100)  # the last where a trainer has joined predictions
+        tokens = [token for token in sequence if token not in padding]
         if not tokens:
             return None
         row = self._row_of_lexical_id.get(tuple(tokens))
         if row is None:
-            raise ValueError(f"no item has the lexical ID {self.convert_ids_to_tokens(tokens)}")
+            spelled = self.convert_ids_to_tokens(tokens) if min(tokens) >= 0 else tokens
+            raise ValueError(f"no item has the lexical ID {spelled}")
         return self.item_ids[row]
 
     @cached_property
@@ -331,6 +343,13 @@ class GramTokenizer(TokenizersBackend):
         finally:
             temporary.unlink(missing_ok=True)
         return (*file_names, str(path))
+
+
+def _as_lists(values):
+    """Arrays, tensors and lists of them, as lists."""
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    return [_as_lists(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 def _read_catalogue(path: str | None, folder: str) -> pa.Table:

@@ -242,7 +242,7 @@ class _Run:
             accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
             with nullcontext() if is_last else accelerator.no_sync(self.model):
                 inputs = send_to_device(micro_batch, accelerator.device, non_blocking=self._is_pinned)
-                loss = self.model(**inputs, num_items_in_batch=num_tokens, label_smoothing=label_smoothing).loss
+                loss = self.model(**inputs, num_items_in_batch=num_tokens, smoothing=label_smoothing).loss
                 # Gradients are averaged over processes; their sum belongs to the step's mean loss.
                 accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()

@@ -140,9 +140,11 @@ print(json.dumps(found.attention_shares.tolist()))
 
 def test_errors_name_the_argument(model, tokenizer):
     inputs = tokenizer(histories=[tokenizer.item_ids[:2]], return_tensors="pt")
-    for wrong in (torch.tensor([3]), torch.tensor([[3], [4]]), torch.zeros(1, 0, dtype=torch.long)):
-        with pytest.raises(ValueError, match=r"`item_indices` must be of shape \(1, 1 or more\), got"):
+    for wrong in (torch.tensor([3]), torch.tensor([[3], [4]]), torch.zeros(1, 0, dtype=torch.long), [3], [[3], [4]]):
+        with pytest.raises(ValueError, match=r"`item_indices` must be of shape \(1, 1 or more\), .*got"):
             model.explain(wrong, **inputs)
+    with pytest.raises(ValueError, match="`item_indices` holds -4; it may hold numbers from -1 on"):
+        model.explain(torch.tensor([[-4]]), **inputs)
     for trie, row in ((None, 30), (ItemTrie.from_sequences([tokenizer.sequences[4]], [4]), 3)):
         with pytest.raises(ValueError, match=f"`item_indices`: item {row} is not in the trie"):
             model.explain(torch.tensor([[row]]), **inputs, item_trie=trie)

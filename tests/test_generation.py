@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CompileConfig
+from transformers import CompileConfig, GenerationConfig
 
 from gram import GramConfig, GramForConditionalGeneration, ItemTrie
+from gram.arguments_gram import HARMLESS, HEEDED
 
 END = 1
 CONFIG = {"vocab_size": 24, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "max_history": 4}
@@ -210,18 +211,163 @@ def test_threads_share_a_model(model, tokenizer):
         assert list(pool.map(recommend, histories)) == one_by_one
 
 
+TRIE = ItemTrie.from_sequences([[2, END], [3, 4, END], [5, 6, END], [5, 7, END]])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "`num_return_sequences` is 3, more than `num_beams`, 2"),
+        ({"num_beams": 0}, "num_beams is 0; it must be at least 1"),
+        ({"num_beams": 2.5}, "num_beams is 2.5; it must be a whole number"),
+        ({"num_return_sequences": -1}, "num_return_sequences is -1; it must be at least 1"),
+        ({"length_penalty": float("nan")}, "`length_penalty` is nan; it must be a finite number"),
         ({"do_sample": True}, "do_sample"),
+        ({"bad_words_ids": [[5]]}, r"`bad_words_ids` \(\[\[5\]\]\), and refuses it: `excluded_items`"),
+        ({"output_attentions": True}, "`output_attentions` .* `explain`"),
+        ({"output_scores": True}, "`output_scores` .* `sequences_scores`"),
+        ({"eos_token_id": 3}, "`eos_token_id` is 3; the model was made with 1"),
+        ({"max_new_tokens": 2}, "leaves room for 3 tokens; the longest sequence of the catalogue has 4"),
+        ({"cache_implementation": "hybrid"}, "`cache_implementation` is 'hybrid'; it must be"),
+        ({"compile_config": CompileConfig()}, "`compile_config` has no effect without"),
+        ({"exact": True, "cache_implementation": "static"}, "exact search has no static form"),
         ({"warmth": 1}, "unknown argument 'warmth'"),
+        ({"logits_processor": [print]}, "unknown argument 'logits_processor'"),
+        ({"inputs_embeds": torch.zeros(1, 4, 6, 16)}, "unknown argument 'inputs_embeds'"),
         ({"score_mode": "loud"}, "score_mode is 'loud'"),
     ],
 )
 def test_what_generate_cannot_do_is_refused(small_model, arguments, message):
     with pytest.raises(ValueError, match=message):
-        small_model.generate(passages(1), item_trie=ItemTrie.from_sequences([[2, END]]), **arguments)
+        small_model.generate(passages(1), item_trie=TRIE, **arguments)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in vars(GenerationConfig()) if name[0] != "_"))
+def test_every_option_is_heeded_or_refused_by_name_wherever_it_stands(small_model, name):
+    """Or it is one of those that could change nothing: where they stand, all is as without them."""
+    if name in HEEDED:
+        return
+    changed, given = copy.deepcopy(small_model), GenerationConfig()
+    for config in (changed.generation_config, given):
+        setattr(config, name, 7)
+    ways = [(small_model, {name: 7}), (small_model, {"generation_config": given}), (changed, {})]
+    for model, options in ways:
+        if name in HARMLESS:
+            found = model.generate(passages(1), item_trie=TRIE, **options)
+            assert torch.equal(found, small_model.generate(passages(1), item_trie=TRIE))
+            continue
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            model.generate(passages(1), item_trie=TRIE, **options)
+
+
+def test_options_that_are_off_are_taken(small_model):
+    off = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "num_beam_groups": 1, "min_length": 0}
+    off |= {"repetition_penalty": 1.0, "diversity_penalty": 0.0, "max_length": 20, "output_scores": False}
+    off |= {"logits_processor": [], "stopping_criteria": None, "streamer": None, "eos_token_id": [END]}
+    expected = search(small_model, passages(2), TRIE, 4)
+    assert torch.equal(search(small_model, passages(2), TRIE, 4, **off).sequences, expected.sequences)
+    passed_on = {"labels": torch.tensor([[5, END]] * 2), "synced_gpus": False}
+    assert torch.equal(search(small_model, passages(2), TRIE, 4, **passed_on).sequences, expected.sequences)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_generation_config_says_what_keywords_do_not(small_model, exact):
+    """Keywords come first, then the config that is given, then the model's own; exact search has no beams."""
+    model = copy.deepcopy(small_model)
+    model.generation_config.update(num_beams=4, num_return_sequences=4, length_penalty=0.0)
+    given = GenerationConfig(num_beams=3, num_return_sequences=3, return_dict_in_generate=True)
+    for options, count in (({}, 3), ({"num_return_sequences": 2}, 2)):
+        found = model.generate(passages(2), item_trie=TRIE, generation_config=given, exact=exact, **options)
+        expected = search(small_model, passages(2), TRIE, 3, count, length_penalty=0.0, exact=exact)
+        assert torch.equal(found.item_indices, expected.item_indices)
+        assert torch.equal(found.sequences_scores, expected.sequences_scores)
+    assert model.generate(passages(2), item_trie=TRIE, exact=exact).shape == (8, 4)
+    with pytest.raises(TypeError, match="`generation_config` must be a GenerationConfig, got a value of type dict"):
+        model.generate(passages(2), item_trie=TRIE, generation_config={"num_beams": 3})
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("shared", 5),  # a token that lexical IDs begin with
+        ("position_embedding", 1),  # of the newest item
+        ("encoder.final_layer_norm", 0),
+        ("decoder.block.0.layer.1.EncDecAttention.v", 0),
+    ],
+)
+def test_a_model_whose_scores_are_not_finite_recommends_nothing(small_model, name, row, value):
+    broken = copy.deepcopy(small_model)
+    with torch.no_grad():
+        broken.get_submodule(name).weight[row] = value
+    ways = [{"exact": exact, "score_mode": mode} for exact in (False, True) for mode in ("vocabulary", "trie")]
+    for options in ways:
+        with pytest.raises(ValueError, match="the model's scores are not finite"):
+            search(broken, passages(2), TRIE, 2, **options)
+    with pytest.raises(ValueError, match="the model's scores are not finite"):
+        broken.explain(torch.tensor([[0], [1]]), passages(2), item_trie=TRIE)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"input_ids": passages(2).tolist()}, TypeError, r"`input_ids` must be a tensor .* got a value of type list"),
+        ({"input_ids": passages(2).numpy()}, TypeError, r"`input_ids` must be a tensor .* got a value of type ndarray"),
+        ({"input_ids": passages(2).float()}, TypeError, r"`input_ids` must be a tensor .* got torch.float32"),
+        ({"input_ids": None}, TypeError, r"`input_ids` must be a tensor .* got a value of type NoneType"),
+        ({"input_ids": passages(2)[0]}, ValueError, r"must be \(users, passages, tokens\), got shape \(4, 6\)"),
+        ({"input_ids": passages(2)[:0]}, ValueError, r"`input_ids` is empty, of shape \(0, 4, 6\)"),
+        ({"input_ids": passages(2) + 1000}, ValueError, r"`input_ids` holds 10\d\d; it may hold numbers from 0 to 23"),
+        ({"input_ids": -passages(2)}, ValueError, r"`input_ids` holds -\d+; it may hold numbers from 0 to 23"),
+        ({"attention_mask": [[1]]}, TypeError, "`attention_mask` must be a tensor .* got a value of type list"),
+        ({"attention_mask": torch.ones(2, 4, 5)}, ValueError, r"must be of shape \(2, 4, 6\), got \(2, 4, 5\)"),
+        ({"attention_mask": torch.full((2, 4, 6), 2)}, ValueError, "`attention_mask` holds 2; .* from 0 to 1"),
+        ({"attention_mask": torch.full((2, 4, 6), -1e9)}, ValueError, "must be 1 at tokens and 0 at padding"),
+        ({"item_trie": {}}, TypeError, "`item_trie` must be an ItemTrie, got a value of type dict"),
+        ({"item_trie": ItemTrie()}, ValueError, "`item_trie` holds no item"),
+        ({"item_trie": ItemTrie.from_sequences([[99, END]])}, ValueError, "holds token 99; .* vocabulary has 24"),
+        ({"encoder_outputs": torch.zeros(2, 24, 16)}, TypeError, "`encoder_outputs` must be what `encode` returned"),
+        ({"encoder_outputs": (torch.zeros(2, 9, 16),)}, ValueError, r"must be of shape \(2, 9\), got \(2, 24\)"),
+        ({"excluded_items": torch.tensor([0, 1])}, ValueError, r"of shape \(2, 1 or more\), .* got \(2,\)"),
+        ({"excluded_items": torch.tensor([[0], [1], [2]])}, ValueError, r"\(2, 1 or more\), .* got \(3, 1\)"),
+        ({"excluded_items": [0, 1]}, ValueError, r"one list for each user, got \[0, 1\]"),
+        ({"excluded_items": [[0]]}, ValueError, r"one list for each user, got \[\[0\]\]"),
+        ({"excluded_items": [["a"], ["b"]]}, TypeError, "`excluded_items` must be catalogue rows"),
+        ({"excluded_items": torch.tensor([[0.5], [1.0]])}, TypeError, "must be integers, catalogue rows, got torch"),
+        ({"excluded_items": torch.tensor([[-7], [1]])}, ValueError, "holds -7; it may hold numbers from -1 on"),
+    ],
+)
+def test_a_wrong_argument_is_named(small_model, wrong, error, message):
+    given = {"input_ids": passages(2), "item_trie": TRIE, **wrong}
+    with pytest.raises(error, match=message):
+        small_model.generate(**given, num_beams=2)
+    if "excluded_items" not in wrong and "encoder_outputs" not in wrong:
+        with pytest.raises(error, match=message):
+            small_model.explain(torch.tensor([[0], [1]]), **given)
+
+
+@pytest.mark.parametrize("users", [[1], [0, 1, 2]])
+def test_a_user_without_a_passage_is_named(small_model, users):
+    input_ids = passages(3)
+    input_ids[users] = 0
+    encoded = {"encoder_outputs": small_model.encode(input_ids), "attention_mask": input_ids.ne(0)}
+    for inputs in ({"input_ids": input_ids}, encoded):
+        for exact in (False, True):
+            with pytest.raises(ValueError, match=f"user {users[0]} has no passage"):
+                small_model.generate(**inputs, item_trie=TRIE, exact=exact)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_excluded_items_are_taken_in_every_form(small_model, exact):
+    rows = [[0, 2], [1]]
+    forms = [rows, [np.array(user) for user in rows], np.array([[0, 2], [1, -1]]), torch.tensor([[0, 2], [1, -1]])]
+    forms += [torch.tensor([[0, 2], [1, -1]], dtype=torch.int32), (torch.tensor([0, 2]), torch.tensor([1]))]
+    for form in forms:
+        found = search(small_model, passages(2), TRIE, 4, excluded_items=form, exact=exact).item_indices
+        assert [sorted(user) for user in found.tolist()] == [[-1, -1, 1, 3], [-1, 0, 2, 3]]
+    for nothing in ([[], []], torch.zeros(2, 0, dtype=torch.long)):
+        found = search(small_model, passages(2), TRIE, 4, excluded_items=nothing, exact=exact).item_indices
+        assert [sorted(user) for user in found.tolist()] == [[0, 1, 2, 3]] * 2
 
 
 def test_a_model_without_a_trie_says_so(small_model):
@@ -234,7 +380,11 @@ def test_encoded_passages_give_what_the_passages_give(small_model, num_users):
     """Padding of encoder outputs is left out, also where there is one user."""
     input_ids, trie = passages(num_users), ItemTrie.from_sequences([[2, 3, END], [2, 4, END], [5, END]])
     expected = search(small_model, input_ids, trie, 3)
-    encoded = {"encoder_outputs": small_model.encode(input_ids), "attention_mask": input_ids.ne(0).long()}
-    found = search(small_model, None, trie, 3, **encoded)
-    assert torch.equal(found.sequences, expected.sequences)
-    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores)
+    encoded, mask = small_model.encode(input_ids), input_ids.ne(0)
+    masks = [mask.long(), mask, mask.float(), mask.flatten(1)]
+    for outputs, mask in [(encoded, masks[0]), *((encoded.to_tuple(), mask) for mask in masks)]:
+        found = search(small_model, None, trie, 3, encoder_outputs=outputs, attention_mask=mask)
+        assert torch.equal(found.sequences, expected.sequences)
+        torch.testing.assert_close(found.sequences_scores, expected.sequences_scores)
+    for mask in masks[:3]:
+        assert torch.equal(search(small_model, input_ids, trie, 3, attention_mask=mask).sequences, expected.sequences)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gram import GramTokenizer
+from gram import GramConfig, GramForConditionalGeneration, GramTokenizer
 from gram.item_cache_gram import ItemCache
 
 ROWS = {"rows_per_shard": 8, "progress": False}  # 30 items in 4 shards
@@ -334,13 +334,20 @@ def test_a_missing_shard_and_a_missing_folder_are_named(model, tokenizer, folder
 
 def test_what_does_not_belong_together_is_refused(model, tokenizer):
     cache = ItemCache.in_memory(model, tokenizer, [4, 2])
+    smaller = copy.copy(cache)
+    smaller.num_items = 20
+    narrow = GramForConditionalGeneration(GramConfig(**{**model.config.to_dict(), "d_model": 16}))
+    narrower = ItemCache.in_memory(narrow, tokenizer, [4, 2])
     inputs = tokenizer(histories=[tokenizer.item_ids[2:5:2]], item_prompts=False, return_tensors="pt")
     assert model.generate(**inputs, item_cache=cache, num_beams=2).shape[0] == 1
     wrong = {
         "`history`, `item_cache` and the user prompts": {**inputs},
         "row 3 is not in this cache": {**inputs, "history": torch.tensor([[4, 3]]), "item_cache": cache},
-        "row 30 is not in the catalogue of 30 items": {**inputs, "history": torch.tensor([[30]]), "item_cache": cache},
-        "`history` holds no item": {**inputs, "history": torch.tensor([[-1]]), "item_cache": cache},
+        "`history` holds 30; .* from -1 to 29": {**inputs, "history": torch.tensor([[30]]), "item_cache": cache},
+        "`history` holds -5; .* from -1 to 29": {**inputs, "history": torch.tensor([[4, -5]]), "item_cache": cache},
+        "`item_cache` is of a catalogue of 20 items; the model's has 30": {**inputs, "item_cache": smaller},
+        "`item_cache` is of a model of d_model 16, not 32": {**inputs, "item_cache": narrower},
+        "`history` holds no item of user 0": {**inputs, "history": torch.tensor([[-1]]), "item_cache": cache},
         r"`history` must be of shape \(1, 8 or fewer\)": {
             **inputs,
             "history": torch.full((1, 9), 4),

@@ -1,12 +1,13 @@
 """LoRA: the fast forms with adapters at work, and what a run with `--lora` leaves."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 
 from gram import GramForConditionalGeneration, GramTokenizer
@@ -260,3 +261,9 @@ def test_another_catalogue_is_refused(base, tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("give data of the same catalogue")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("soft_prompt", [PromptTuningConfig, PrefixTuningConfig])
+def test_soft_prompts_are_refused(model, soft_prompt):
+    with pytest.raises(ValueError, match="a GRAM takes no soft prompts"):
+        get_peft_model(copy.deepcopy(model), soft_prompt(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3))

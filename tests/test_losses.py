@@ -88,7 +88,7 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, t
             steps = TrainingSteps(training, tokenizer, 16, micro_batch_size, 4, 0, 0, process, num_processes)
             micro_batches, num_tokens = steps[0]
             for batch in micro_batches:
-                loss = model(**batch, num_items_in_batch=num_tokens, label_smoothing=label_smoothing).loss
+                loss = model(**batch, num_items_in_batch=num_tokens, smoothing=label_smoothing).loss
                 loss.backward()
                 total += loss.detach()
         return total, {name: p.grad.clone() for name, p in model.named_parameters()}, steps.groups(0)
@@ -99,7 +99,7 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, t
     targets = [torch.tensor(tokenizer.sequences[sequence[place]]) for sequence, place in samples]
     labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
     inputs = {**tokenizer(histories=histories, return_tensors="pt"), "labels": labels}
-    plain = model(**inputs, label_smoothing=label_smoothing)
+    plain = model(**inputs, smoothing=label_smoothing)
     torch.testing.assert_close(loss, plain.loss.detach())
     true = gradients(model, plain.loss)
     assert_like(found, true, 1e-4)

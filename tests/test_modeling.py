@@ -1,5 +1,6 @@
 """The model: parity with an independent implementation, its two forms, initialisation, backbones, saving."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
+from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
 from gram import GramConfig, GramForConditionalGeneration, ItemTrie
@@ -175,6 +177,126 @@ def test_passages_of_the_wrong_shape_are_refused():
         model(input_ids=torch.ones(2, 3, dtype=torch.long), labels=torch.ones(2, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="at most 3"):
         model(input_ids=torch.ones(1, 4, 3, dtype=torch.long), labels=torch.ones(1, 3, dtype=torch.long))
+
+
+@pytest.fixture(scope="module")
+def eager_model(model):
+    """With attention that can be looked at."""
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    return eager
+
+
+@pytest.fixture(scope="module")
+def inputs(tokenizer):
+    labels = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(tokenizer.sequences[row]) for row in (3, 9)], batch_first=True, padding_value=-100
+    )
+    histories = [tokenizer.item_ids[:2], tokenizer.item_ids[4:9]]
+    return {**tokenizer(histories=histories, return_tensors="pt"), "labels": labels}
+
+
+def test_padding_before_the_prefix_changes_nothing(model, inputs):
+    """With `decoder_attention_mask`, as in T5."""
+    passages = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    prefix = torch.tensor([[0, 7, 9], [0, 5, 6]])
+    padded, mask = F.pad(prefix, (2, 0)), F.pad(torch.ones_like(prefix), (2, 0))
+    with torch.no_grad():
+        expected = model(**passages, decoder_input_ids=prefix).logits
+        for mask_like in (mask, mask.bool(), mask.float()):
+            found = model(**passages, decoder_input_ids=padded, decoder_attention_mask=mask_like).logits[:, 2:]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_form_of_the_arguments_gives_the_same(model, inputs):
+    with torch.no_grad():
+        expected, encoded = model(**inputs), model.encode(inputs["input_ids"], inputs["attention_mask"])
+        given = {"labels": inputs["labels"], "attention_mask": inputs["attention_mask"]}
+        shifted = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
+        forms = [
+            {**given, "encoder_outputs": encoded},
+            {**given, "encoder_outputs": encoded.to_tuple()},
+            {**given, "encoder_outputs": encoded, "attention_mask": inputs["attention_mask"].flatten(1)},
+            {**inputs, "attention_mask": inputs["attention_mask"].bool()},
+            {**inputs, "attention_mask": inputs["attention_mask"].float()},
+            {**inputs, "input_ids": inputs["input_ids"].int()},
+            {**inputs, "decoder_inputs_embeds": model.shared(shifted)},
+            {**inputs, "inputs_embeds": None, "output_attentions": None, "use_cache": False},
+        ]
+        for form in forms:
+            found = model(**form)
+            torch.testing.assert_close(found.loss, expected.loss)
+            torch.testing.assert_close(found.logits, expected.logits)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(**inputs).loss, expected.loss)
+
+
+def test_a_tuple_holds_what_the_dictionary_holds(eager_model, inputs):
+    asked = {"output_attentions": True, "output_hidden_states": True, "use_cache": False}
+    with torch.no_grad():
+        found = eager_model(**inputs, **asked)
+        as_tuple = eager_model(**inputs, **asked, return_dict=False)
+    torch.testing.assert_close(as_tuple, found.to_tuple())
+    layers, (users, length) = eager_model.config.num_decoder_layers, inputs["labels"].shape
+    assert (
+        len(found.decoder_attentions) == len(found.cross_attentions) == len(found.decoder_hidden_states) - 1 == layers
+    )
+    assert found.cross_attentions[0].shape[2:] == (length, inputs["input_ids"][0].numel())
+    assert found.decoder_hidden_states[-1].shape == (users, length, eager_model.config.d_model)
+
+
+def test_a_cache_of_the_prefix_gives_the_next_tokens_scores(model, inputs):
+    passages = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    prefix = torch.tensor([[0, 7, 9], [0, 5, 6]])
+    with torch.no_grad():
+        whole = model(**passages, decoder_input_ids=prefix).logits
+        first = model(**passages, decoder_input_ids=prefix[:, :2], use_cache=True)
+        cached = {"past_key_values": first.past_key_values, "decoder_attention_mask": torch.ones(2, 3)}
+        last = model(**passages, decoder_input_ids=prefix[:, 2:], **cached).logits
+    torch.testing.assert_close(last, whole[:, 2:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"warmth": 1}, TypeError, "no use for the argument 'warmth'"),
+        ({"inputs_embeds": torch.zeros(2, 6, 48, 32)}, TypeError, "no use for the argument 'inputs_embeds'"),
+        ({"output_attentions": True}, ValueError, '`output_attentions` needs `attn_implementation="eager"`'),
+        ({"labels": None}, ValueError, "give `labels`, or `decoder_input_ids`"),
+        ({"labels": [[1]]}, TypeError, "`labels` must be a tensor .* got a value of type list"),
+        ({"labels": torch.tensor([5, 1])}, ValueError, r"`labels` must be \(2, tokens\), got shape \(2,\)"),
+        ({"labels": torch.tensor([[5, 1]])}, ValueError, r"`labels` must be \(2, tokens\), got shape \(1, 2\)"),
+        ({"labels": torch.tensor([[5], [-1]])}, ValueError, "`labels` holds -1; it may hold numbers from 0 to"),
+        ({"decoder_input_ids": torch.tensor([[0], [0]])}, ValueError, r"`labels` must be \(2, 1\)"),
+        ({"labels": None, "decoder_input_ids": torch.tensor([[0], [10**6]])}, ValueError, "holds 1000000; it may"),
+        ({"decoder_attention_mask": torch.ones(2, 1)}, ValueError, r"`decoder_attention_mask` .* got \(2, 1\)"),
+        ({"decoder_inputs_embeds": torch.zeros(2, 32)}, ValueError, r"must be \(2, tokens, 32\), got shape \(2, 32\)"),
+        ({"encoder_outputs": 3}, TypeError, "`encoder_outputs` must be what `encode` returned"),
+        ({"history": {}, "use_cache": True}, ValueError, "with `history`, forward\\(\\) has no use for 'use_cache'"),
+        ({"history": {}}, ValueError, r"`input_ids` must be \(samples, tokens\), got shape"),
+    ],
+)
+def test_a_wrong_argument_of_forward_is_named(model, inputs, wrong, error, message):
+    with pytest.raises(error, match=message):
+        model(**{**inputs, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("items", lambda items: items + 100, "`items` holds 1\\d\\d; it may hold numbers from 0 to"),
+        ("positions", lambda positions: positions + 100, "`positions` holds 1\\d\\d; it may hold numbers from 0 to 8"),
+        ("positions", lambda positions: positions[:, :-1], r"`positions` must be \(\d+, \d+, \d+\), got shape"),
+        ("attention_mask", lambda mask: mask[:, :-1], "`attention_mask` must be of shape"),
+    ],
+)
+def test_a_wrong_history_of_the_grouped_form_is_named(model, data, tokenizer, name, change, message):
+    (batch, *_), _ = TrainingSteps(training_part(data), tokenizer, 24, 16, 4, seed=0, epoch=0)[0]
+    with pytest.raises(ValueError, match=message):
+        model(**{**batch, "history": {**batch["history"], name: change(batch["history"][name])}})
+    lacking = {key: value for key, value in batch["history"].items() if key != name}
+    with pytest.raises(ValueError, match=f"`history` needs .*; there is no '{name}'"):
+        model(**{**batch, "history": lacking})
 
 
 def test_padding_does_not_change_a_users_scores(model, tokenizer):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -144,6 +145,13 @@ def test_one_history_gives_one_list(recommend, histories):
     assert list(expected[0]) == ["item_id", "title", "score"]
 
 
+def test_takes_arrays_and_what_every_pipeline_takes(recommend, histories):
+    expected = recommend(histories[:2], top_k=3)
+    arrays = [np.array(history) for history in histories[:2]]
+    assert recommend(arrays, top_k=3, num_workers=2, batch_size=4) == expected
+    assert recommend(arrays[0], top_k=3) == recommend(histories[0], top_k=3)
+
+
 def test_batches_and_streams_give_what_users_get_alone(recommend, histories, monkeypatch):
     alone, sizes = [recommend(history, top_k=4) for history in histories], []
     generate = recommend.model.generate
@@ -228,6 +236,7 @@ def test_uses_the_item_encodings_of_the_folder(folder, histories, tmp_path):
         ([["1"], "2"], r"histories\[1\]: a history is a list of item ids, got the string '2'"),
         ([["1"], 2], r"histories\[1\]: a history is a list of item ids, got a value of type int"),
         ([["1"], {"2": 1}], r"histories\[1\]: a history is a list of item ids, got a value of type dict"),
+        ([["1"], None], r"histories\[1\]: a history is a list of item ids, got a value of type NoneType"),
         (["1", 2], "item ids are strings, got 2"),
         ([[["1"]]], r"histories\[0\]: item ids are strings, got \['1'\]"),
         ("1", "several such lists; got a value of type str"),

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from gram import GramTokenizer
 
@@ -100,11 +101,61 @@ def test_sequences_decode_to_their_items(tokenizer):
 
 @pytest.mark.parametrize(
     ("histories", "message"),
-    [([[]], "empty"), ([], "empty"), ([["B0001", "nowhere"]], "'nowhere'"), (["B0001"], "list of item ids")],
+    [
+        ([[]], "empty"),
+        ([], "empty"),
+        ([["B0001", "nowhere"]], "'nowhere'"),
+        (["B0001"], "list of item ids"),
+        (np.array(["B0001"]), "list of item ids"),
+        ([["B0001"], None], "list of item ids, got a value of type NoneType"),
+        ([{"B0001"}], "list of item ids, got a value of type set"),
+        ([["B0001", None]], "item ids are strings, got None"),
+        ([[1]], "item ids are strings, got 1"),
+        (7, "`histories` is a list of histories, got a value of type int"),
+    ],
 )
 def test_histories_that_cannot_be_read_are_refused(tokenizer, histories, message):
     with pytest.raises(ValueError, match=message):
         tokenizer(histories=histories)
+
+
+def test_histories_may_be_arrays(tokenizer):
+    lists = [tokenizer.item_ids[:3], tokenizer.item_ids[4:7]]
+    expected = tokenizer(histories=lists)["input_ids"]
+    for histories in (np.array(lists), np.array(lists, dtype=object), [np.array(history) for history in lists]):
+        assert tokenizer(histories=histories)["input_ids"] == expected
+
+
+class OnADevice(torch.Tensor):
+    """Numpy cannot read it, as it cannot read a tensor on a GPU."""
+
+    def __array__(self, *_, **__):
+        raise TypeError("can't convert a tensor of this device to numpy")
+
+
+def test_sequences_on_any_device_are_decoded(model, tokenizer):
+    inputs = tokenizer(histories=[tokenizer.item_ids[:2], tokenizer.item_ids[5:6]], return_tensors="pt")
+    sequences = model.generate(**inputs, num_beams=5, num_return_sequences=3)
+    expected, there = tokenizer.decode_items(sequences, 3), sequences.as_subclass(OnADevice)
+    assert [len(items) for items in expected] == [3, 3]
+    for form in (there, list(there)):
+        assert tokenizer.decode_items(form, 3) == expected
+    assert tokenizer.decode_items(there.view(2, 3, -1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("sequences", "count", "message"),
+    [
+        ([[0, 5, 1]] * 4, 3, "4 sequences are no multiple of num_return_sequences=3"),
+        ([[0, 5, 1]] * 4, 0, "4 sequences are no multiple of num_return_sequences=0"),
+        ([0, 5, 1], None, r"`sequences` must be \(users \* items, tokens\)"),
+        (None, None, r"`sequences` must be \(users \* items, tokens\)"),
+        ([[-7]], None, r"no item has the lexical ID \[-7\]"),
+    ],
+)
+def test_what_is_no_sequence_is_refused(tokenizer, sequences, count, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer.decode_items(sequences, count)
 
 
 def change(tokenizer, column, row, value):
