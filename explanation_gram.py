@@ -104,7 +104,8 @@ def _leaves(items: torch.Tensor, batch_size: int, trie: ItemTrie) -> torch.Tenso
 def _decode(model, fused: FusedPassages, num_passages: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """T5's decoder on prefixes that are known in full.
 
-    A user's passages have keys and values once: their K prefixes of T tokens are folded into the query length.
+    A user's passages have keys and values once: their K prefixes of T tokens are folded into the query length. Of
+    forward hooks those of modules with weights run, and no others.
 
     Args:
         model: a [`GramForConditionalGeneration`].

@@ -83,7 +83,8 @@ class ItemTrie(nn.Module):
         depth = padded.shape[1]
         counts = [np.count_nonzero((first_difference <= level) & (lengths > level)) for level in range(depth)]
         levels = np.cumsum([0, 1, *counts])  # first node of each level, and of the one after the last
-        trie = cls(int(rows.max()) + 1, int(levels[-1]), depth)
+        with torch.device("cpu"):  # whatever the default is: numpy fills the buffers
+            trie = cls(int(rows.max()) + 1, int(levels[-1]), depth)
         offsets, tokens, items, sizes, leaves, fan_out = (buffer.numpy() for buffer in trie.buffers())
         tokens[0], items[:], sizes[0], leaves[:] = -1, -1, len(padded), -1
         offsets[levels[-2] :] = levels[-1]  # below the last level there is nothing
