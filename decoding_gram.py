@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CompileConfig
 
-from .elementwise_gram import norm
+from .elementwise_gram import clamped, has_hooks_between, is_plain, norm
+from .encoding_gram import add_feed_forward
 from .fusion_gram import FusedPassages
-from .linear_gram import feed_forward, project
 
 _STATIC_TOKENS = 256  # the passages of a batch are padded to a multiple of this where every step has one shape
-_ROWS_OF_LOGITS = 64  # that are computed at once on a CPU: a block of them stays in its cache
+_ROWS_OF_LOGITS, _TOKENS_OF_LOGITS = 64, 512  # that are computed at once on a CPU: what they need stays in its cache
 
 
 class PrefixDecoder:
@@ -49,18 +49,23 @@ class PrefixDecoder:
         self.is_static = compile_config is not None
         self.run_blocks = _compiled(json.dumps(compile_config.to_dict())) if self.is_static else _run_blocks
         fused = fused.padded(_STATIC_TOKENS) if self.is_static else fused
-        self.batch_size, self.num_slots = len(fused.index), 0
+        batch_size, self.num_slots, self.longest = len(fused.index), 0, depth if self.is_static else 0
+        self.ancestors = fused.index.new_full((batch_size, num_slots, depth), -1)  # (B, S, D): itself, parent ...
+        self.tokens = fused.index.new_zeros(batch_size, num_slots)  # (B, S)
+        self.fused = fused if has_hooks_between(self.decoder) else None
+        if self.fused is not None:
+            self.slots = fused.states.new_empty(0, 2, batch_size, num_slots, 0)
+            return
         self.padding = None if fused.mask.all() and not self.is_static else ~fused.mask[:, None]  # (B, 1, M)
-        as_it_is = not self.is_static
+        positions, as_it_is = model.passage_positions, not self.is_static
         self.memory = [
-            keys_and_values(block.layer[1].EncDecAttention, fused, model.passage_positions, as_it_is)
-            for block in self.decoder.block
+            keys_and_values(block.layer[1].EncDecAttention, fused, positions, as_it_is) for block in self.decoder.block
         ]
-        self.ancestors = fused.index.new_full((self.batch_size, num_slots, depth), -1)  # (B, S, D): itself, parent ...
         attention = self.decoder.block[0].layer[0].SelfAttention
-        shape = (len(self.memory), 2, attention.n_heads, self.batch_size, num_slots, attention.key_value_proj_dim)
-        self.slots = fused.states.new_zeros(shape)  # keys and values of every layer, (L, 2, H, B, S, dk)
-        self.bias = attention.compute_bias(depth, depth)[0, :, -1].flip(-1)  # (H, D), by distance
+        shape = (len(self.memory), 2, batch_size, num_slots, attention.inner_dim)
+        self.slots = fused.states.new_zeros(shape)  # keys and values of every layer, (L, 2, B, S, H * dk)
+        bias = attention.compute_bias(depth, depth, device=fused.states.device)[0, :, -1]
+        self.bias = bias.flip(-1).T  # (D, H), by distance
 
     def __call__(
         self, tokens: torch.Tensor, parents: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor
@@ -76,39 +81,50 @@ class PrefixDecoder:
         Returns:
             float32 log-probabilities (B, W, F), -inf where not legal.
         """
-        first, self.num_slots = self.num_slots, self.num_slots + parents.shape[1]
-        bias = self._append(parents, first)
-        states, new = self.run_blocks(
-            self.decoder,
-            self.decoder.embed_tokens(tokens),  # (B, W, d)
-            self.slots if self.is_static else self.slots[..., :first, :],
-            self.memory,
-            bias,
-            self.padding,
-        )
-        self.slots[..., first : self.num_slots, :] = new
+        ancestors = self._append(tokens, parents)  # (B, W, D)
+        states = self._by_hand(tokens, ancestors) if self.fused is None else self._as_it_is(ancestors)  # (B, W, d)
         scores = over_legal if self.score_mode == "trie" else over_vocabulary
         flat = (states.flatten(0, 1), candidates.flatten(0, 1), legal.flatten(0, 1))
         return scores(self.model, *flat).view(candidates.shape)
 
-    def _append(self, parents: torch.Tensor, first: int) -> torch.Tensor:
-        """Note where tokens come from; returns the scores' bias (H, B, W, S + 1) for the slots and the token itself.
-
-        It is T5's relative one, and -inf at all slots but the ancestors.
-        """
-        while self.num_slots > self.ancestors.shape[1]:
+    def _append(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        """Note tokens and where they come from; returns their slots (B, W, D): its own, its parent's ..., then -1."""
+        first, self.num_slots = self.num_slots, self.num_slots + parents.shape[1]
+        while self.num_slots > self.tokens.shape[1]:
+            self.tokens = torch.cat([self.tokens, self.tokens], dim=1)
             self.ancestors = torch.cat([self.ancestors, self.ancestors], dim=1)
-            self.slots = torch.cat([self.slots, self.slots], dim=4)
+            self.slots = torch.cat([self.slots, self.slots], dim=3)
+        own = torch.arange(first, self.num_slots, device=parents.device).expand_as(parents)
         before = self.ancestors.take_along_dim(parents.clamp(min=0)[..., None], dim=1)[..., :-1]
-        before = before.masked_fill(parents[..., None] < 0, -1)  # (B, W, D - 1)
-        self.ancestors[:, first : self.num_slots, 0] = torch.arange(first, self.num_slots, device=parents.device)
-        self.ancestors[:, first : self.num_slots, 1:] = before
-        width = self.ancestors.shape[1] if self.is_static else first
-        bias = self.bias.new_full((len(self.bias), *parents.shape, width + 1), -torch.inf)
-        slot = before.masked_fill(before < 0, width).expand(len(bias), -1, -1, -1)  # no ancestor: the last, set below
-        bias.scatter_(-1, slot, self.bias[:, None, None, 1:].expand_as(slot))
-        bias[..., -1] = self.bias[:, :1, None]
-        return bias
+        before = before.masked_fill(parents[..., None] < 0, -1)
+        ancestors = torch.cat([own[..., None], before], dim=-1)
+        self.ancestors[:, first : self.num_slots] = ancestors
+        self.tokens[:, first : self.num_slots] = tokens
+        self.longest = min(self.longest + 1, ancestors.shape[2])
+        return ancestors[..., : self.longest]
+
+    def _by_hand(self, tokens: torch.Tensor, ancestors: torch.Tensor) -> torch.Tensor:
+        slots = self.slots.flatten(2, 3)  # (L, 2, B * S, H * dk)
+        users = torch.arange(len(tokens), device=tokens.device)[:, None, None]
+        rows = ancestors.clamp(min=0) + users * self.slots.shape[3]
+        bias = self.bias[: ancestors.shape[2]].masked_fill((ancestors < 0)[..., None], -torch.inf)  # (B, W, D, H)
+        return self.run_blocks(
+            self.decoder, self.decoder.embed_tokens(tokens), slots, rows, bias, self.memory, self.padding
+        )
+
+    def _as_it_is(self, ancestors: torch.Tensor) -> torch.Tensor:
+        """The same by T5's decoder as it is, whose hooks then run, on whole prefixes."""
+        width, lengths = ancestors.shape[1], (ancestors >= 0).sum(-1)  # (B, W)
+        place = lengths[..., None] - 1 - torch.arange(ancestors.shape[2], device=lengths.device)
+        slots = ancestors.gather(-1, place.clamp(min=0))  # (B, W, D), the first token's first; any behind the last
+        decoded = self.decoder(
+            input_ids=self.tokens.gather(1, slots.flatten(1)).view(-1, slots.shape[2]),
+            encoder_hidden_states=self.fused.by_user(self.model.passage_positions).repeat_interleave(width, dim=0),
+            encoder_attention_mask=self.fused.mask.repeat_interleave(width, dim=0),
+            use_cache=False,
+        ).last_hidden_state  # (B * W, D, d)
+        last = decoded[torch.arange(len(decoded), device=decoded.device), lengths.flatten() - 1]
+        return last.view(*lengths.shape, -1)
 
 
 def keys_and_values(
@@ -122,7 +138,7 @@ def keys_and_values(
         positions (P, d): weights of the passage position embedding.
         as_it_is: what one user attends to need not be laid out anew.
     """
-    projected = [heads(attention, p[None])[:, 0] for p in project(fused.states, attention.k, attention.v)]
+    projected = [heads(attention, p[None])[:, 0] for p in (attention.k(fused.states), attention.v(fused.states))]
     if as_it_is and fused.is_placed and fused.index.shape == (1, len(fused.states)):  # (H, T, dk), all of one user's
         return [values[:, None].contiguous() for values in projected]
     laid_out = [values.index_select(1, fused.index.flatten()) for values in projected]
@@ -140,22 +156,37 @@ def over_vocabulary(model, states: torch.Tensor, candidates: torch.Tensor, legal
         states (N, d): of its decoder.
         candidates, legal (N, F): tokens that may come next, and False where there is no such candidate.
     """
-    parts, states = [], _scaled(model, states)
+    states, parts = _scaled(model, states), []
     rows = _ROWS_OF_LOGITS if states.device.type == "cpu" else len(states)
     for some, wanted in zip(states.split(rows), candidates.split(rows), strict=True):
-        logits = project(some, model.lm_head)[0].float()
+        logits = _logits(model.lm_head, some).float()
         chosen, highest = logits.gather(-1, wanted), logits.amax(dim=-1, keepdim=True)
         parts.append(chosen - highest - logits.sub_(highest).exp_().sum(dim=-1, keepdim=True).log_())
     return torch.cat(parts).masked_fill(~legal, -torch.inf)
 
 
+def _logits(head, states: torch.Tensor) -> torch.Tensor:
+    """Logits (N, V) of a few states; on a CPU in blocks of tokens, which takes three quarters of the time."""
+    if states.device.type != "cpu" or not _is_product(head) or states.dtype != head.weight.dtype:
+        return head(states)
+    logits = states.new_empty(len(states), len(head.weight))
+    for block, weight in zip(logits.split(_TOKENS_OF_LOGITS, dim=1), head.weight.split(_TOKENS_OF_LOGITS), strict=True):
+        torch.mm(states, weight.T, out=block)
+    return logits
+
+
+def _is_product(head) -> bool:
+    """Whether there is no more to a head, such as an adapter, than its weight."""
+    return is_plain(head, nn.Linear) and head.bias is None
+
+
 def over_legal(model, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-    """The same over the legal candidates alone, and with gradients where they are wanted."""
+    """The same over the legal candidates alone."""
     head, states = model.lm_head, _scaled(model, states)
-    if type(head) is nn.Linear:
+    if _is_product(head):
         tokens, place = candidates.unique(return_inverse=True)
         logits = F.linear(states, F.embedding(tokens, head.weight)).float().gather(-1, place)
-    else:  # an adapter or a quantised layer: there is more to it than its weight
+    else:
         logits = head(states).float().gather(-1, candidates)
     logits = logits.masked_fill(~legal, -torch.inf)
     # A prefix without a legal token is padding: its log-softmax is not a number.
@@ -171,38 +202,41 @@ def _compiled(config: str):
     return torch.compile(_run_blocks, **json.loads(config))
 
 
-def _run_blocks(decoder, states, slots, memory, bias, padding) -> tuple[torch.Tensor, torch.Tensor]:
-    """T5's decoder on tokens that each attend to slots, to themselves and to the passages.
+def _run_blocks(decoder, states, slots, rows, bias, memory, padding) -> torch.Tensor:
+    """T5's decoder on tokens that each attend to themselves, to their ancestors and to the passages.
 
     Args:
         decoder: a `T5Stack`.
         states (B, W, d): embedded tokens.
-        slots (L, 2, H, B, S, dk): keys and values of every layer.
+        slots (L, 2, B * S, H * dk): keys and values of every layer; those of the tokens are put there.
+        rows (B, W, D): where in the slots each token is, its parent ...
+        bias (B, W, D, H): of the self-attention's scores.
         memory: keys and values (H, B, M, dk) of every layer.
-        bias (H, B, W, S + 1): of the self-attention's scores.
         padding (B, 1, M): True where there is no passage; None where there is everywhere.
 
     Returns:
-        States (B, W, d) after the final norm; keys and values (L, 2, H, B, W, dk) of the new tokens.
+        States (B, W, d) after the final norm.
     """
-    new = []
-    for block, own_slots, passages in zip(decoder.block, slots, memory, strict=True):
+    for block, own_slots, (keys, values) in zip(decoder.block, slots, memory, strict=True):
         attention, normed = block.layer[0].SelfAttention, norm(block.layer[0].layer_norm, states)
-        query, key, value = (heads(attention, p) for p in project(normed, attention.q, attention.k, attention.v))
-        scores = [query @ own_slots[0].transpose(2, 3), (query * key).sum(dim=-1, keepdim=True)]
-        weights = torch.cat(scores, dim=-1).add_(bias).softmax(dim=-1)  # (H, B, W, S + 1); T5 does not scale
-        states = states + joined(attention, weights[..., :-1] @ own_slots[1] + weights[..., -1:] * value)
-        new.append(torch.stack([key, value]))
+        new = torch.stack([attention.k(normed), attention.v(normed)]).flatten(1, 2)  # (2, B * W, H * dk)
+        own_slots.index_copy_(1, rows[..., 0].flatten(), new.to(own_slots.dtype))
+        past = own_slots.index_select(1, rows.flatten()).unflatten(1, rows.shape)
+        past_keys, past_values = past.unflatten(-1, (attention.n_heads, -1))  # (B, W, D, H, dk)
+        query = attention.q(normed).to(past.dtype).view_as(past_keys[:, :, 0])[:, :, None]
+        weights = (torch.linalg.vecdot(query, past_keys) + bias).softmax(dim=2)  # (B, W, D, H); T5 does not scale
+        mixed = torch.linalg.vecdot(weights.to(past.dtype)[..., None], past_values, dim=2)  # (B, W, H, dk)
+        states = clamped(states + attention.o(mixed.flatten(2)))
 
-        attention, (keys, values) = block.layer[1].EncDecAttention, passages
-        query = heads(attention, project(norm(block.layer[1].layer_norm, states), attention.q)[0])
+        attention = block.layer[1].EncDecAttention
+        query = heads(attention, attention.q(norm(block.layer[1].layer_norm, states)))
         scores = query @ keys.transpose(2, 3)  # (H, B, W, M)
         if padding is not None:
             scores = scores.masked_fill_(padding, -torch.inf)
-        states = states + joined(attention, scores.softmax(dim=-1) @ values)
+        states = clamped(states + joined(attention, scores.softmax(dim=-1) @ values))
 
-        states = states + feed_forward(block.layer[-1], states)
-    return norm(decoder.final_layer_norm, states), torch.stack(new)
+        states = add_feed_forward(block.layer[-1], states)
+    return norm(decoder.final_layer_norm, states)
 
 
 def heads(attention, projected: torch.Tensor) -> torch.Tensor:
@@ -212,7 +246,7 @@ def heads(attention, projected: torch.Tensor) -> torch.Tensor:
 
 def joined(attention, mixed: torch.Tensor) -> torch.Tensor:
     """(H, B, W, dk) through the output layer, (B, W, d)."""
-    return project(mixed.permute(1, 2, 0, 3).flatten(2), attention.o)[0]
+    return attention.o(mixed.permute(1, 2, 0, 3).flatten(2))
 
 
 __all__ = ["PrefixDecoder", "heads", "joined", "keys_and_values", "over_legal", "over_vocabulary"]

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .elementwise_gram import dropout, norm
-from .linear_gram import feed_forward, project
+from .elementwise_gram import clamped, dropout, has_hooks_between, norm
 
 
 @dataclass(frozen=True)
@@ -129,13 +128,22 @@ def encode_packed(encoder: nn.Module, input_ids: torch.Tensor, attention_mask: t
 
 def encode_embedded(encoder: nn.Module, embedded: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
     """T5's encoder on packed embeddings (T, d), both in the layout's order."""
-    states = drop(encoder, embedded)
     if not layout.buckets:
-        return states
-    bias = encoder.block[0].layer[0].SelfAttention.compute_bias(layout.longest, layout.longest)[0]  # (H, L, L)
+        return embedded
+    if has_hooks_between(encoder):
+        return torch.cat([bucket.unpad(_encode_padded(encoder, bucket, embedded)) for bucket in layout.buckets])
+    states = drop(encoder, embedded)
+    attention = encoder.block[0].layer[0].SelfAttention
+    bias = attention.compute_bias(layout.longest, layout.longest, device=states.device)[0]  # (H, L, L)
     for block in encoder.block:
         states = run_block(block, _encoder_block, states, bias, layout)
     return drop(encoder, norm(encoder.final_layer_norm, states))
+
+
+def _encode_padded(encoder: nn.Module, bucket: Bucket, embedded: torch.Tensor) -> torch.Tensor:
+    """A bucket's states (count, length, d) by the encoder as it is, whose hooks then run."""
+    mask = None if bucket.padding is None else ~bucket.padding[:, 0, 0]
+    return encoder(inputs_embeds=bucket.pad(embedded), attention_mask=mask).last_hidden_state
 
 
 def run_block(block: nn.Module, function: Callable, *inputs):
@@ -149,17 +157,26 @@ def _encoder_block(block, states, bias, layout) -> torch.Tensor:
     """A block of T5's encoder on packed states (T, d); only the attention's core knows of passages."""
     sublayer = block.layer[0]
     attention, normed = sublayer.SelfAttention, norm(sublayer.layer_norm, states)
-    projected = project(normed, attention.q, attention.k, attention.v)  # (T, H * dk)
+    projected = [linear(normed) for linear in (attention.q, attention.k, attention.v)]  # (T, H * dk)
     mixed = torch.cat([_attend(attention, projected, bias, bucket) for bucket in layout.buckets])
-    states = states + drop(sublayer, project(mixed, attention.o)[0])
+    states = clamped(states + drop(sublayer, attention.o(mixed)))
     return add_feed_forward(block.layer[-1], states)
 
 
 def add_feed_forward(sublayer: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """A block's last sub-layer; one that has been compiled is called as it is."""
+    """A block's last sub-layer, gated or not; one that has been compiled is called as it is."""
     if torch.is_grad_enabled() and sublayer._compiled_call_impl is not None:
-        return sublayer(states)
-    return states + feed_forward(sublayer, states)
+        return clamped(sublayer(states))
+    dense, normed = sublayer.DenseReluDense, norm(sublayer.layer_norm, states)
+    inner = dense.dropout
+    if hasattr(dense, "wi_0"):
+        hidden = dropout(dense.act(dense.wi_0(normed)) * dense.wi_1(normed), inner.p, inner.training)
+    else:
+        hidden, rectify = dense.wi(normed), isinstance(dense.act, nn.ReLU)
+        hidden = dropout(hidden if rectify else dense.act(hidden), inner.p, inner.training, rectify)
+    if dense.wo.weight.is_floating_point():  # it stays in float32 where the model is loaded in float16
+        hidden = hidden.to(dense.wo.weight.dtype)
+    return clamped(states + drop(sublayer, dense.wo(hidden)))
 
 
 def drop(module: nn.Module, states: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,7 @@ def exact_search(
         batch = open_prefixes.pop(nodes_per_step, enough)
 
     leaves = torch.full((num_return_sequences,), -1, device=device)
-    scores = torch.full((num_return_sequences,), -torch.inf, device=device)
+    scores = torch.full((num_return_sequences,), -torch.inf, dtype=torch.float32, device=device)
     leaves[: len(best)] = torch.from_numpy(best["node"]).to(device, leaves.dtype)
     scores[: len(best)] = torch.from_numpy(best["bound"]).to(scores.dtype).to(device)
     return ExactResult(leaves, scores, num_scored)

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .decoding_gram import heads, joined, keys_and_values, over_vocabulary
-from .elementwise_gram import norm
+from .elementwise_gram import clamped, norm
+from .encoding_gram import add_feed_forward
 from .fusion_gram import FusedPassages
-from .linear_gram import feed_forward, project
 from .trie_gram import ItemTrie
 
 
@@ -103,7 +103,8 @@ def _leaves(items: torch.Tensor, trie: ItemTrie) -> torch.Tensor:
 def _decode(model, fused: FusedPassages, num_passages: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """T5's decoder on prefixes that are known in full.
 
-    A user's passages have keys and values once: their K prefixes of T tokens are folded into the query length.
+    A user's passages have keys and values once: their K prefixes of T tokens are folded into the query length. Of
+    forward hooks those of modules with weights run, and no others.
 
     Args:
         model: a [`GramForConditionalGeneration`].
@@ -116,27 +117,28 @@ def _decode(model, fused: FusedPassages, num_passages: int, given: torch.Tensor)
     """
     decoder, (num_items, length) = model.decoder, given.shape[1:]
     of_passage = (F.one_hot(fused.place, num_passages) * fused.mask[..., None]).float()  # (B, M, P)
-    bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)[0]  # (H, T, T)
+    bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length, device=given.device)[0]  # (H, T, T)
     bias = bias.masked_fill(torch.ones_like(bias, dtype=torch.bool).triu(1), -torch.inf)
     states, shares = decoder.embed_tokens(given.flatten(1)), 0  # (B, K * T, d)
+    positions = model.passage_positions
     for block in decoder.block:
         attention, normed = block.layer[0].SelfAttention, norm(block.layer[0].layer_norm, states)
         query, key, value = (
-            heads(attention, projected).unflatten(2, (num_items, length))  # (H, B, K, T, dk)
-            for projected in project(normed, attention.q, attention.k, attention.v)
+            heads(attention, linear(normed)).unflatten(2, (num_items, length))  # (H, B, K, T, dk)
+            for linear in (attention.q, attention.k, attention.v)
         )
         weights = (query @ key.transpose(3, 4) + bias[:, None, None]).softmax(dim=-1)  # T5 does not scale
-        states = states + joined(attention, (weights @ value).flatten(2, 3))
+        states = clamped(states + joined(attention, (weights @ value).flatten(2, 3)))
 
         attention = block.layer[1].EncDecAttention
-        keys, values = keys_and_values(attention, fused, model.passage_positions)  # (H, B, M, dk)
-        query = heads(attention, project(norm(block.layer[1].layer_norm, states), attention.q)[0])
+        keys, values = keys_and_values(attention, fused, positions)  # (H, B, M, dk)
+        query = heads(attention, attention.q(norm(block.layer[1].layer_norm, states)))
         scores = (query @ keys.transpose(2, 3)).masked_fill_(~fused.mask[:, None], -torch.inf)  # (H, B, K * T, M)
         weights = scores.softmax(dim=-1)
         shares = shares + weights.float().mean(0) @ of_passage / len(decoder.block)  # (B, K * T, P)
-        states = states + joined(attention, weights @ values)
+        states = clamped(states + joined(attention, weights @ values))
 
-        states = states + feed_forward(block.layer[-1], states)
+        states = add_feed_forward(block.layer[-1], states)
     states = norm(decoder.final_layer_norm, states)
     return states.view(*given.shape, -1), shares.view(*given.shape, -1)
 

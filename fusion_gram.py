@@ -72,6 +72,11 @@ class FusedPassages:
         place = None if self.place is None else F.pad(self.place, (0, more))
         return FusedPassages(self.states, index, place, mask, self.is_placed)
 
+    def by_user(self, positions: torch.Tensor) -> torch.Tensor:
+        """States (B, M, d) of all that each user attends to, their passages' positions (P, d) added."""
+        states = F.embedding(self.index, self.states)
+        return states if self.is_placed else states + F.embedding(self.place, positions)
+
     def of_user(self, user: int) -> FusedPassages:
         """What one user attends to, without the rest of the batch."""
         mask = self.mask[user]

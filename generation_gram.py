@@ -58,15 +58,17 @@ def beam_search(
     users = torch.arange(batch_size, device=device)[:, None, None]  # (B, 1, 1)
     nodes = torch.zeros(batch_size, num_beams if is_static else 1, dtype=torch.long, device=device)  # (B, W)
     tokens, slots, num_slots = torch.full_like(nodes, start_token_id), torch.full_like(nodes, -1), 0
-    scores = torch.full(nodes.shape, -torch.inf, device=device)  # (B, W), summed log-probabilities, falling
+    scores = torch.full(
+        nodes.shape, -torch.inf, dtype=torch.float32, device=device
+    )  # (B, W), summed log-probabilities, falling
     scores[:, 0] = 0
     leaves = torch.full((batch_size, num_return_sequences), -1, device=device)  # (B, K)
-    leaf_scores = torch.full((batch_size, num_return_sequences), -torch.inf, device=device)
+    leaf_scores = scores.new_full((batch_size, num_return_sequences), -torch.inf)
 
     for level in range(trie.depth):
         children, exists = trie.expand(nodes, level)  # (B, W, F)
         child_tokens = trie.tokens[children].long().clamp(min=0)
-        log_probs = torch.zeros(exists.shape, device=device).masked_fill(~exists, -torch.inf)
+        log_probs = scores.new_zeros(exists.shape).masked_fill(~exists, -torch.inf)
         undecided = scores > -torch.inf
         if renormalised:
             undecided &= trie.sizes[nodes] > 1

@@ -210,7 +210,7 @@ class ItemCache:
         Raises:
             ValueError: a row that is not in the catalogue, or not in this cache.
         """
-        rows = torch.as_tensor(rows, dtype=torch.long).cpu().numpy()
+        rows = torch.as_tensor(rows, dtype=torch.long, device="cpu").numpy()
         wrong = (rows < 0) | (rows >= self.num_items)
         if wrong.any():
             raise ValueError(f"row {rows[wrong][0]} is not in the catalogue of {self.num_items} items")
@@ -243,17 +243,32 @@ def _empty(num_tokens: int, like: torch.Tensor) -> torch.Tensor:
     """Memory (T, d) float32 to fill."""
     shape = (num_tokens, like.shape[1])
     if like.device.type != "cpu":
-        return torch.empty(shape, device=like.device)
+        return torch.empty(shape, dtype=torch.float32, device=like.device)
     return torch.from_numpy(np.empty(shape, dtype=np.float32))  # in huge pages, that take a third of the time to fill
 
 
 def hash_of_encoder(model) -> str:
     """SHA-256 of all that decides what a model's encoder gives: configuration and weights, embeddings among them."""
     digest = hashlib.sha256(json.dumps([getattr(model.config, name) for name in ENCODER_FIELDS]).encode())
-    for name, tensor in sorted(model.encoder.state_dict().items()):
+    for name, tensor in sorted(_state(model.encoder).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _state(encoder) -> dict[str, torch.Tensor]:
+    """The encoder's weights; those that accelerate keeps elsewhere are fetched."""
+    state = encoder.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        try:
+            from accelerate.utils import align_module_device
+        except ImportError as error:  # in `try`, or the files of a checkpoint could not be loaded without accelerate
+            raise ValueError("the encoder's weights are not in memory; load the model without offloading") from error
+        for prefix, module in encoder.named_modules():
+            with align_module_device(module, torch.device("cpu")):
+                own = {f"{prefix}.{name}": weight for name, weight in module.named_parameters(recurse=False)}
+                state |= {name: weight.detach().clone() for name, weight in own.items()}
+    return state
 
 
 def _check_dtype(dtype: str) -> None:
@@ -270,14 +285,14 @@ def _encode(
     lengths = np.fromiter(map(len, prompts), dtype=np.int64, count=len(prompts))
     starts = np.cumsum(lengths) - lengths
     states = torch.empty(int(lengths.sum()), model.config.d_model, dtype=DTYPES[dtype], device=device)
-    scales = torch.empty(len(states), device=device)
+    scales = torch.empty(len(states), dtype=torch.float32, device=device)
     was_training = model.training
     model.eval()
     try:
         for batch in _batches(lengths, batch_tokens):
             real = torch.from_numpy(np.arange(lengths[batch[0]]) < lengths[batch, None])  # (n, L)
-            input_ids = torch.full(real.shape, model.config.pad_token_id)
-            input_ids[real] = torch.tensor([token for row in batch for token in prompts[row]])
+            input_ids = torch.full(real.shape, model.config.pad_token_id, device="cpu")
+            input_ids[real] = torch.tensor([token for row in batch for token in prompts[row]], device="cpu")
             input_ids, mask = input_ids.to(model.device), real.to(model.device)
             found = model.encoder(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[mask].float()
             places = torch.from_numpy(np.concatenate([np.arange(lengths[row]) + starts[row] for row in batch]))

@@ -135,8 +135,15 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
     @property
     def passage_positions(self) -> torch.Tensor:
         """What a passage's encoding gets for its place, (P, d_model): zero where `config.passage_position` is False."""
-        weight = self.position_embedding.weight
-        return weight if self.config.passage_position else torch.zeros_like(weight)
+        # Called, not read: an adapter may be in its place, or accelerate may fetch the weight for the call.
+        embedded = self.position_embedding(torch.arange(self.config.max_history + 1, device=self.device))
+        return embedded if self.config.passage_position else torch.zeros_like(embedded)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; accelerate may keep its weights elsewhere."""
+        place = getattr(getattr(self.shared, "_hf_hook", None), "execution_device", None)
+        return super().device if place is None else torch.device(place)
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .elementwise_gram import dropout, norm
+from .elementwise_gram import clamped, dropout, has_hooks_between, is_plain, norm
 from .encoding_gram import PackedLayout, add_feed_forward, drop, encode_embedded, passage_lengths, run_block
 
 _LOGITS_AT_ONCE = 1 << 26  # elements; several tensors of this size live at once while a loss is computed
@@ -30,20 +30,32 @@ def decode_grouped(
     lengths = passage_lengths(attention_mask) + passage_lengths(item_mask)
     layout = PackedLayout(lengths, input_ids.device)
     tokens = torch.cat([input_ids[attention_mask.bool()], history["input_ids"][item_mask.bool()]])
-    # One look-up for encoder and decoder, because the gradient of each is as large as the vocabulary's.
-    tokens = torch.cat([tokens[layout.order], decoder_input_ids.flatten()])
-    embedded, targets = model.shared(tokens).split([len(layout.order), decoder_input_ids.numel()])
+    embedded, targets = _embed(model, tokens[layout.order], decoder_input_ids)
     states = encode_embedded(model.encoder, embedded, layout)  # (M, d)
     memory = _memory(attention_mask.bool(), item_mask.bool(), history, layout)
-
-    decoder, length = model.decoder, decoder_input_ids.shape[1]
-    bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
+    positions, decoder, length = model.passage_positions, model.decoder, decoder_input_ids.shape[1]
+    if has_hooks_between(decoder):
+        hidden, mask = _by_sample(memory, states, positions)
+        decoded = decoder(inputs_embeds=targets, encoder_hidden_states=hidden, encoder_attention_mask=mask)
+        return decoded.last_hidden_state
+    bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length, device=states.device)
     future = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)
     bias = bias.masked_fill(future, torch.finfo(bias.dtype).min)
-    decoded = drop(decoder, targets.view(*decoder_input_ids.shape, -1))
+    decoded = drop(decoder, targets)
     for block in decoder.block:
-        decoded = run_block(block, _decoder_block, decoded, states, bias, memory, model.passage_positions)
+        decoded = run_block(block, _decoder_block, decoded, states, bias, memory, positions)
     return drop(decoder, norm(decoder.final_layer_norm, decoded))
+
+
+def _embed(model, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings (T, d) of the encoder's tokens and (N, T', d) of the decoder's."""
+    of_encoder, of_decoder = model.encoder.embed_tokens, model.decoder.embed_tokens
+    is_one = all(is_plain(module, nn.Embedding) for module in (of_encoder, of_decoder))
+    if not is_one or of_encoder.weight is not of_decoder.weight:
+        return of_encoder(tokens), of_decoder(targets)
+    # One look-up, because the gradient of each is as large as the vocabulary's.
+    tokens, after = of_encoder(torch.cat([tokens, targets.flatten()])).split([len(tokens), targets.numel()])
+    return tokens, after.view(*targets.shape, -1)
 
 
 @dataclass(frozen=True)
@@ -76,8 +88,19 @@ def _memory(user_mask, item_mask, history, layout) -> GroupedMemory:
     return GroupedMemory(user_rows.view_as(user_mask), item_rows.view_as(item_mask)[items], positions, mask)
 
 
+def _by_sample(memory, states, passage_positions) -> tuple[torch.Tensor, torch.Tensor]:
+    """What every sample attends to, states (N, M, d) with their positions, and their mask (N, M)."""
+    num_samples = memory.positions.shape[1]
+    items = memory.item_rows.flatten(1)[:, None].expand(-1, num_samples, -1).flatten(0, 1)  # (N, S * L)
+    places = memory.positions.flatten(0, 1).repeat_interleave(memory.item_rows.shape[2], dim=1)
+    rows = torch.cat([items, memory.user_rows], dim=1)
+    places = torch.cat([places, torch.zeros_like(memory.user_rows)], dim=1)
+    hidden = F.embedding(rows, states) + F.embedding(places, passage_positions)
+    return hidden, memory.mask[:, 0, :, 0].flatten(0, 1)
+
+
 def _decoder_block(block, decoded, states, bias, memory, passage_positions) -> torch.Tensor:
-    decoded = block.layer[0](decoded, position_bias=bias)[0]
+    decoded = clamped(block.layer[0](decoded, position_bias=bias)[0])
     decoded = _cross_attention(block.layer[1], decoded, states, memory, passage_positions)
     return add_feed_forward(block.layer[-1], decoded)
 
@@ -131,7 +154,7 @@ def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> to
     mixed = mixed.unflatten(2, (num_samples, length)) + by_place @ place_values[:, None]
     user_weights = user_weights.transpose(1, 2).flatten(0, 1)  # (N, H, T, Lu)
     mixed = mixed.transpose(1, 2).flatten(0, 1) + user_weights @ user_values  # (N, H, T, dk)
-    return decoded + drop(sublayer, attention.o(mixed.transpose(1, 2).flatten(2)))
+    return clamped(decoded + drop(sublayer, attention.o(mixed.transpose(1, 2).flatten(2))))
 
 
 def target_loss(
