@@ -20,10 +20,25 @@ SETTINGS = "settings"  # stands in place of the name of the JSON file itself
 FREE = (CHECKSUMS, "architectures", "auto_map", "custom_pipelines", "name_or_path", "transformers_version")
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: there is none, or something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold a JSON object")
+    return content
+
+
 def add_checksums(config: str | Path, files: Iterable[str | Path]) -> None:
     """Write the checksums of a JSON file's own settings, and of files that it goes with, into it."""
     config = Path(config)
-    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings = read_object(config)
     settings[CHECKSUMS] = {SETTINGS: _hash_of_settings(settings)} | {Path(p).name: _hash_of_file(p) for p in files}
     part = config.with_name(f".{config.name}.{os.getpid()}.part")
     part.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -69,4 +84,4 @@ def _hash_of_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["add_checksums", "check_checksums"]
+__all__ = ["add_checksums", "check_checksums", "read_object"]

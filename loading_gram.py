@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,15 @@ import torch
 from safetensors import safe_open
 from transformers.utils import cached_file
 
-from .checksums_gram import check_checksums
+from .checksums_gram import check_checksums, read_object
 
 WEIGHTS, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
 _WHERE = ("cache_dir", "revision", "subfolder", "token")  # arguments of `from_pretrained` that say where files are
+
+
+def find_file(name_or_path: str | Path, name: str, **where: Any) -> str | None:
+    """Where a file of a folder is, or of a model on the Hub that has been fetched; None if there is none."""
+    return cached_file(name_or_path, name, **where, local_files_only=True, _raise_exceptions_for_missing_entries=False)
 
 
 def weight_files(name_or_path: str | Path, **where: Any) -> list[str]:
@@ -23,17 +27,12 @@ def weight_files(name_or_path: str | Path, **where: Any) -> list[str]:
         name_or_path: a folder, or a name on the Hub, of which the files have been fetched.
         where: arguments of `from_pretrained` that say where on the Hub.
     """
-
-    def find(name: str) -> str | None:
-        where_found = {**where, "local_files_only": True, "_raise_exceptions_for_missing_entries": False}
-        return cached_file(name_or_path, name, **where_found)
-
-    if found := find(WEIGHTS):
+    if found := find_file(name_or_path, WEIGHTS, **where):
         return [found]
-    if (index := find(WEIGHT_INDEX)) is None:
+    if (index := find_file(name_or_path, WEIGHT_INDEX, **where)) is None:
         return []
-    names = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
-    return [index, *(find(name) for name in sorted(set(names)))]
+    names = read_object(index)["weight_map"].values()
+    return [index, *(find_file(name_or_path, name, **where) for name in sorted(set(names)))]
 
 
 def check_loaded(model, info: dict[str, Any], name_or_path: str | Path | None, options: dict[str, Any]) -> None:
@@ -52,9 +51,10 @@ def check_loaded(model, info: dict[str, Any], name_or_path: str | Path | None, o
     if name_or_path is not None and not any(options.get(name) for name in ("variant", "gguf_file")):
         where = {name: options[name] for name in _WHERE if options.get(name) is not None}
         files = weight_files(name_or_path, **where)
-        config = cached_file(name_or_path, "config.json", **where, _raise_exceptions_for_missing_entries=False)
-        if config is not None:
-            check_checksums(config, json.loads(Path(config).read_text(encoding="utf-8")), files)
+        if config := find_file(name_or_path, "config.json", **where):
+            check_checksums(config, read_object(config), files)
+        if options_file := find_file(name_or_path, "generation_config.json", **where):
+            read_object(options_file)  # transformers goes on without one that it cannot read
     if hasattr(model, "hf_quantizer") or getattr(model, "_hf_peft_config_loaded", False):
         return
     place = files[0] if files else name_or_path or "the state dictionary"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from .checksums_gram import CHECKSUMS, add_checksums, check_checksums
+from .checksums_gram import CHECKSUMS, add_checksums, check_checksums, read_object
 
 CATALOGUE_FILE = "catalogue.parquet"
 CATALOGUE_SCHEMA = pa.schema(
@@ -98,20 +97,26 @@ class GramTokenizer(TokenizersBackend):
         for part in (with_user_prompt, with_item_prompts, with_id_in_item_prompt):
             if not isinstance(part, bool):
                 raise ValueError(f"which parts a prompt has is said by True or False, not by {part!r}")
+        for name in ("eos_token", "pad_token", "unk_token"):
+            if getattr(self, name) is None:
+                raise ValueError(f"the tokenizer has no {name}; give one as an argument")
         if not (with_user_prompt or with_item_prompts):
             raise ValueError("with neither user prompt nor item prompts there is nothing to read; leave one of them")
         if catalogue is None:
             catalogue = _read_catalogue(catalogue_file, kwargs.get("name_or_path") or "the tokenizer's folder")
-        self.catalogue = _checked(catalogue)
         self.max_history = max_history
         self.max_passage_length = max_passage_length
         self.with_user_prompt = with_user_prompt
         self.with_item_prompts = with_item_prompts
         self.with_id_in_item_prompt = with_id_in_item_prompt
-        self.item_ids: list[str] = self.catalogue["item_id"].to_pylist()
-        self.titles: list[str] = self.catalogue["title"].to_pylist()
-        self.item_rows: dict[str, int] = {item: row for row, item in enumerate(self.item_ids)}
-        self.lexical_ids: list[list[int]] = self._lexical_token_ids()
+        try:
+            self.catalogue = _checked(catalogue)
+            self.item_ids: list[str] = self.catalogue["item_id"].to_pylist()
+            self.titles: list[str] = self.catalogue["title"].to_pylist()
+            self.item_rows: dict[str, int] = {item: row for row, item in enumerate(self.item_ids)}
+            self.lexical_ids: list[list[int]] = self._lexical_token_ids()
+        except ValueError as error:
+            raise ValueError(f"{catalogue_file or 'catalogue'}: {error}") from error
 
     @classmethod
     def convert_to_native_format(cls, **kwargs):
@@ -123,7 +128,7 @@ class GramTokenizer(TokenizersBackend):
     def _from_pretrained(cls, resolved_vocab_files, *args, **kwargs):
         config, *files = _in_folder(resolved_vocab_files)
         if config is not None:
-            check_checksums(config, json.loads(Path(config).read_text(encoding="utf-8")), files)
+            check_checksums(config, read_object(config), files)
         return super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
 
     @classmethod
