@@ -96,7 +96,7 @@ class ItemCache:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; run `{_command(model, folder)}`")
         prompts = tokenizer.item_prompts
-        shards, unfit = _survey(folder, hash_of_encoder(model), prompts)
+        shards, unfit = _survey(folder, hash_of_encoder(model), model.config.d_model, prompts)
         if unfit:
             raise ValueError(_refusal(unfit, _command(model, folder)))
         missing = _gaps(shards, len(prompts), len(prompts))
@@ -165,7 +165,7 @@ class ItemCache:
             raise ValueError(f"{folder}: this model was trained without item prompts; there is nothing to encode")
         folder, prompts, encoder = Path(folder), tokenizer.item_prompts, hash_of_encoder(model)
         _check_dtype(dtype)
-        shards, unfit = _survey(folder, encoder, prompts, dtype)
+        shards, unfit = _survey(folder, encoder, model.config.d_model, prompts, dtype)
         if unfit and not overwrite:
             raise ValueError(_refusal(unfit, _command(model, folder)))
         missing = _gaps(shards, len(prompts), rows_per_shard)
@@ -203,7 +203,7 @@ class ItemCache:
             of tokens of each (n,) int64. Both lie where the cache lies: a folder's on the CPU.
 
         Raises:
-            ValueError: a row that is not in the catalogue, or not in this cache.
+            ValueError: a row that is not in the catalogue, or not in this cache; an encoding with NaN or infinity.
         """
         rows = torch.as_tensor(rows, dtype=torch.long).cpu().numpy()
         wrong = (rows < 0) | (rows >= self.num_items)
@@ -218,6 +218,10 @@ class ItemCache:
             part.copy_(self._states[block][start:end])
             if self.dtype == "int8":
                 part.mul_(self._scales[block][start:end, None])
+        if not states.sum().isfinite():
+            for row, part in zip(rows, states.split(lengths.tolist()), strict=True):
+                if not part.isfinite().all():
+                    raise ValueError(f"the encoding of row {row} holds NaN or infinity; encode the items again")
         return states, torch.from_numpy(lengths).to(states.device)
 
 
@@ -324,21 +328,29 @@ def _read_shard(path: Path) -> _Shard:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot be read ({' '.join(str(error).split())})") from None
+    facts = facts if isinstance(facts, dict) else {}
     if facts.get("format") != FORMAT:
         raise ValueError(f"has format {facts.get('format')}, not {FORMAT}")
+    kinds = {"lengths": (torch.int32, 1), "states": (DTYPES.get(str(facts.get("dtype"))), 2)}
+    kinds |= {"scales": (torch.float32, 1)} if facts.get("dtype") == "int8" else {}
+    if {name: (tensor.dtype, tensor.dim()) for name, tensor in tensors.items()} != kinds:
+        raise ValueError(f"does not hold the tensors {', '.join(kinds)} alone, or not of their types")
+    if len(tensors["lengths"]) != last + 1 - first:
+        raise ValueError(f"holds {len(tensors['lengths'])} items, not those that its name says")
     lengths = tensors["lengths"].numpy().astype(np.int64)
     block = _Block(np.arange(first, last + 1), lengths, tensors["states"], tensors.get("scales"))
-    return _Shard(first, last + 1, facts["dtype"], facts["encoder"], facts["item_prompts"], block)
+    return _Shard(first, last + 1, facts["dtype"], facts.get("encoder"), facts.get("item_prompts"), block)
 
 
 def _survey(
-    folder: Path, encoder: str, prompts: Sequence[Sequence[int]], dtype: str | None = None
+    folder: Path, encoder: str, width: int, prompts: Sequence[Sequence[int]], dtype: str | None = None
 ) -> tuple[list[_Shard], dict[Path, str]]:
     """The shards that fit, in catalogue order, and for every other one what is wrong with it.
 
     Args:
         folder: may be missing.
         encoder: hash of the encoder.
+        width: of its states.
         prompts: the catalogue's item prompts.
         dtype: what the shards must hold; by default what the first one holds.
     """
@@ -348,6 +360,7 @@ def _survey(
             shard = _read_shard(path)
             dtype = dtype or shard.dtype
             _check_shard(shard, encoder, prompts, dtype, shards[-1].after if shards else 0)
+            _check_sizes(shard.block, prompts[shard.first : shard.after], width)
         except ValueError as error:
             unfit[path] = str(error)
         else:
@@ -367,6 +380,13 @@ def _check_shard(shard: _Shard, encoder: str, prompts: Sequence[Sequence[int]], 
         raise ValueError(f"holds {shard.dtype}, not {dtype}")
     if shard.first < covered:
         raise ValueError(f"holds {rows}, of which other shards hold some too")
+
+
+def _check_sizes(block: _Block, prompts: Sequence[Sequence[int]], width: int) -> None:
+    lengths = [len(prompt) for prompt in prompts]
+    scales = block.states if block.scales is None else block.scales
+    if block.lengths.tolist() != lengths or block.states.shape != (sum(lengths), width) or len(scales) != sum(lengths):
+        raise ValueError("holds more or fewer numbers than its items have")
 
 
 def _refusal(unfit: dict[Path, str], command: str) -> str:
