@@ -215,6 +215,8 @@ def test_missing_file_is_named(folder, name):
     ("name", "content", "message"),
     [
         ("evaluation.json", "{", r"evaluation\.json: not a JSON file"),
+        ("training.json", "[]", r"training\.json: is not of its form, 'settings' is missing or no dict"),
+        ("evaluation.json", '{"models": 5}', r"evaluation\.json: is not of its form, 'models' is missing or no dict"),
         ("ablations.json", "{}", r"ablations\.json: not a list"),
         ("ablations.json", '[{"name": "a", "metrics": {}}]', r"ablations\.json: entry 1 is not of the form"),
         ("card.yaml", "license: mit", r"card\.yaml: unknown key 'license'"),
