@@ -1,7 +1,13 @@
 """Configuration of GRAM."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
+
+from .checksums_gram import CHECKSUMS, check_checksums
+
+MOST_LAYERS = 1000  # of either stack; far more than anybody trains, and few enough to be built and refused at once
 
 
 @strict
@@ -67,6 +73,18 @@ class GramConfig(T5Config):
         self.tie_word_embeddings = tied
         self.scale_decoder_outputs = tied if scaled is None else scaled
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """A configuration from what stands in `config.json`; see [`~transformers.PreTrainedConfig.from_dict`].
+
+        Raises:
+            ValueError: it was changed after the model was saved.
+        """
+        settings = {name: value for name, value in config_dict.items() if name != CHECKSUMS}
+        config = super().from_dict(settings, **kwargs)  # first, as it can say what is wrong
+        check_checksums("config.json", config_dict)
+        return config
+
     def validate_gram(self):
         """Check the values of all fields that the model depends on; run by `strict` after every construction."""
         at_least_one = (
@@ -76,13 +94,19 @@ class GramConfig(T5Config):
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for name in ("num_layers", "num_decoder_layers"):
+            if getattr(self, name) > MOST_LAYERS:
+                raise ValueError(f"`{name}` must be at most {MOST_LAYERS}, got {getattr(self, name)}")
         for name in ("trie_num_items", "trie_num_nodes", "trie_depth"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        shape = (self.trie_num_items, self.trie_num_nodes, self.trie_depth)
+        if any(shape) and not all(shape):
+            raise ValueError(f"`trie_num_items`, `trie_num_nodes`, `trie_depth` must all be 0, or none, got {shape}")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"`dropout_rate` must be at least 0 and below 1, got {self.dropout_rate}")
         for name in ("layer_norm_epsilon", "initializer_factor"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
             token = getattr(self, name)

@@ -97,8 +97,8 @@ class ItemCache:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; run `{_command(model, folder)}`")
-        num_items = len(tokenizer.item_ids)
-        shards, unfit, _ = _survey(folder, hash_of_encoder(model), prompt_hasher(tokenizer), num_items)
+        num_items, encoder = len(tokenizer.item_ids), hash_of_encoder(model)
+        shards, unfit, _ = _survey(folder, encoder, model.config.d_model, prompt_hasher(tokenizer), num_items)
         if unfit:
             raise ValueError(_refusal(unfit, _command(model, folder)))
         missing = _gaps(shards, num_items, num_items)
@@ -168,8 +168,8 @@ class ItemCache:
         folder, encoder, hash_of_prompts = Path(folder), hash_of_encoder(model), prompt_hasher(tokenizer)
         if dtype is not None:
             _check_dtype(dtype)
-        num_items = len(tokenizer.item_ids)
-        shards, unfit, found = _survey(folder, encoder, hash_of_prompts, num_items, dtype)
+        num_items, width = len(tokenizer.item_ids), model.config.d_model
+        shards, unfit, found = _survey(folder, encoder, width, hash_of_prompts, num_items, dtype)
         dtype = found or "float32"
         if unfit and not overwrite:
             raise ValueError(_refusal(unfit, _command(model, folder)))
@@ -208,7 +208,7 @@ class ItemCache:
             of tokens of each (n,) int64. Both lie where the cache lies: a folder's on the CPU.
 
         Raises:
-            ValueError: a row that is not in the catalogue, or not in this cache.
+            ValueError: a row that is not in the catalogue, or not in this cache; an encoding with NaN or infinity.
         """
         rows = torch.as_tensor(rows, dtype=torch.long, device="cpu").numpy()
         wrong = (rows < 0) | (rows >= self.num_items)
@@ -225,6 +225,10 @@ class ItemCache:
         for run, part, place in zip(runs, states.split(sizes), places.split(sizes), strict=True):
             if len(run):
                 self._copy(part, int(blocks[run[0]]), place)
+        if not states.sum().isfinite():
+            for row, part in zip(rows, states.split(lengths.tolist()), strict=True):
+                if not part.isfinite().all():
+                    raise ValueError(f"the encoding of row {row} holds NaN or infinity; encode the items again")
         return states, torch.from_numpy(lengths).to(states.device)
 
     def _copy(self, target: torch.Tensor, block: int, places: torch.Tensor) -> None:
@@ -332,8 +336,9 @@ class _Shard:
 
 def _write_shard(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
     part = path.with_name(f".{path.name}.part")
+    facts = {"format": FORMAT, "lengths": _hash_of_lengths(tensors), **facts}
     try:
-        save_file(tensors, part, {METADATA_KEY: json.dumps({"format": FORMAT, **facts}, sort_keys=True)})
+        save_file(tensors, part, {METADATA_KEY: json.dumps(facts, sort_keys=True)})
         with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -341,6 +346,10 @@ def _write_shard(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, 
         raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())})") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _hash_of_lengths(tensors: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(tensors["lengths"].numpy()).hexdigest()
 
 
 def _read_shard(path: Path) -> _Shard:
@@ -352,21 +361,36 @@ def _read_shard(path: Path) -> _Shard:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot be read ({' '.join(str(error).split())})") from None
+    facts = facts if isinstance(facts, dict) else {}
     if facts.get("format") != FORMAT:
         raise ValueError(f"has format {facts.get('format')}, not {FORMAT}")
+    kinds = {"lengths": (torch.int32, 1), "states": (DTYPES.get(str(facts.get("dtype"))), 2)}
+    kinds |= {"scales": (torch.float32, 1)} if facts.get("dtype") == "int8" else {}
+    if {name: (tensor.dtype, tensor.dim()) for name, tensor in tensors.items()} != kinds:
+        raise ValueError(f"does not hold the tensors {', '.join(kinds)} alone, or not of their types")
+    if len(tensors["lengths"]) != last + 1 - first:
+        raise ValueError(f"holds {len(tensors['lengths'])} items, not those that its name says")
+    if facts.get("lengths") != _hash_of_lengths(tensors):
+        raise ValueError("tells another number of tokens for an item than it was written with")
     lengths = tensors["lengths"].numpy().astype(np.int64)
     block = _Block(np.arange(first, last + 1), lengths, tensors["states"], tensors.get("scales"))
-    return _Shard(first, last + 1, facts["dtype"], facts["encoder"], facts["item_prompts"], block)
+    return _Shard(first, last + 1, facts["dtype"], facts.get("encoder"), facts.get("item_prompts"), block)
 
 
 def _survey(
-    folder: Path, encoder: str, hash_of_prompts: Callable[[int, int], str], num_items: int, dtype: str | None = None
+    folder: Path,
+    encoder: str,
+    width: int,
+    hash_of_prompts: Callable[[int, int], str],
+    num_items: int,
+    dtype: str | None = None,
 ) -> tuple[list[_Shard], dict[Path, str], str | None]:
     """The shards that fit, in catalogue order; for every other one what is wrong with it; and what the shards hold.
 
     Args:
         folder: may be missing.
         encoder: hash of the encoder.
+        width: of its states.
         hash_of_prompts: see [`prompt_hasher`].
         num_items: rows of the catalogue.
         dtype: what the shards must hold; by default what the first one that can be read holds.
@@ -377,6 +401,7 @@ def _survey(
             shard = _read_shard(path)
             dtype = dtype or shard.dtype
             _check_shard(shard, encoder, hash_of_prompts, num_items, dtype, shards[-1].after if shards else 0)
+            _check_sizes(shard.block, width)
         except ValueError as error:
             unfit[path] = str(error)
         else:
@@ -398,6 +423,13 @@ def _check_shard(
         raise ValueError(f"holds {shard.dtype}, not {dtype}")
     if shard.first < covered:
         raise ValueError(f"holds {rows}, of which other shards hold some too")
+
+
+def _check_sizes(block: _Block, width: int) -> None:
+    num_tokens = int(block.lengths.sum())
+    scales = block.states if block.scales is None else block.scales
+    if block.states.shape != (num_tokens, width) or len(scales) != num_tokens:
+        raise ValueError("holds more or fewer numbers than its items have")
 
 
 def _refusal(unfit: dict[Path, str], command: str) -> str:

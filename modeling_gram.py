@@ -1,5 +1,6 @@
 """GRAM: passages encoded one by one, fused in the decoder's cross-attention, on T5's own blocks."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +12,12 @@ from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 from transformers.utils.generic import can_return_tuple
 
 from .arguments_gram import check_trie, read_encoded, read_history, read_passages, read_targets
+from .checksums_gram import add_checksums
 from .configuration_gram import GramConfig
 from .encoding_gram import encode_packed
 from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
+from .loading_gram import check_loaded, weight_files
+from .recommending_gram import check_catalogue
 from .search_gram import GramGenerateOutput, GramSearchMixin
 from .training_gram import decode_grouped, target_loss
 from .trie_gram import ItemTrie
@@ -62,6 +66,9 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         if isinstance(module, GramPositionEmbedding):
             std = 0.02 * self.config.initializer_factor if self.config.passage_position else 0.0
             initialization.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, ItemTrie):  # empty, where a checkpoint or a configuration alone brings none
+            for name, buffer in module.named_buffers():
+                initialization.constant_(buffer, -1 if name == "leaves" else 0)
         else:
             super()._init_weights(module)
 
@@ -81,6 +88,28 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
                 "and it reads many passages; use LoRA or another adapter of weights"
             )
         return super().get_submodule(target)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Load a model; see [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: `config.json` was changed, or the weights are not those that it was saved with; a tensor is
+                missing or superfluous, unless `ignore_mismatched_sizes=True`; one holds NaN, infinity or integers.
+        """
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        check_loaded(model, info, pretrained_model_name_or_path, kwargs)
+        return (model, info) if with_info else model
+
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
+        """Save the model, with checksums; see [`~transformers.PreTrainedModel.save_pretrained`]."""
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        weights = weight_files(save_directory) if is_main_process and kwargs.get("variant") is None else []
+        if weights and not getattr(self, "_hf_peft_config_loaded", False):
+            add_checksums(Path(save_directory) / "config.json", weights)
 
     @classmethod
     def from_backbone(cls, backbone: str, **config_fields) -> "GramForConditionalGeneration":
@@ -208,8 +237,9 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             empty where the tokenizer has no item prompts.
 
         Raises:
-            ValueError: an unknown `dtype`; without `overwrite`, a folder of another encoder, of other item prompts or
-                of another `dtype`; a folder where the tokenizer has no item prompts.
+            ValueError: a tokenizer of another catalogue than the model's; an unknown `dtype`; without `overwrite`, a
+                folder of another encoder, of other item prompts or of another `dtype`; a folder where the tokenizer
+                has no item prompts.
 
         Example:
             >>> item_cache = model.encode_items(tokenizer, progress=False)
@@ -217,6 +247,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             >>> len(model.generate(**inputs, item_cache=item_cache, num_beams=5, num_return_sequences=3))
             3
         """
+        if self.item_trie is not None:
+            check_catalogue(self, tokenizer, self.name_or_path or "the model")
         if folder is None:
             return ItemCache.in_memory(self, tokenizer, None, dtype or "float32", batch_tokens, progress)
         return ItemCache.update(

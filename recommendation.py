@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,11 +18,13 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from .checksums_gram import read_object
+from .configuration_gram import GramConfig
 from .files import check_outputs, holds_table, locked, new_file
 from .item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
+from .loading_gram import WEIGHT_INDEX
 from .modeling_gram import GramForConditionalGeneration
 from .processes import this_process
 from .recommending_gram import check_catalogue, check_history, check_search, search
@@ -30,7 +32,7 @@ from .tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from .user_batches import batches_of_users, cache_of_users
 
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", CATALOGUE_FILE)
-WEIGHT_INDEX = "model.safetensors.index.json"  # where the weights are in several files
+GENERATION_FILE = "generation_config.json"  # may be missing
 USERS_PER_PART = 1024
 
 RECOMMENDATIONS_SCHEMA = pa.schema(
@@ -81,18 +83,29 @@ def load_model(
     folder = Path(name_or_path)
     if folder.exists() or not _may_be_on_hub(str(name_or_path)):
         check_folder(folder)
-    try:
-        model = GramForConditionalGeneration.from_pretrained(name_or_path, revision=revision or "main").eval()
-        tokenizer = GramTokenizer.from_pretrained(name_or_path, revision=revision or "main")
-    except OSError as error:
-        if folder.exists():
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"{name_or_path}: no such folder, and no such model from the Hub ({reason})") from error
-    except SafetensorError as error:
-        raise ValueError(f"{name_or_path}: the weights cannot be read ({error}); save the model again") from error
+    revision = revision or "main"
+    with _named(folder, "config.json"):
+        config = GramConfig.from_pretrained(name_or_path, revision=revision)
+    with _named(folder, "model.safetensors", ", or has not the shapes that config.json says"):
+        model = GramForConditionalGeneration.from_pretrained(name_or_path, config=config, revision=revision).eval()
+    with _named(folder, "tokenizer.json", ", or tokenizer_config.json"):
+        tokenizer = GramTokenizer.from_pretrained(name_or_path, revision=revision)
     check_catalogue(model, tokenizer, str(name_or_path))
     return model.to(this_process().device), tokenizer
+
+
+@contextmanager
+def _named(folder: Path, name: str, also: str = "") -> Iterator[None]:
+    """Whatever transformers raises for a file becomes one line that names it."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if isinstance(error, OSError) and not folder.exists():
+            raise FileNotFoundError(f"{folder}: no such folder, and no such model from the Hub ({reason})") from error
+        if str(folder) in reason:
+            raise ValueError(reason) from error
+        raise ValueError(f"{folder / name}: cannot be read{also} ({reason}); save the model again") from error
 
 
 def find_item_cache(
@@ -136,17 +149,20 @@ def _may_be_on_hub(name: str) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that the files of a model are there.
+    """Check that the files of a model are there, and that JSON files hold what they should.
 
     Raises:
         FileNotFoundError: the folder, or one of its files, is missing.
+        ValueError: a JSON file is damaged.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such model folder; give one, or a name on the Hub")
     weights = WEIGHT_INDEX if (folder / WEIGHT_INDEX).is_file() else "model.safetensors"
-    for name in (*MODEL_FILES, weights):
-        if not (folder / name).is_file():
+    for name in (*MODEL_FILES, weights, GENERATION_FILE):
+        if not (folder / name).is_file() and name != GENERATION_FILE:
             raise FileNotFoundError(f"{folder / name}: no such file; a model folder needs it: save the model again")
+        if name.endswith(".json") and (folder / name).exists():
+            read_object(folder / name)
 
 
 class Recommender:

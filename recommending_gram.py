@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+
+import torch
 
 from .arguments_gram import whole_number
 from .item_cache_gram import ItemCache
+from .trie_gram import ItemTrie
 
 
 def check_catalogue(model, tokenizer, name: str) -> None:
-    """Raise ValueError, naming `name`, where the model has no item trie, or one of other items than the tokenizer's."""
-    num_rows = 0 if model.item_trie is None else model.item_trie.num_items
-    if not 0 < num_rows <= len(tokenizer.item_ids):
+    """Raise ValueError, naming `name`, where the model has no item trie, or does not fit the tokenizer."""
+    again = "call `set_item_trie` and save model and tokenizer again"
+    trie = [] if model.item_trie is None else [buffer.cpu() for buffer in model.item_trie.buffers()]
+    rows = (model.item_trie.leaves >= 0).nonzero().flatten().tolist() if trie else []
+    if not rows or model.item_trie.num_items > len(tokenizer.item_ids):
+        num_rows = model.item_trie.num_items if rows else 0
         raise ValueError(
-            f"{name}: the model's item trie has {num_rows} items, the catalogue {len(tokenizer.item_ids)}; "
-            "call `set_item_trie` and save model and tokenizer again"
+            f"{name}: the model's item trie has {num_rows} items, the catalogue {len(tokenizer.item_ids)}; {again}"
+        )
+    expected = ItemTrie.from_sequences([tokenizer.sequences[row] for row in rows], rows)
+    if not all(map(torch.equal, trie, expected.buffers())):
+        raise ValueError(f"{name}: the model's item trie is not of the lexical IDs of the catalogue; {again}")
+    ours, theirs = (tokenizer.max_history, len(tokenizer)), (model.config.max_history, model.config.vocab_size)
+    if any(map(operator.gt, ours, theirs)) or tokenizer.pad_token_id != model.config.pad_token_id:
+        raise ValueError(
+            f"{name}: a tokenizer of max_history and tokens {ours}, pad token {tokenizer.pad_token_id}, for a model of "
+            f"{theirs}, {model.config.pad_token_id}; load the one that was saved with the model"
         )
 
 

@@ -6,13 +6,17 @@ import copy
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+from .checksums_gram import CHECKSUMS, add_checksums, check_checksums, read_object
 
 CATALOGUE_FILE = "catalogue.parquet"
 CATALOGUE_SCHEMA = pa.schema(
@@ -48,8 +52,9 @@ class GramTokenizer(TokenizersBackend):
         kwargs: of [`~transformers.TokenizersBackend`].
 
     Raises:
-        ValueError: the catalogue is missing, lacks a column, holds an item twice or a lexical ID twice, or spells a
-            lexical ID with a token that the vocabulary does not have; or neither kind of prompt is left.
+        ValueError: the catalogue is missing, lacks a column or a value, holds an item twice or a lexical ID twice, or
+            spells a lexical ID with a token that the vocabulary does not have; a limit is below 1; neither kind of
+            prompt is left; or one of a folder's files is not the one that was saved with the others.
 
     Example:
         >>> tokenizer = GramTokenizer.from_pretrained(model_folder)
@@ -76,6 +81,7 @@ class GramTokenizer(TokenizersBackend):
         with_id_in_item_prompt: bool = True,
         **kwargs,
     ):
+        kwargs.pop(CHECKSUMS, None)  # of the folder, not of the tokenizer
         super().__init__(
             *args,
             max_history=max_history,
@@ -85,26 +91,45 @@ class GramTokenizer(TokenizersBackend):
             with_id_in_item_prompt=with_id_in_item_prompt,
             **kwargs,
         )
+        for name, limit in {"max_history": max_history, "max_passage_length": max_passage_length}.items():
+            if isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1:
+                raise ValueError(f"{name} is {limit!r}; it must be a whole number of at least 1")
+        for part in (with_user_prompt, with_item_prompts, with_id_in_item_prompt):
+            if not isinstance(part, bool):
+                raise ValueError(f"which parts a prompt has is said by True or False, not by {part!r}")
+        for name in ("eos_token", "pad_token", "unk_token"):
+            if getattr(self, name) is None:
+                raise ValueError(f"the tokenizer has no {name}; give one as an argument")
         if not (with_user_prompt or with_item_prompts):
             raise ValueError("with neither user prompt nor item prompts there is nothing to read; leave one of them")
         if catalogue is None:
             catalogue = _read_catalogue(catalogue_file, kwargs.get("name_or_path") or "the tokenizer's folder")
-        self.catalogue = _checked(catalogue)
         self.max_history = max_history
         self.max_passage_length = max_passage_length
         self.with_user_prompt = with_user_prompt
         self.with_item_prompts = with_item_prompts
         self.with_id_in_item_prompt = with_id_in_item_prompt
-        self.item_ids: list[str] = self.catalogue["item_id"].to_pylist()
-        self.titles: list[str] = self.catalogue["title"].to_pylist()
-        self.item_rows: dict[str, int] = {item: row for row, item in enumerate(self.item_ids)}
-        self.lexical_ids: list[list[int]] = self._lexical_token_ids()
+        try:
+            self.catalogue = _checked(catalogue)
+            self.item_ids: list[str] = self.catalogue["item_id"].to_pylist()
+            self.titles: list[str] = self.catalogue["title"].to_pylist()
+            self.item_rows: dict[str, int] = {item: row for row, item in enumerate(self.item_ids)}
+            self.lexical_ids: list[list[int]] = self._lexical_token_ids()
+        except ValueError as error:
+            raise ValueError(f"{catalogue_file or 'catalogue'}: {error}") from error
 
     @classmethod
     def convert_to_native_format(cls, **kwargs):
         """What `__init__` gets of a saved folder: the whole `tokenizer.json`."""
         # Without this the backend is rebuilt from the bare vocabulary, and its normalizer is lost.
         return super().convert_to_native_format(**{**kwargs, "trust_remote_code": True})
+
+    @classmethod
+    def _from_pretrained(cls, resolved_vocab_files, *args, **kwargs):
+        config, *files = _in_folder(resolved_vocab_files)
+        if config is not None:
+            check_checksums(config, read_object(config), files)
+        return super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
 
     @classmethod
     def from_catalogue(
@@ -312,8 +337,9 @@ class GramTokenizer(TokenizersBackend):
         vocabulary, seen, lexical_ids = self._tokenizer.get_vocab(), {}, []
         for item, tokens in zip(self.item_ids, self.catalogue["lexical_id"].to_pylist(), strict=True):
             unknown = [token for token in tokens if token not in vocabulary]
-            if unknown or not tokens:
+            if unknown or not tokens or self.eos_token in tokens:
                 what = f"token {unknown[0]!r} is not in the vocabulary" if unknown else "it is empty"
+                what = "it holds the end token" if self.eos_token in tokens else what
                 raise ValueError(f"lexical ID of item {item!r}: {what}; translate with this tokenizer")
             if (other := seen.setdefault(tuple(tokens), item)) != item:
                 raise ValueError(f"items {other!r} and {item!r} have the same lexical ID {tokens}")
@@ -342,7 +368,9 @@ class GramTokenizer(TokenizersBackend):
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        return (*file_names, str(path))
+        file_names = (*file_names, str(path))
+        add_checksums(file_names[0], file_names[1:])
+        return file_names
 
 
 def _as_lists(values):
@@ -357,8 +385,14 @@ def _read_catalogue(path: str | None, folder: str) -> pa.Table:
         raise ValueError(f"{folder}: {CATALOGUE_FILE} is missing; a GRAM tokenizer is saved with its catalogue")
     try:
         return pq.read_table(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error}); save the tokenizer again") from error
+
+
+def _in_folder(resolved_vocab_files: dict[str, str | None]) -> tuple[str | None, ...]:
+    """`tokenizer_config.json`, if there is one, and the other files that a tokenizer is loaded from."""
+    files = dict(resolved_vocab_files)
+    return files.pop("tokenizer_config_file", None), *(path for path in files.values() if path is not None)
 
 
 def _checked(catalogue: pa.Table) -> pa.Table:
@@ -368,7 +402,14 @@ def _checked(catalogue: pa.Table) -> pa.Table:
     if catalogue.num_rows == 0:
         raise ValueError("the catalogue has no items")
     metadata = catalogue.schema.metadata
-    catalogue = catalogue.select(CATALOGUE_SCHEMA.names).cast(CATALOGUE_SCHEMA).replace_schema_metadata(metadata)
+    try:
+        catalogue = catalogue.select(CATALOGUE_SCHEMA.names).cast(CATALOGUE_SCHEMA).replace_schema_metadata(metadata)
+    except pa.ArrowException as error:
+        raise ValueError(f"the catalogue's columns are not of the types {CATALOGUE_SCHEMA.types}: {error}") from None
+    for name in ("item_id", "text", "lexical_id", "similar_items"):
+        column = catalogue[name]
+        if column.null_count or (pa.types.is_list(column.type) and pc.list_flatten(column).null_count):
+            raise ValueError(f"the catalogue has an item without a value in column {name!r}; fill it, or drop the item")
     known = set()
     for item in catalogue["item_id"].to_pylist():
         if item in known:

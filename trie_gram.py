@@ -115,6 +115,9 @@ class ItemTrie(nn.Module):
             Child nodes (B, W, F), 0 beyond a node's own children, and a mask that is False there. F is the level's
             largest fan-out; where none is given, the largest of these nodes.
 
+        Raises:
+            ValueError: the trie is empty, as that of a model is which was made from a configuration alone.
+
         Example:
             >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
             >>> children, exists = trie.expand(torch.tensor([[0]]))
@@ -124,6 +127,8 @@ class ItemTrie(nn.Module):
         first, after = self.offsets[nodes], self.offsets[nodes + 1]  # (B, W)
         counts = after - first
         fan_out = nn.functional.pad(counts.flatten(), (0, 1)).max() if level is None else self.fan_out[level]
+        if not fan_out and not self.sizes[0]:
+            raise ValueError("the model's item trie is empty: call `set_item_trie`, or load a model that has one")
         children = first[..., None] + torch.arange(int(fan_out), device=nodes.device)  # (B, W, F)
         exists = children < after[..., None]
         return children.masked_fill(~exists, 0).long(), exists

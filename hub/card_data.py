@@ -74,7 +74,7 @@ class GramCardData:
             ValueError: a file is damaged, or not of its form; the evaluation is of other weights.
         """
         folder = Path(folder)
-        training = _read_json(folder / TRAINING_FILE)
+        training = _read_json(folder / TRAINING_FILE, settings=dict, progress=dict)
         if training is None:
             raise FileNotFoundError(
                 f"{folder / TRAINING_FILE}: no such file; give the folder that `train_accelerate.py` wrote"
@@ -198,13 +198,18 @@ def example_history(tokenizer: GramTokenizer) -> list[int]:
     return [*(tokenizer.item_rows[item] for item in reversed(similar)), 0]
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, **kinds: type) -> Any:
+    """What a file holds, None if there is none; with `kinds` an object whose entries of these names are of these."""
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error}); make it again") from None
+    for name, kind in kinds.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            raise ValueError(f"{path}: is not of its form, {name!r} is missing or no {kind.__name__}; make it again")
+    return content
 
 
 def _check_training(path: Path, training: Any) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 from huggingface_hub import get_token
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from ..checksums_gram import read_object
 from ..item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
-from ..recommendation import MODEL_FILES, WEIGHT_INDEX, check_folder, load_model
+from ..loading_gram import WEIGHT_INDEX
+from ..recommendation import MODEL_FILES, check_folder, load_model
 from .card_data import PLOT_FILE
 from .endpoint import handler_files
 from .metadata_rules import card_problems
@@ -74,26 +76,16 @@ def _check_finished(folder: Path) -> None:
     if (folder / "checkpoints").is_dir():
         raise ValueError(f"{folder}: a training run has not finished here; run the same training command to its end")
     check_folder(folder)
-    kind = _read_json(folder / "config.json").get("model_type")
+    kind = read_object(folder / "config.json").get("model_type")
     if kind != "gram":
         raise ValueError(f"{folder / 'config.json'}: the model_type is {kind!r}, not 'gram'; give a GRAM's folder")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a JSON object")
-    return content
 
 
 def _weights(folder: Path) -> list[str]:
     if not (folder / WEIGHT_INDEX).is_file():
         return ["model.safetensors"]
     try:
-        shards = sorted(set(_read_json(folder / WEIGHT_INDEX)["weight_map"].values()))
+        shards = sorted(set(read_object(folder / WEIGHT_INDEX)["weight_map"].values()))
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{folder / WEIGHT_INDEX}: names no files of weights; save the model again") from None
     for name in shards:
@@ -108,7 +100,7 @@ def _code(folder: Path) -> list[str]:
     """All Hub code in the folder; what the configurations name, and all that it imports, must be there."""
     modules = set()
     for name in ("config.json", "tokenizer_config.json"):
-        config = _read_json(folder / name)
+        config = read_object(folder / name)
         if "auto_map" not in config:
             raise ValueError(f"{folder / name}: has no auto_map, so nobody could load it; save the model again")
         try:
@@ -139,7 +131,7 @@ def _check_card(folder: Path) -> None:
 
 def _portable_json(path: Path, places: set[str]) -> Path | bytes:
     """The file, or where it names folders of this machine, its content with the last part of each name."""
-    content = _read_json(path)
+    content = read_object(path)
     portable = _portable(content, None, places)
     return path if portable == content else (json.dumps(portable, indent=2) + "\n").encode()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -310,6 +311,42 @@ def test_another_dtype_and_a_strange_shard_are_refused(model, tokenizer, folder)
         ItemCache.open(folder, model, tokenizer)
     with pytest.raises(ValueError, match="dtype is 'float16'; it must be one of float32, bfloat16, int8"):
         model.encode_items(tokenizer, folder, "float16")
+
+
+SPOILT = {
+    "floats": {"lengths": lambda lengths: lengths.float()},
+    "other lengths": {"lengths": lambda lengths: lengths.flip(0)},
+    "fewer states": {"states": lambda states: states[:-1].contiguous()},
+    "narrower states": {"states": lambda states: states[:, :-1].contiguous()},
+    "other types": {"states": lambda states: states.half()},
+    "fewer items": {"lengths": lambda lengths: lengths[:-1].contiguous()},
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_shard_of_another_form_is_refused(model, tokenizer, folder, how):
+    path = folder / f"item_encodings-{SHARDS[2]}.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    save_file(tensors | {name: change(tensors[name]) for name, change in SPOILT[how].items()}, path, metadata)
+    assert_refused(f"{SHARDS[2]}.*: it (holds|does not hold) ", model, tokenizer, folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_encodings_that_are_no_numbers_are_refused_where_they_are_read(model, tokenizer, tmp_path, dtype, value):
+    model.encode_items(tokenizer, tmp_path, dtype, **ROWS)
+    path = tmp_path / f"item_encodings-{SHARDS[0]}.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["scales" if dtype == "int8" else "states"][0] = value  # of row 0
+    save_file(tensors, path, metadata)
+    cache = ItemCache.open(tmp_path, model, tokenizer)
+    assert cache.gather([1, 9])[0].isfinite().all()
+    with pytest.raises(ValueError, match="the encoding of row 0 holds NaN or infinity; encode the items again"):
+        cache.gather([1, 0])
 
 
 def test_shards_that_overlap_are_refused(model, tokenizer, folder, tmp_path):

@@ -10,6 +10,7 @@ from ..configuration_gram import GramConfig
 from ..data import RecommendationData
 from ..modeling_gram import GramForConditionalGeneration
 from ..processes import this_process
+from ..recommending_gram import check_catalogue
 from ..tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from ..tokenizer_folder import make_tokenizer_folder
 from ..training_settings import PROMPT_PARTS, TrainingSettings
@@ -61,7 +62,7 @@ def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramFor
 
     Raises:
         ValueError: the vocabulary of the backbone is too small for the tokenizer; the tokenizer's prompts or the
-            trained GRAM have other parts than the settings say.
+            trained GRAM have other parts than the settings say; the trained GRAM is of other lexical IDs.
     """
     for name in PROMPT_PARTS:
         place = tokenizer.name_or_path or "the tokenizer"
@@ -80,9 +81,11 @@ def _check_part(name: str, wanted: bool, found: bool, place: str | None) -> None
 
 def _model_of(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForConditionalGeneration:
     if settings.init_from is not None:
-        return GramForConditionalGeneration.from_pretrained(
+        model = GramForConditionalGeneration.from_pretrained(
             settings.init_from, dtype=torch.float32, dropout_rate=settings.dropout_rate
         )
+        check_catalogue(model, tokenizer, settings.init_from)
+        return model
     if settings.backbone is not None:
         fields = {name: getattr(settings, name) for name in ("max_history", "passage_position", "dropout_rate")}
         model = GramForConditionalGeneration.from_backbone(settings.backbone, **fields)
