@@ -261,12 +261,12 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
         history: dict[str, torch.Tensor] | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         smoothing: float = 0.0,
-        decoder_attention_mask: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
@@ -283,6 +283,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             input_ids (B, P, L): the passages; grouped: (N, L), the user prompts of N = G * R samples.
             attention_mask: of the same shape, 0 at padding; by default everything but padding tokens.
             decoder_input_ids (B, T): by default `labels` shifted right.
+            decoder_attention_mask (B, T): 0 at their padding.
             labels (B, T): lexical IDs with their end token; -100 is left out of the loss.
             encoder_outputs: what [`encode`] returned for these passages, or a tuple of it, instead of `input_ids`.
             history: the grouped form's items. G groups of R samples each, all prefixes of one user's sequence:
@@ -292,7 +293,6 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             num_items_in_batch: divisor of the summed loss in place of this batch's number of target tokens.
             smoothing: share of each target that is spread evenly over the vocabulary. (Trainers of transformers take
                 every argument with `label` in its name for labels.)
-            decoder_attention_mask (B, T): 0 at padding of `decoder_input_ids`.
             decoder_inputs_embeds (B, T, d_model): in place of `decoder_input_ids`.
             past_key_values, use_cache: as T5 takes them.
             output_attentions, output_hidden_states: the decoder's; the encoder's passages are not held padded.
