@@ -336,7 +336,7 @@ def precision(choice: str) -> str:
     """What `mixed_precision` of the settings means on this machine: `bf16` or `no`."""
     if choice != "auto":
         return choice
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if this_process().device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
 
 
 def check_folder(settings: TrainingSettings) -> None:

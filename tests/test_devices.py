@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from gram.processes import this_process
+from gram.train_accelerate import precision
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,3 +57,10 @@ def test_a_launched_process_loads_onto_its_own_device_and_waits_for_the_long_wor
     assert done.returncode == 0, done.stderr
     for process in range(2):
         assert (tmp_path / f"said-{process}").read_text() == "meta meta 168"
+
+
+def test_a_gpu_that_is_not_used_chooses_no_precision(monkeypatch):
+    this_process()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert (precision("auto"), precision("bf16")) == ("no", "bf16")  # this process is on the CPU
