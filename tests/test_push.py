@@ -172,7 +172,7 @@ def test_pushed_again(hub, gram, folder):
     new = hub.commits("tester/again")[0]
     assert set(old.files) - set(new.files) == {"evaluation.json"}
     assert [name for name in new.files if name != "README.md" and new.files[name] != old.files[name]] == [
-        "model.safetensors"
+        *("config.json", "model.safetensors")
     ]
     assert hub.count("PUT") == uploads + 1
 
@@ -242,8 +242,11 @@ def test_dry_run(hub, gram, folder):
     code, lines, _ = gram("push", folder, "--repo-id", "tester/dry", "--dry-run", token=None)
     changed = [line.split()[1:] for line in lines[:-2] if "unchanged" not in line]
     # The card shows what it recommends.
-    assert changed == [["changed", "README.md"], ["removed", "evaluation.json"], ["changed", "model.safetensors"]]
-    assert lines[-2].startswith("would upload 2 of ")
+    assert changed == [
+        *(["changed", "README.md"], ["changed", "config.json"]),
+        *(["removed", "evaluation.json"], ["changed", "model.safetensors"]),
+    ]
+    assert lines[-2].startswith("would upload 3 of ")
     assert hub.changes() == []
 
 
@@ -312,7 +315,7 @@ def test_refused_by_the_hub(hub, gram, hub_client, folder):
         (lambda folder: shutil.rmtree(folder), "no such model folder"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: no such file"),
         (lambda folder: (folder / "trie_gram.py").unlink(), "trie_gram.py: no such file of the Hub code"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 30), "the weights cannot be read"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 30), "model.safetensors: cannot be read"),
         (lambda folder: (folder / "checkpoints").mkdir(), "a training run has not finished here"),
         (lambda folder: spoil(folder, "config.json", '"gram"', '"t5"'), "the model_type is 't5'"),
         (lambda folder: spoil(folder, "config.json", '"auto_map": {', '"auto_map": [], "x": {'), "are damaged"),
@@ -357,7 +360,8 @@ def test_push_to_hub_of_transformers(hub, gram, hub_client, folder):
     after = hub.files("tester/plain")
     assert after["README.md"] == before["README.md"]
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed <= {"model.safetensors", "tokenizer_config.json"}  # the latter says how it was loaded
+    # `tokenizer_config.json` says how it was loaded, `config.json` what weights it goes with.
+    assert changed <= {"config.json", "model.safetensors", "tokenizer_config.json"}
     asked = ("--history", "3", "--top-k", "5")
     assert gram("recommend", "tester/plain", *asked) == gram("recommend", folder, *asked)
 
