@@ -22,8 +22,10 @@ from gram.train_accelerate import main as train
 kind, place, model, data = sys.argv[1], *map(Path, sys.argv[2:])
 SHAPE = ["--d-model=32", "--d-kv=8", "--d-ff=64", "--num-layers=1", "--num-heads=2", "--max-history=8", "--epochs=1"]
 COMMANDS = {
-    "prepare": ["--format=table", "--interactions", data / "visits.csv", "--items", data / "films.csv"]
-    + ["--text-columns=title", "--user-core=1", "--item-core=1", "--output", place / "data"],
+    "prepare": [
+        *("--format=table", "--interactions", data / "visits.csv", "--items", data / "films.csv"),
+        *("--text-columns=title", "--user-core=1", "--item-core=1", "--output", place / "data"),
+    ],
     "translate": ["--data", data, "--num-clusters=4", "--depth=2", "--vocab-size=400", "--output", place / "words"],
     "train": ["--data", data, "--translation", model, *SHAPE, "--max-passage-length=48", "--output-dir", place / "run"],
     "encode": [model, "--output", place / "encodings"],
