@@ -24,7 +24,8 @@ class PrefixDecoder:
     Every appended token has a slot; its parent is the slot of the token before it. A user's tokens attend to the
     user's passages, whose keys and values exist once, and each to its own ancestors among the slots: so prefixes that
     share a beginning share its slots, nothing is copied or reordered when beams are, and one call may append tokens at
-    different depths.
+    different depths. Where modules of the decoder that are run by hand have hooks, T5's own decoder runs on whole
+    prefixes: slower, and the same.
 
     Args:
         model: a [`GramForConditionalGeneration`].
@@ -33,7 +34,7 @@ class PrefixDecoder:
         num_slots: room to begin with; it is doubled where it runs out.
         score_mode: `"vocabulary"`: log-probabilities over all tokens. `"trie"`: over the legal ones alone.
         compile_config: settings of `torch.compile` for the decoder's blocks. Calls of one width then have one shape,
-            for which all slots are attended to and the passages are padded to a multiple of tokens.
+            for which every prefix is padded to `depth` and the passages to a multiple of tokens.
     """
 
     def __init__(

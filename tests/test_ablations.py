@@ -145,7 +145,7 @@ def test_the_grouped_form_is_the_plain_form(ablated, data):
         else:
             assert weight.grad.abs().max() > 0, name
             error = (gradients[name] - weight.grad).abs().max() / weight.grad.abs().max()
-            assert error < 1e-5, name
+            assert error < 3e-5, name  # sums in float32; in float64 they are 6e-8 apart
 
 
 def test_every_way_to_recommend_gives_the_plain_forms_scores(ablated, histories):

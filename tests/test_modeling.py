@@ -113,7 +113,7 @@ def test_the_grouped_form_gives_loss_and_gradients_of_the_plain_form(data, token
     torch.testing.assert_close(torch.stack(grouped).sum(), plain, rtol=1e-5, atol=0)
     for name, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 0, name
-        assert relative_error(gradients[name], parameter.grad) < 1e-5, name
+        assert relative_error(gradients[name], parameter.grad) < 3e-5, name  # sums in float32, in another order
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -14,6 +14,7 @@ from gram.data.training_steps import TrainingSteps
 
 HALVES = {torch.float16: 0.02, torch.bfloat16: 0.1}  # and how far answers may be off, of the largest
 LAYERS = ["q", "k", "v", "o", "wi", "wo"]
+SEARCHES = {"beams": {}, "trie": {"score_mode": "trie"}, "exact": {"exact": True}}
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +22,17 @@ def inputs(tokenizer):
     return tokenizer(histories=[tokenizer.item_ids[:8], tokenizer.item_ids[9:11]], return_tensors="pt")
 
 
+def scores(model, inputs, **search) -> torch.Tensor:
+    """Every item's score for each of two users, in rows' order."""
+    options = {"num_beams": 30, "num_return_sequences": 30, "return_dict_in_generate": True}
+    output = model.generate(**inputs, **options, **search)
+    return output.sequences_scores.view(2, 30).gather(1, output.item_indices.argsort(dim=1))
+
+
 def answers(model, inputs) -> dict[str, torch.Tensor]:
-    """Every item's score for every user, by beam search in both modes and by exact search, and why; in rows' order."""
-    found, options = {}, {"num_beams": 30, "num_return_sequences": 30, "return_dict_in_generate": True}
-    for name, more in {"beams": {}, "trie": {"score_mode": "trie"}, "exact": {"exact": True}}.items():
-        output = model.generate(**inputs, **options, **more)
-        found[name] = output.sequences_scores.view(2, 30).gather(1, output.item_indices.argsort(dim=1))
+    """Scores by every kind of search, and why."""
     explained = model.explain(torch.arange(30).expand(2, -1), **inputs)
+    found = {name: scores(model, inputs, **search) for name, search in SEARCHES.items()}
     return {**found, "shares": explained.attention_shares, "tokens": explained.token_log_probs}
 
 
@@ -237,15 +242,10 @@ def test_hooks_run_wherever_they_are_and_change_nothing(model, tokenizer, inputs
     watched -= {name for name in watched if isinstance(modules[name], torch.nn.ModuleList)}
     for name in watched:
         modules[name].register_forward_hook(lambda *_, name=name: ran.add(name))
-    found = {}
-    for mode in ({}, {"score_mode": "trie"}, {"exact": True}):
+    for name, search in SEARCHES.items():
         ran.clear()
-        options = {"num_beams": 30, "num_return_sequences": 30, "return_dict_in_generate": True}
-        output = hooked.generate(**inputs, **options, **mode)
+        torch.testing.assert_close(scores(hooked, inputs, **search), expected[name], rtol=1e-5, atol=1e-5)
         assert ran == watched
-        found = output.sequences_scores.view(2, 30).gather(1, output.item_indices.argsort(dim=1))
-        name = next(iter(mode), "beams").replace("score_mode", "trie")
-        torch.testing.assert_close(found, expected[name], rtol=1e-5, atol=1e-5)
     ran.clear()
     assert_gradients_close(gradients(hooked, batch), expected_gradients)
     assert ran == watched
@@ -257,7 +257,7 @@ def test_hooks_run_wherever_they_are_and_change_nothing(model, tokenizer, inputs
 def test_a_hook_that_changes_a_blocks_output_changes_the_answers(model, inputs):
     changed = copy.deepcopy(model)
     changed.decoder.block[0].register_forward_hook(lambda _, given, output: (output[0] + 1, *output[1:]))
-    assert (answers(changed, inputs)["beams"] - answers(model, inputs)["beams"]).abs().max() > 1e-2
+    assert (scores(changed, inputs) - scores(model, inputs)).abs().max() > 1e-2
 
 
 class Halved(torch.Tensor):
