@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from gram import evaluation
 from gram.data import TEST, TRAIN, VALIDATION, ItemTable, RecommendationData, evaluation_histories, training_part
 from gram.evaluation import PROTOCOLS, dense_ranks, evaluate, format_table, gram_ranks, ranking_metrics, result_files
-from gram.translation import Provenance, SASRec
+from gram.provenance import Provenance
+from gram.translation import SASRec
 
 NAMES = ["GRAM", "SASRec", "item-kNN", "popularity"]
 

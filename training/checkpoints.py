@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ from peft import PeftModel
 
 from ..files import new_file
 from ..modeling_gram import GramForConditionalGeneration
+from ..provenance import Provenance
 from ..tokenization_gram import GramTokenizer
-from ..training_settings import TrainingSettings
 from .lora import ADAPTER_FOLDER, merged, save_adapter
+
+CHECKPOINTS_FOLDER, PROVENANCE_FILE = "checkpoints", "provenance.json"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -25,7 +26,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def save_checkpoint(accelerator: Accelerator, settings: TrainingSettings, folder: Path, updates: int) -> None:
+def save_checkpoint(accelerator: Accelerator, provenance: Provenance, folder: Path, updates: int) -> None:
     """Write all that a run needs to go on, under another name, then rename it; the checkpoint before it goes."""
     partial, final = folder / "partial", folder / f"step-{updates:08d}"
     if final.exists():
@@ -34,7 +35,7 @@ def save_checkpoint(accelerator: Accelerator, settings: TrainingSettings, folder
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (partial / "settings.json").write_text(json.dumps(asdict(settings)), encoding="utf-8")
+        (partial / PROVENANCE_FILE).write_text(json.dumps(provenance.facts), encoding="utf-8")
         os.replace(partial, final)
         for old in checkpoints_in(folder)[:-1]:
             shutil.rmtree(old)
@@ -70,4 +71,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         part.write_text(text + "\n", encoding="utf-8")
 
 
-__all__ = ["checkpoints_in", "move_files", "save_checkpoint", "save_model_folder", "write_json"]
+__all__ = [
+    "CHECKPOINTS_FOLDER",
+    "PROVENANCE_FILE",
+    "checkpoints_in",
+    "move_files",
+    "save_checkpoint",
+    "save_model_folder",
+    "write_json",
+]

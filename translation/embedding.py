@@ -16,7 +16,8 @@ from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from .artefacts import Provenance, hash_of_texts, table_or_arrays
+from ..provenance import Provenance, hash_of_texts
+from .artefacts import table_or_arrays
 from .settings import BUILT_IN_ENCODER
 
 SHARD_TEXTS = 16_384
