@@ -130,6 +130,12 @@ def hash_of_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def hash_of_folder(folder: str | Path) -> str:
+    """SHA-256 of the names and contents of all files in a folder and those inside."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return hash_of_json({path.relative_to(folder).as_posix(): hash_of_file(path) for path in files})
+
+
 def hash_of_texts(*columns: Iterable[str]) -> str:
     """SHA-256 of columns of strings, unambiguous in where one ends."""
     digest = hashlib.sha256()

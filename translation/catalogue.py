@@ -21,7 +21,7 @@ from ..tokenization_gram import CATALOGUE_SCHEMA
 from .artefacts import table_or_arrays
 from .codes import code_ids, code_tokens, residual_codes
 from .collaborative import fit_or_load, fit_sasrec, sasrec_provenance
-from .embedding import embed_texts, encode_in_shards, read_vectors
+from .embedding import embed_texts, encode_in_shards, encoder_inputs, read_vectors
 from .hierarchy import ClusterTree, cluster_hierarchy, flat_paths
 from .lexical_ids import name_items, read_block_list
 from .neighbours import items_bought_together, nearest_items, read_neighbours
@@ -146,13 +146,13 @@ class _Stages:
             vectors = read_vectors(settings.vectors, self.data.items.item_ids)
             inputs = {"vectors": hash_of_file(settings.vectors), "item ids": self.item_ids}
             return vectors, Provenance("item vectors", inputs, {})
-        facts, options = {"encoder": settings.encoder, "seed": settings.seed}, {}
+        facts, options, inputs = {"encoder": settings.encoder, "seed": settings.seed}, {}, {}
         if settings.encoder != BUILT_IN_ENCODER:
             options = _encoder_options(settings, self.folder)
             names = ("prompt", "max_length", "append_eos")
             facts = {"encoder": settings.encoder, **{name: options[name] for name in names}}
-            options["progress"] = self.progress
-        provenance = Provenance("item vectors", {"texts": self.texts}, facts)
+            options["progress"], inputs = self.progress, encoder_inputs(settings.encoder)
+        provenance = Provenance("item vectors", {"texts": self.texts, **inputs}, facts)
 
         def make() -> dict[str, np.ndarray]:
             return {"vectors": embed_texts(self.data.items.texts, settings.encoder, settings.seed, **options)}

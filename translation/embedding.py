@@ -16,7 +16,7 @@ from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from ..provenance import Provenance, hash_of_texts
+from ..provenance import Provenance, hash_of_folder, hash_of_texts
 from .artefacts import table_or_arrays
 from .settings import BUILT_IN_ENCODER
 
@@ -78,7 +78,8 @@ def encode_in_shards(
     first, step = (processes.process_index, processes.num_processes) if processes and folder else (0, 1)
     facts = {"encoder": name, "prompt": prompt, "max_length": max_length, "append_eos": append_eos}
     contents = [hash_of_texts(texts[row] for row in shard) for shard in shards]
-    provenances = [Provenance("item vectors, shard", {"texts": content}, facts) for content in contents]
+    encoder = encoder_inputs(name)
+    provenances = [Provenance("item vectors, shard", {"texts": content, **encoder}, facts) for content in contents]
     model = None
 
     def encode(shard: np.ndarray) -> dict[str, np.ndarray]:
@@ -108,6 +109,11 @@ def encode_in_shards(
     for number, shard in enumerate(shards):
         vectors[shard] = found[number]
     return vectors
+
+
+def encoder_inputs(name: str) -> dict[str, str]:
+    """Of an encoder in a folder the hash of its files: under the same name there may be another one day."""
+    return {"encoder": hash_of_folder(name)} if Path(name).is_dir() else {}
 
 
 def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
