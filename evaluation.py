@@ -27,16 +27,21 @@ from accelerate import Accelerator
 
 from .baselines import ItemKNN, Popularity, Recommender
 from .candidates import PROTOCOLS, gram_candidates, target_ranks
-from .data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
+from .data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from .files import check_outputs, holds_json, holds_table, new_files
 from .item_cache_gram import ItemCache
 from .processes import gather_users, make_accelerator, own_share
+from .provenance import (
+    Provenance,
+    hash_of_interactions,
+    hash_of_model,
+    hash_of_tokenizer,
+    hash_of_weights,
+    read_provenance,
+)
 from .rankings import Hits, estimate, ndcg, recall
 from .reranking import Reranking, choose_reranking, put_forward
-from .run_facts import hash_of_weights
 from .translation import SASRec, fit_or_load
-from .translation.artefacts import read_provenance
-from .translation.collaborative import hash_of_interactions
 
 CUTOFFS = (1, 5, 10, 20, 50)
 PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
@@ -149,11 +154,12 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        results: `{"model", "weights", "split", "users", "num_beams", "data", "models": {name: {protocol: {metric:
-            {"mean", "low", "high"}}}}, "seconds": {name: seconds}}`, `weights` being the SHA-256 of GRAM's; a
-            baseline's seconds include its training. With re-ranking, GRAM's include that of SASRec's items, and there
-            is `"reranking": {"file", "key", "seconds", "weights"}`: the file of the weights, its key, what choosing
-            took (and training the baselines), and the weights.
+        results: `{"model", "weights", "provenance", "split", "users", "num_beams", "data", "models": {name: {protocol:
+            {metric: {"mean", "low", "high"}}}}, "seconds": {name: seconds}}`. `weights` is the SHA-256 of GRAM's;
+            `provenance` is what was measured on what, and stands in the head of the file of ranks too: two files of one
+            key belong together. A baseline's seconds include its training. With re-ranking, GRAM's include that of
+            SASRec's items, and there is `"reranking": {"file", "key", "seconds", "weights"}`: the file of the weights,
+            its key, what choosing took (and training the baselines), and the weights.
         per_user: one row per user, model and protocol: `user_id`, `item_id` (the target), `model`, `protocol`, `rank`
             (null beyond 50).
     """
@@ -219,7 +225,7 @@ def evaluate(
             exactly that; never written to.
         split: `"validation"` or `"test"`.
         num_beams: width of GRAM's search, and how many items it ranks: below 50 its recall@50 is cut short.
-        max_users: only the first so many users, for a quick look.
+        max_users: only so many users, drawn at random, for a quick look.
         batch_size: users in one search.
         accelerator: where to run; by default all of the launched processes.
         progress: show bars with the time left.
@@ -241,8 +247,9 @@ def evaluate(
     progress = progress and accelerator.is_main_process
     data = _in_catalogue_rows(data, tokenizer)
     histories, targets = evaluation_histories(data, split)
-    num_users, num_items = min(len(targets), max_users or len(targets)), len(tokenizer.item_ids)
-    share = own_share(num_users, accelerator)
+    users = drawn_users(len(targets), max_users)
+    num_users, num_items = len(users), len(tokenizer.item_ids)
+    share = users[own_share(num_users, accelerator)]
     own_histories, own_targets = [histories[user] for user in share], targets[share]
     training, model = training_part(data), model.to(accelerator.device)
 
@@ -272,13 +279,21 @@ def evaluate(
         seconds[name] = round(time.perf_counter() - start, 2)
         start = time.perf_counter()
 
+    inputs = {
+        "model": hash_of_model(model),
+        "tokenizer": hash_of_tokenizer(tokenizer),
+        "interactions": hash_of_interactions(data.interactions, data.splits),
+        "SASRec": hash_of_weights(sasrec()),
+        **({} if reranking is None else {"reranking": reranking.record["key"]}),
+    }
+    stored = item_cache.dtype if item_cache else "float32"
+    facts = {"split": split, "users": num_users, "num_beams": num_beams, "item_encodings": stored}
+    provenance = Provenance("evaluation", inputs, facts)
     results = {
         "model": model.name_or_path,
         "weights": hash_of_weights(model),
-        "split": split,
-        "users": num_users,
-        "num_beams": num_beams,
-        "item_encodings": item_cache.dtype if item_cache else "float32",
+        "provenance": provenance.facts,
+        **facts,
         "data": {
             "folder": None if data.folder is None else str(data.folder),
             "items": len(data.items),
@@ -295,8 +310,10 @@ def evaluate(
     if reranking is not None:
         facts = {"file": Path(reranking_file).name, "key": reranking.record["key"], "seconds": seconds_choosing}
         results["reranking"] = {**facts, "weights": reranking.weights}
-    target_ids = [tokenizer.item_ids[row] for row in targets[:num_users]]
-    return Evaluation(results, ranks_table(histories.user_ids[:num_users], target_ids, ranks))
+    names = [histories.user_ids[user] for user in users]
+    target_ids = [tokenizer.item_ids[row] for row in targets[users]]
+    per_user = ranks_table(names, target_ids, ranks).replace_schema_metadata(provenance.metadata)
+    return Evaluation(results, per_user)
 
 
 def _ranks(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
+import logging
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -27,13 +25,17 @@ from .item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
 from .loading_gram import WEIGHT_INDEX
 from .modeling_gram import GramForConditionalGeneration
 from .processes import this_process
+from .provenance import COMPUTING, Provenance, hash_of_file, hash_of_model, hash_of_tokenizer, versions
 from .recommending_gram import check_catalogue, check_history, check_search, search
 from .tokenization_gram import CATALOGUE_FILE, GramTokenizer
 from .user_batches import batches_of_users, cache_of_users
 
+logger = logging.getLogger(__name__)
+
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", CATALOGUE_FILE)
 GENERATION_FILE = "generation_config.json"  # may be missing
 USERS_PER_PART = 1024
+PROVENANCE_FILE, PART_NAME = "provenance.json", re.compile(r"\d{10}\.parquet")  # of the folder of parts
 
 RECOMMENDATIONS_SCHEMA = pa.schema(
     {
@@ -320,32 +322,65 @@ def _recommend_users(
     progress: bool,
 ) -> int:
     users = _read_users(users_file, recommender.tokenizer)
-    stored = recommender.item_cache.dtype if recommender.item_cache else "float32"
-    settings = (top_k, exclude_seen, max(num_beams, top_k), users_per_part, stored)
     folder = output.with_name(output.name + ".parts")
-    kept = folder / _fingerprint(recommender, users, settings)
-    for stale in folder.glob("*"):
-        if stale != kept and re.fullmatch("[0-9a-f]{32}", stale.name):
-            shutil.rmtree(stale)
-    kept.mkdir(parents=True, exist_ok=True)
+    search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
+    _make_room(folder, _provenance(recommender, users_file, {**search, "users_per_part": users_per_part}))
 
-    parts = {start: kept / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}
+    parts = {start: folder / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}
     left = {start: users[start : start + users_per_part] for start, part in parts.items() if not part.is_file()}
     item_cache = recommender.item_cache
-    if item_cache is None:
-        histories = (_rows(recommender.tokenizer, chunk) for chunk in left.values())
-        item_cache = cache_of_users(recommender.model, recommender.tokenizer, chain.from_iterable(histories), progress)
-    search, done = (top_k, exclude_seen, num_beams), len(users) - sum(map(len, left.values()))
+    if left and item_cache is None:
+        # Of all users, not of those that are left: an encoding's last bits depend on what is encoded beside it.
+        histories = _rows(recommender.tokenizer, users)
+        item_cache = cache_of_users(recommender.model, recommender.tokenizer, histories, progress)
+    done = len(users) - sum(map(len, left.values()))
     with tqdm(total=len(users), initial=done, desc="recommending", unit="user", disable=not progress) as bar:
         for start, chunk in left.items():
-            rows = _recommend_chunk(recommender, chunk, search, item_cache, bar)
+            rows = _recommend_chunk(recommender, chunk, tuple(search.values()), item_cache, bar)
             table = pa.table(list(zip(*rows, strict=True)) or [[]] * 5, schema=RECOMMENDATIONS_SCHEMA)
             _write_tables([table], parts[start])
     _write_tables((pq.read_table(part) for part in parts.values()), output)
-    shutil.rmtree(kept)
-    with suppress(OSError):  # somebody else has put something there
-        folder.rmdir()
+    _remove_parts(folder)
     return len(users)
+
+
+def _provenance(recommender: Recommender, users_file: Path, settings: dict[str, int]) -> Provenance:
+    """Everything that decides the recommendations, to the last bit of a score."""
+    inputs = {
+        "weights or configuration": hash_of_model(recommender.model),
+        "catalogue or prompts": hash_of_tokenizer(recommender.tokenizer),
+        "users": hash_of_file(users_file),
+    }
+    stored = recommender.item_cache.dtype if recommender.item_cache else "float32"
+    more = {"batch_size": recommender.batch_size, "item_encodings": stored, **versions(COMPUTING)}
+    return Provenance("recommendations", inputs, {**settings, **more})
+
+
+def _make_room(folder: Path, provenance: Provenance) -> None:
+    """A folder for parts of this provenance alone; those of another are removed, and it is said why."""
+    path = folder / PROVENANCE_FILE
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        written = {}
+    if written.get("key") == provenance.key:
+        return
+    if written:
+        what = ", ".join(provenance.differences(written))
+        logger.warning("%s: parts of %s are of no use; all is done anew", folder, what)
+    _remove_parts(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as part:
+        part.write_text(json.dumps(provenance.facts), encoding="utf-8")
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove what a run has left in the folder, and the folder, unless somebody else has put something there."""
+    for path in folder.glob("*"):
+        if path.name == PROVENANCE_FILE or PART_NAME.fullmatch(path.name):
+            path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _recommend_chunk(recommender: Recommender, chunk, search, item_cache, bar: tqdm) -> list[tuple]:
@@ -395,15 +430,3 @@ def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[st
     if not users:
         raise ValueError(f"{path}: no users; the form is 'USER ITEM ITEM ...', one user per line")
     return users
-
-
-def _fingerprint(recommender: Recommender, users, settings: tuple) -> str:
-    """Of everything that decides the recommendations: weights, tokenizer, catalogue, users, settings."""
-    tokenizer, digest = recommender.tokenizer, hashlib.sha256()
-    for name, tensor in sorted(recommender.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    digest.update(repr((tokenizer.max_history, tokenizer.max_passage_length, users, settings)).encode())
-    digest.update(repr(tokenizer.catalogue.to_pylist()).encode())
-    return digest.hexdigest()[:32]

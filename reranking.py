@@ -6,7 +6,6 @@ data that hold a test item.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,15 +18,12 @@ from accelerate import Accelerator
 
 from .baselines import Recommender
 from .candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
-from .data import TEST, RecommendationData, evaluation_histories
+from .data import TEST, RecommendationData, drawn_users, evaluation_histories
 from .files import new_file
 from .item_cache_gram import ItemCache
 from .processes import gather_users, make_accelerator, own_share
+from .provenance import Provenance, hash_of_interactions, hash_of_model, hash_of_tokenizer, hash_of_weights
 from .rankings import Hits, estimate, ndcg, recall
-from .run_facts import hash_of_weights
-from .translation import Provenance
-from .translation.artefacts import METADATA_KEY, hash_of_texts
-from .translation.collaborative import hash_of_interactions
 from .weighting import GRID, ROUNDS, Weighting, choose_weighting
 
 _USERS_AT_ONCE = 128  # whose scores of the whole catalogue are in memory
@@ -200,9 +196,8 @@ def choose_reranking(
         raise ValueError("known: holds test interactions, by which nothing may be chosen; cut them by `without_test`")
     accelerator = accelerator or make_accelerator()
     histories, targets = evaluation_histories(known, "validation")
-    num_users = min(len(targets), max_users or len(targets))
-    users = np.sort(np.random.default_rng(0).permutation(len(targets))[:num_users])  # the first are not like the others
-    targets = targets[users]
+    users = drawn_users(len(targets), max_users)
+    num_users, targets = len(users), targets[users]
     provenance = _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache)
     record = _read(path)
     accelerator.wait_for_everyone()  # before anybody writes
@@ -216,7 +211,7 @@ def choose_reranking(
     rows = {
         row: {protocol: _choose(found, row, protocol, spread, targets) for protocol in PROTOCOLS} for row in FUSIONS
     }
-    record = {**json.loads(provenance.metadata[METADATA_KEY]), "spread": spread, "rows": rows}
+    record = {**provenance.facts, "spread": spread, "rows": rows}
     reranking = Reranking.of_record(record)
     if accelerator.is_main_process:
         reranking.save(path)
@@ -273,11 +268,10 @@ def _gather(found: PutForward, num_users: int, accelerator: Accelerator) -> PutF
 def _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache) -> Provenance:
     """Everything that decides the weights. Popularity follows from the data."""
     inputs = {
-        "model": hash_of_weights(model),
+        "model": hash_of_model(model),
+        "tokenizer": hash_of_tokenizer(tokenizer),
         "SASRec": hash_of_weights(scorers["SASRec"]),
-        "item prompts": hash_of_texts(map(repr, tokenizer.item_prompts)),
-        "interactions without test": hash_of_interactions(known.interactions),
-        "splits": hashlib.sha256(known.splits.tobytes()).hexdigest(),
+        "interactions without test": hash_of_interactions(known.interactions, known.splits),
     }
     settings = {
         "users": num_users,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +15,10 @@ from . import __version__
 from .data import RecommendationData
 from .data.interactions import SPLIT_NAMES
 from .data.parquet_folder import REPORT_FILE
+from .provenance import versions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-PACKAGES = ("torch", "transformers", "accelerate")
 
 
 def run_facts(start: str | None, data: RecommendationData, accelerator: Accelerator) -> dict[str, Any]:
@@ -48,7 +45,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "gram-recommender": __version__,
-        **{package: version(package) for package in PACKAGES},
+        **versions(("torch", "transformers", "accelerate")),
         "device": device_name(accelerator.device),
         "processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
@@ -97,20 +94,3 @@ def _prepared(folder: Path | None) -> dict[str, Any] | None:
         return None
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     return {name: report[name] for name in ("settings", "inputs", "origin", "stages") if name in report}
-
-
-def hash_of_weights(model: torch.nn.Module) -> str:
-    """SHA-256 of a model's weights with their names, whatever files they are in.
-
-    Example:
-        >>> layer = torch.nn.Linear(2, 2)
-        >>> before = hash_of_weights(layer)
-        >>> _ = torch.nn.init.zeros_(layer.bias)
-        >>> hash_of_weights(layer) == before
-        False
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -9,9 +9,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .data import RecommendationData
 from .files import check_outputs, locked, put, working_folder
+from .provenance import Provenance, hash_of_texts
 from .tokenization_gram import CATALOGUE_FILE, PROMPT_WORDING, GramTokenizer
-from .translation import Provenance, TranslationSettings, TreeStatistics, translate
-from .translation.artefacts import hash_of_texts, table_or_arrays
+from .translation import TranslationSettings, TreeStatistics, translate
+from .translation.artefacts import table_or_arrays
 from .translation.catalogue import ARTEFACTS, encode_together
 from .translation.vocabulary import tokenizer_of, train_pieces
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+import os
 import re
 import shutil
 import time
@@ -14,7 +16,6 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, send_to_device, set_seed
 from torch.utils.data import DataLoader
@@ -22,17 +23,20 @@ from tqdm import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from gram.cli import exit_code_of
-from gram.data import RecommendationData, evaluation_histories, read_folder, training_part
+from gram.data import RecommendationData, drawn_users, evaluation_histories, read_folder, training_part
 from gram.data.training_steps import TrainingSteps
 from gram.evaluation import gram_ranks, ranking_metrics
 from gram.files import check_outputs, locked, new_file
 from gram.hub import refresh_model_card
+from gram.item_cache_gram import ITEM_CACHE_FOLDER
 from gram.processes import keep_freed_memory, make_accelerator, this_process
+from gram.provenance import Provenance
 from gram.recommendation import MODEL_FILES
 from gram.run_facts import run_facts
 from gram.settings import parse
 from gram.tokenization_gram import GramTokenizer
 from gram.training.checkpoints import (
+    CHECKPOINTS_FOLDER,
     WEIGHTS,
     checkpoints_in,
     move_files,
@@ -41,9 +45,10 @@ from gram.training.checkpoints import (
     write_json,
 )
 from gram.training.denoising import DenoisingSteps, sentinels_of
-from gram.training.lora import add_lora
+from gram.training.lora import ADAPTER_FOLDER, add_lora
 from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
+from gram.training.resuming import FINISHED_FILE, differences_from, is_trained, provenance_of
 from gram.training.schedule import linear_schedule
 from gram.training.sharding import check_launch, exchanges_always, shard, whole_model
 from gram.training.start import build_model, tokenizer_of
@@ -53,19 +58,21 @@ from gram.translation import SASREC_FILE, TranslationSettings
 
 logger = logging.getLogger(__name__)
 
-FINISHED_FILE, PLOT_FILE, CHECKPOINTS = "training.json", "training.svg", "checkpoints"
+PLOT_FILE = "training.svg"
 CHECKPOINT_NAME = re.compile(r"(step-\d+|partial|best|\.best\.partial)$")
+_OF_WEIGHTS = (ADAPTER_FOLDER, ITEM_CACHE_FOLDER, "evaluation.json", "evaluation.parquet")
 
 
 def train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer) -> None:
     """Train a GRAM and leave its folder at `settings.output_dir`: model, tokenizer, Hub code and `training.json`.
 
-    An interrupted run goes on from its last checkpoint when it is called again with the same settings. A finished one
-    is left as it is.
+    An interrupted run goes on from its last checkpoint when it is called again with the same data and settings. A
+    finished one is left as it is.
 
     Raises:
-        ValueError: the folder holds a run with other settings, a model that was not trained by this, or what the run
-            reads; another process trains there; or no user has two training items.
+        ValueError: the folder holds a run with other data or settings, and `overwrite` is not set, a model that was
+            not trained by this, or what the run reads; another process trains there; no user has two training items;
+            or the loss or the weights are no longer finite.
     """
     check_folder(settings)
     with locked(settings.output_dir, inside=True, processes=this_process()):
@@ -73,11 +80,11 @@ def train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramT
 
 
 def _train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer) -> None:
-    output_dir = Path(settings.output_dir)
-    if _is_finished(settings, output_dir):
-        logger.info("%s is already trained with these settings", output_dir)
+    provenance = provenance_of(settings, data, tokenizer)
+    if is_trained(settings, provenance):
+        logger.info("%s is already trained on these data with these settings", settings.output_dir)
         return
-    run = _Run(settings, data, tokenizer)
+    run = _Run(settings, data, tokenizer, provenance)
     run.resume()
     run.denoise()
     run.fit()
@@ -87,10 +94,17 @@ def _train(settings: TrainingSettings, data: RecommendationData, tokenizer: Gram
 class _Run:
     """A training run's objects: accelerator, model, optimizer, schedule, progress."""
 
-    def __init__(self, settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer):
-        self.settings, self.data, self.tokenizer = settings, data, tokenizer
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        data: RecommendationData,
+        tokenizer: GramTokenizer,
+        provenance: Provenance,
+    ):
+        self.settings, self.data, self.tokenizer, self.provenance = settings, data, tokenizer, provenance
         self.output_dir = Path(settings.output_dir)
-        self.checkpoints = self.output_dir / CHECKPOINTS
+        self.checkpoints = self.output_dir / CHECKPOINTS_FOLDER
+        self.unseen_losses: list[torch.Tensor] = []  # of the last steps; to look at one makes a GPU wait
         self.training = training_part(data)
         self.validation = evaluation_histories(data, "validation")
         self.accelerator = make_accelerator(
@@ -215,14 +229,39 @@ class _Run:
             now = time.monotonic()
             progress.seconds, started = progress.seconds + now - started, now
             bar.update()
+            self.unseen_losses.append(loss)
             if progress.updates % LOG_EVERY == 0:
-                mean = self.accelerator.reduce(loss, "sum").item()
+                mean = self._look_at_losses(progress)
                 progress.add_loss(mean)
                 name = "loss" if progress is self.progress else "denoising_loss"
                 self._log(bar, {name: mean, "lr": self.schedule.get_last_lr()[0]})
             if progress.updates % self.settings.save_every == 0 and progress.step < len(steps):
+                self._look_at_losses(progress)
                 self._save()
                 started = time.monotonic()
+        self._look_at_losses(progress)
+
+    def _look_at_losses(self, progress: Progress) -> float:
+        """The mean loss of the last step, 0 where all have been looked at.
+
+        Raises:
+            ValueError: since the last look a step had a loss that is not finite, and names the step.
+        """
+        if not self.unseen_losses:
+            return 0.0
+        losses = self.accelerator.reduce(torch.stack(self.unseen_losses), "sum").tolist()
+        self.unseen_losses.clear()
+        for step, loss in enumerate(losses, start=progress.updates - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise ValueError(self._diverged(f"the loss is {loss} at step {step}"))
+        return losses[-1]
+
+    def _diverged(self, what: str) -> str:
+        rate = self.settings.learning_rate
+        return (
+            f"{self.output_dir}: {what}, nothing is published; train anew (--overwrite) with a lower --learning-rate "
+            f"than {rate:g}, or a larger --warmup-ratio"
+        )
 
     @property
     def _is_pinned(self) -> bool:
@@ -232,7 +271,7 @@ class _Run:
     def _num_workers(self) -> int:
         if self.settings.workers is None:
             return int(self.accelerator.device.type != "cpu")
-        return self.settings.workers
+        return min(self.settings.workers, os.cpu_count() or 1)
 
     def _update(self, micro_batches: list[dict], num_tokens: int, label_smoothing: float) -> torch.Tensor:
         """One optimizer step; returns this process's share of the mean loss of the step's target tokens."""
@@ -255,11 +294,11 @@ class _Run:
     def _validate(self, bar: tqdm) -> None:
         settings, progress, accelerator = self.settings, self.progress, self.accelerator
         histories, targets = self.validation
-        users = np.arange(len(targets))
-        if 0 < settings.validation_users < len(users):
-            users = np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.validation_users])
+        users = drawn_users(len(targets), settings.validation_users or None, settings.seed)
         share = users[accelerator.process_index :: accelerator.num_processes]
         model = whole_model(accelerator, self.model).eval()
+        if not torch.stack([weight.isfinite().all() for weight in model.parameters()]).all():
+            raise ValueError(self._diverged(f"some weights are not finite after step {progress.updates}"))
         ranks = gram_ranks(
             model, self.tokenizer, [histories[user] for user in share], targets[share], settings.validation_beams
         )
@@ -289,13 +328,14 @@ class _Run:
         return self.denoising.updates + self.progress.updates
 
     def _save(self) -> None:
-        save_checkpoint(self.accelerator, self.settings, self.checkpoints, self._updates)
+        save_checkpoint(self.accelerator, self.provenance, self.checkpoints, self._updates)
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one; otherwise make room for the first."""
         found = checkpoints_in(self.checkpoints)
-        if found:
-            self.settings.check_same(found[-1] / "settings.json")
+        fits = found and not differences_from(found[-1], self.provenance)
+        self.accelerator.wait_for_everyone()  # all have seen the same
+        if fits:
             self.accelerator.load_state(str(found[-1]))
             logger.info("resuming from step %d", self._updates)
         elif self._is_main:
@@ -308,12 +348,19 @@ class _Run:
         self.accelerator.wait_for_everyone()
         if not self._is_main:
             return
+        for name in (
+            FINISHED_FILE,
+            *_OF_WEIGHTS,
+        ):  # those of a model that was here before are of no use beside this one
+            path = self.output_dir / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         move_files(self.checkpoints / "best", self.output_dir)
         sasrec = self.settings.translation_folder / SASREC_FILE
         if sasrec.is_file():
             with new_file(self.output_dir / SASREC_FILE) as part:
                 shutil.copyfile(sasrec, part)
-        facts = {"settings": asdict(self.settings), "progress": asdict(self.progress)}
+        settings, provenance = asdict(self.settings), self.provenance.facts
+        facts = {"settings": settings, "provenance": provenance, "progress": asdict(self.progress)}
         if self.settings.denoising_epochs:
             facts["denoising"] = asdict(self.denoising)
         facts |= run_facts(self.settings.init_from or self.settings.backbone, self.data, self.accelerator)
@@ -346,20 +393,13 @@ def check_folder(settings: TrainingSettings) -> None:
     check_outputs({folder: lambda path: True}, read)
 
     def is_run(path: Path) -> bool:
-        return (folder / FINISHED_FILE).is_file() or (folder / CHECKPOINTS).is_dir()
+        return (folder / FINISHED_FILE).is_file() or (folder / CHECKPOINTS_FOLDER).is_dir()
 
     def is_checkpoints(path: Path) -> bool:
         return path.is_dir() and all(CHECKPOINT_NAME.match(entry.name) for entry in path.iterdir())
 
     files = (*MODEL_FILES, *WEIGHTS, SASREC_FILE)
-    check_outputs({folder / CHECKPOINTS: is_checkpoints, **{folder / name: is_run for name in files}})
-
-
-def _is_finished(settings: TrainingSettings, output_dir: Path) -> bool:
-    path = output_dir / FINISHED_FILE
-    if path.exists():
-        settings.check_same(path, "settings")
-    return path.exists()
+    check_outputs({folder / CHECKPOINTS_FOLDER: is_checkpoints, **{folder / name: is_run for name in files}})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -376,6 +416,7 @@ def main(argv: list[str] | None = None) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
     check_folder(settings)
     data = read_folder(settings.data)
+    is_trained(settings, provenance_of(settings, data))  # refuses another run before its translation is made anew
     train(settings, data, tokenizer_of(settings, translation_settings, data))
     if this_process().is_main_process and not is_deepspeed_zero3_enabled():  # there no process can search alone
         refresh_model_card(settings.output_dir)

@@ -1,15 +1,25 @@
-"""Settings of a training run, and whether a run that is there had the same."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from .training.trackers import tracker_names
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
-PLACES = {"data", "output_dir", "translation", "workers", "save_every", "report_to"}  # settings that change no weight
+# Settings that change no weight, or say where to find what does.
+PLACES = {"data", "output_dir", "overwrite", "translation", "workers", "save_every", "report_to"}
+
+
+# Beyond these a run only fills the memory, or never ends.
+_MOST = {
+    **dict.fromkeys(("num_layers", "num_decoder_layers"), 256),
+    **dict.fromkeys(("num_heads", "workers"), 1024),
+    **dict.fromkeys(("d_model", "d_kv", "d_ff", "max_history", "max_passage_length"), 1 << 16),
+    "validation_beams": 10_000,
+    "lora": 1 << 16,
+}
 
 
 @dataclass
@@ -19,6 +29,8 @@ class TrainingSettings:
     Attributes:
         data: data folder, as `gram prepare` makes it, or with `user_sequence.txt` and `item_text.tsv`.
         output_dir: folder of the trained model; holds the checkpoints until it is done.
+        overwrite: train anew where that folder holds a run of other data or settings; a model that is there stays until
+            the new one takes its place.
         translation: folder made by `gram translate`; without it the data are translated first.
         tokenizer: text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it the
             backbone's, or a vocabulary trained on the items' text.
@@ -83,6 +95,7 @@ class TrainingSettings:
 
     data: str
     output_dir: str
+    overwrite: bool = False
     translation: str | None = None
     tokenizer: str | None = None
     backbone: str | None = None
@@ -131,11 +144,15 @@ class TrainingSettings:
     def __post_init__(self):
         at_least_one = (
             *("max_passage_length", "epochs", "batch_size", "micro_batch_size", "micro_batch_tokens"),
-            *("prefixes_per_group", "validate_every", "validation_beams", "save_every"),
+            *("prefixes_per_group", "validate_every", "validation_beams", "save_every", "max_history"),
+            *("d_model", "d_kv", "d_ff", "num_layers", "num_heads"),
         )
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
         for name in ("validation_users", "patience", "workers", "seed", "weight_decay", "denoising_epochs"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -166,21 +183,6 @@ class TrainingSettings:
             raise ValueError(f"lora_dropout must be at least 0 and below 1, got {self.lora_dropout}")
         if not self.lora_targets.replace(",", " ").split():
             raise ValueError("lora_targets must name a layer, such as `q v`")
-
-    def check_same(self, path: Path, key: str | None = None) -> None:
-        """Compare with the settings that a run has left in a JSON file, under `key` or as the whole of it.
-
-        Raises:
-            ValueError: a setting that matters to the weights differs.
-        """
-        written = json.loads(path.read_text(encoding="utf-8"))
-        written = written if key is None else written[key]
-        for name, value in asdict(self).items():
-            if name not in PLACES and written.get(name, value) != value:
-                raise ValueError(
-                    f"{path.parent}: trained with {name}={written[name]}, now {value}; "
-                    "take the same settings to go on, or another --output-dir"
-                )
 
     @property
     def translation_folder(self) -> Path:

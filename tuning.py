@@ -20,9 +20,10 @@ from .baselines import ItemKNN, ItemKNNSettings, Recommender
 from .data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
 from .evaluation import PROTOCOLS, dense_ranks_by_protocol, ranking_metrics
 from .files import new_file
+from .provenance import Provenance, hash_of_interactions
 from .training.checkpoints import write_json
-from .translation import SASREC_FILE, Provenance, SASRecSettings, fit_or_load, fit_sasrec
-from .translation.collaborative import hash_of_interactions, sasrec_provenance
+from .translation import SASREC_FILE, SASRecSettings, fit_or_load, fit_sasrec
+from .translation.collaborative import sasrec_provenance
 
 TUNING_FILE, TRIALS_FOLDER = "tuning.json", "trials"
 JUDGE = ("all_items", "ndcg@10")

@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from gram import GramForConditionalGeneration, GramTokenizer
-from gram.data import evaluation_histories, read_folder
+from gram.data import drawn_users, evaluation_histories, read_folder
 from gram.evaluation import ranking_metrics
 from gram.item_cache_gram import ItemCache
 
@@ -47,7 +47,7 @@ class Users:
         self.tokenizer = GramTokenizer.from_pretrained(name)
         folder = read_folder(data)
         histories, targets = evaluation_histories(folder, "test")
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(targets))[:count])
+        chosen = drawn_users(len(targets), count, seed)
         ids = folder.items.item_ids
         self.histories = [[ids[row] for row in histories[user]] for user in chosen]
         self.targets = np.array([self.tokenizer.item_rows[ids[targets[user]]] for user in chosen])

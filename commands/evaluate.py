@@ -19,7 +19,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help="metrics with 95 %% intervals; every user's ranks go to FILE.parquet beside it",
     )
-    parser.add_argument("--max-users", type=at_least_one, metavar="N", help="only the first N users, for a quick look")
+    what = "only N users, drawn at random, for a quick look"
+    parser.add_argument("--max-users", type=at_least_one, metavar="N", help=what)
     parser.add_argument(
         "--rerank",
         action="store_true",

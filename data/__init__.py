@@ -2,7 +2,7 @@
 
 from .interactions import TEST, TRAIN, VALIDATION, Interactions, ItemTable, RecommendationData, leave_one_out
 from .readers import read_folder, read_lexical_ids, read_similar_items
-from .splits import evaluation_histories, training_part, without_test
+from .splits import drawn_users, evaluation_histories, training_part, without_test
 
 __all__ = [
     "TEST",
@@ -11,6 +11,7 @@ __all__ = [
     "Interactions",
     "ItemTable",
     "RecommendationData",
+    "drawn_users",
     "evaluation_histories",
     "leave_one_out",
     "read_folder",

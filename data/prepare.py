@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..files import new_folder
+from ..provenance import hash_of_file, versions
 from .codes import first_of_each, k_core, recoded
 from .interactions import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Interactions, leave_one_out
 from .parquet_folder import write_parquet_folder
@@ -117,6 +116,7 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
         existing(file)
     if not source.has_times and (settings.since or settings.until or settings.split == "global-time"):
         raise ValueError(f"{source.interactions_name}: there are no times; unset since and until, split leave-one-out")
+    packages = ("gram-recommender", "numpy", "pyarrow", *(["datasets"] if settings.format == "hub" else []))
     with new_folder(output) as folder:
         log = _read_interactions(source, settings, reading)
         num_bad = reading.num_bad
@@ -132,13 +132,13 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
         counts["without_interactions"] = len(texts) - len(item_ids)
         facts = {
             "settings": _without_places(settings),
-            "inputs": [{"file": whole_characters(file.name), "sha256": _sha256(file)} for file in source.files],
+            "inputs": [{"file": whole_characters(file.name), "sha256": hash_of_file(file)} for file in source.files],
             **({"origin": source.facts} if source.facts else {}),
             "stages": [asdict(stage) for stage in stages],
             "items": counts,
             "split": _account(splits, cuts),
             "bad_lines": {"count": reading.num_bad, "first": reading.shown},
-            "versions": _versions(settings.format),
+            "versions": {"python": platform.python_version(), **versions(packages)},
         }
         write_parquet_folder(folder, _chosen(texts, item_ids), interactions, _whole(log.times), splits, facts)
     return PrepareReport(stages, facts)
@@ -297,23 +297,3 @@ def _path(stages: list[Stage]) -> str:
 def _without_places(settings: PrepareSettings) -> dict[str, Any]:
     """The settings, so that the folder does not depend on where the input lies."""
     return {name: value for name, value in asdict(settings).items() if name not in ("input", "interactions", "items")}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _versions(kind: str) -> dict[str, str]:
-    names = ("gram-recommender", "numpy", "pyarrow", *(["datasets"] if kind == "hub" else []))
-    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a checkout
-        return "not installed"

@@ -78,6 +78,21 @@ def evaluation_histories(
     return Interactions(names, interactions.items[places], offsets), interactions.items[targets].astype(np.int32)
 
 
+def drawn_users(num_users: int, most: int | None, seed: int = 0) -> np.ndarray:
+    """Rows of at most so many users, drawn at random and in order: the first of a file are not like the others.
+
+    Args:
+        num_users: how many there are.
+        most: how many are wanted; None: all.
+        seed: of the draw.
+
+    Example:
+        >>> drawn_users(6, most=3), drawn_users(3, most=None)
+        (array([2, 3, 5]), array([0, 1, 2]))
+    """
+    return np.sort(np.random.default_rng(seed).permutation(num_users)[:most])
+
+
 def split_targets(interactions: Interactions, splits: np.ndarray, split: int) -> tuple[np.ndarray, np.ndarray]:
     """Each user's first interaction of a split that has another before it.
 

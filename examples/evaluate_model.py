@@ -15,7 +15,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="runs/quickstart", type=Path)
     parser.add_argument("--data", default="runs/quickstart/data")
-    parser.add_argument("--max-users", type=int, default=200, help="only the first so many users")
+    parser.add_argument("--max-users", type=int, default=200, help="only so many users, drawn at random")
     arguments = parser.parse_args()
 
     model, tokenizer = load_model(arguments.model)

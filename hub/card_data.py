@@ -11,8 +11,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..candidates import PROTOCOLS
+from ..provenance import hash_of_weights
 from ..recommendation import Recommendation, Recommender, load_model
-from ..run_facts import hash_of_weights
 from ..tokenization_gram import GramTokenizer
 from ..translation import TreeStatistics
 from .card_settings import CardSettings, words

@@ -9,10 +9,9 @@ from typing import Any
 from ..hub import refresh_model_card
 from ..hub.card_data import ABLATIONS_FILE, EVALUATION_FILE
 from ..hub.model_card import CARD
+from ..provenance import hash_of_file, hash_of_weights
 from ..recommendation import load_model
-from ..run_facts import hash_of_weights
 from ..training.checkpoints import write_json
-from ..translation.artefacts import hash_of_file
 from .rows import ABLATION, GRAM, ROWS
 from .run_files import RESULTS_FOLDER
 from .runs import WEIGHTS_FILE

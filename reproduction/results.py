@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..evaluation import CUTOFFS, PROTOCOLS
+from ..provenance import hash_of_file
 from ..rankings import Z_95, Hits, estimate, ndcg, recall
 from ..training.checkpoints import write_json
-from ..translation.artefacts import hash_of_file
 from .rows import ROWS
 from .run_files import RESULTS_FOLDER
 

@@ -18,12 +18,12 @@ from ..candidates import gram_candidates, target_ranks
 from ..data import RecommendationData, evaluation_histories, training_part
 from ..evaluation import CUTOFFS, dense_ranks_by_protocol
 from ..files import locked, new_file
+from ..provenance import hash_of_file
 from ..recommendation import load_model
 from ..train_accelerate import FINISHED_FILE, train
 from ..training.start import tokenizer_of
 from ..training_settings import TrainingSettings
 from ..translation import SASREC_FILE, SASRec, SASRecSettings, TranslationSettings, fit_or_load
-from ..translation.artefacts import hash_of_file
 from ..tuning import Tuning, tune_item_knn, tune_sasrec
 from .rows import ROWS
 from .translations import make_translation

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..data import Interactions, RecommendationData
+from ..data import Interactions, RecommendationData, drawn_users
 
 
 def sample_users(data: RecommendationData, fraction: float, seed: int = 0) -> RecommendationData:
@@ -20,7 +20,7 @@ def sample_users(data: RecommendationData, fraction: float, seed: int = 0) -> Re
         return data
     interactions = data.interactions
     count = math.ceil(fraction * len(interactions))
-    users = np.sort(np.random.default_rng(seed).permutation(len(interactions))[:count])
+    users = drawn_users(len(interactions), count, seed)
     offsets = np.concatenate([[0], np.cumsum(interactions.lengths[users])])
     kept = np.repeat(np.isin(np.arange(len(interactions)), users), interactions.lengths)
     names = [interactions.user_ids[user] for user in users]

@@ -11,11 +11,11 @@ from typing import Any
 
 from ..data import RecommendationData
 from ..files import locked, new_file
+from ..provenance import hash_of_file
 from ..tokenization_gram import CATALOGUE_FILE
 from ..tokenizer_folder import VOCABULARY_FILE, make_tokenizer_folder
 from ..training.checkpoints import write_json
 from ..translation import TranslationSettings
-from ..translation.artefacts import hash_of_file
 from ..translation.catalogue import ARTEFACTS
 from .comparing import hash_of_data, settings_differ
 

@@ -34,6 +34,12 @@ def test_it_learns_what_follows_what():
     assert scores.argmax(dim=1).tolist() == [6, 0]
 
 
+def test_a_training_that_diverges_is_an_error():
+    diverging = SASRecSettings(dim=8, num_layers=1, num_heads=1, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"SASRec: .* finite|SASRec: the loss is (nan|inf) after [\d,]+ items"):
+        fit_sasrec(cycles(), 12, diverging, progress=False)
+
+
 def test_the_seed_decides_and_the_global_state_is_left_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)

@@ -1,6 +1,7 @@
 """Item vectors: of a sentence-transformers model, shard by shard, and given ones."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from gram.translation import embedding
 from gram.translation.embedding import encode_in_shards, read_vectors
@@ -70,6 +71,14 @@ def test_another_prompt_or_length_is_encoded_anew(encoder, tmp_path):
     assert not np.allclose(plain, ended)
     assert not np.allclose(plain, prompted)
     assert not np.allclose(plain, short)
+
+
+def test_another_encoder_in_the_same_folder_encodes_anew(encoder, tmp_path):
+    own = shutil.copytree(encoder, tmp_path / "encoder")
+    before = encode_in_shards(TEXTS, str(own), folder=tmp_path / "shards", progress=False)
+    (weights,) = own.rglob("model.safetensors")
+    save_file({name: weight[::-1].copy() for name, weight in load_file(weights).items()}, weights, {"format": "pt"})
+    assert not np.array_equal(encode_in_shards(TEXTS, str(own), folder=tmp_path / "shards", progress=False), before)
 
 
 def test_two_processes_share_the_shards(encoder, small_shards, tmp_path):

@@ -17,9 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import evaluation
-from gram.data import TEST, TRAIN, VALIDATION, ItemTable, RecommendationData, evaluation_histories, training_part
+from gram.data import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    ItemTable,
+    RecommendationData,
+    drawn_users,
+    evaluation_histories,
+    training_part,
+)
 from gram.evaluation import PROTOCOLS, dense_ranks, evaluate, format_table, gram_ranks, ranking_metrics, result_files
-from gram.translation import Provenance, SASRec
+from gram.provenance import Provenance, read_provenance
+from gram.translation import SASRec
 
 NAMES = ["GRAM", "SASRec", "item-kNN", "popularity"]
 
@@ -211,10 +221,21 @@ def test_given_splits_decide_who_is_evaluated(model, tokenizer, data, tmp_path):
         own[:] = {0: TRAIN, 1: VALIDATION, 2: TEST}.get(user, TEST if user % 2 else TRAIN)
     held_out = dataclasses.replace(data, splits=splits)
     found = evaluate(model, tokenizer, held_out, tmp_path / "sasrec.safetensors", max_users=4, progress=False)
-    ids = data.interactions.user_ids
-    assert found.per_user["user_id"].to_pylist()[:4] == [ids[2], ids[3], ids[5], ids[7]]
+    able = evaluation_histories(held_out, "test")[0].user_ids
+    drawn = found.per_user["user_id"].to_pylist()[:4]
+    assert drawn == [able[row] for row in drawn_users(len(able), 4)]
+    assert drawn != able[:4]
     assert found.results["users"] == 4
     assert not found.results["data"]["leave_one_out"]
+
+
+def test_both_files_say_of_which_evaluation_they_are(model, tokenizer, data, measured, tmp_path):
+    measured, folder = measured
+    measured.save(tmp_path / "results.json")
+    written = json.loads((tmp_path / "results.json").read_text())["provenance"]
+    assert read_provenance(tmp_path / "results.parquet") == written
+    fewer = evaluate(model, tokenizer, data, folder / "sasrec.safetensors", max_users=5, progress=False)
+    assert fewer.results["provenance"]["key"] != written["key"]
 
 
 def test_item_that_the_model_does_not_know_is_named(model, tokenizer, data, tmp_path):

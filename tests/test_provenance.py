@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gram.data import Interactions, RecommendationData, read_folder
+from gram.provenance import read_provenance
 from gram.tokenizer_folder import make_tokenizer_folder
-from gram.translation import TranslationSettings, read_provenance
+from gram.translation import TranslationSettings
 
 CHOSEN = {"num_clusters": 4, "depth": 3, "num_similar": 3, "vocab_size": 400}
 ARTEFACTS = (
@@ -123,6 +125,19 @@ def test_other_interactions_leave_the_lexical_ids_alone(data, data_folder, tmp_p
     after = times(folder)
     redone = {"sasrec.safetensors", "similar_items.parquet", "catalogue.parquet"}
     assert {name for name in ARTEFACTS if before[name] != after[name]} == redone
+
+
+def test_an_interrupted_write_leaves_nothing_behind(data, translated, tmp_path):
+    folder = make(data, tmp_path / "one")
+    (folder / "tree.safetensors").rename(folder / ".tree.safetensors.part")  # as a process that is killed leaves it
+    make(data, folder)
+    assert content(folder) == content(translated)
+
+
+def test_other_item_ids_redo_what_holds_them(data, tmp_path):
+    folder, renamed = make(data, tmp_path / "one"), [f"new {item}" for item in data.items.item_ids]
+    other = RecommendationData(replace(data.items, item_ids=renamed), data.interactions)
+    assert content(make(other, folder)) == content(make(other, tmp_path / "two"))
 
 
 def test_a_broken_artefact_is_made_again(data, translated, tmp_path):

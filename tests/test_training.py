@@ -1,11 +1,12 @@
 """Training: what a step holds, resuming bit by bit, several processes, settings, bad input."""
 
+import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from gram import GramForConditionalGeneration
-from gram.data import Interactions, training_part
+from gram.data import Interactions, RecommendationData, training_part
 from gram.data.training_steps import TrainingSteps, prefix_groups
 from gram.train_accelerate import train
 from gram.training.progress import Progress
@@ -178,6 +179,77 @@ def test_a_finished_run_is_left_alone_and_another_setting_is_refused(trained, da
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"learning_rate=0\.01, now 0\.5"):
         train(small(data_folder, trained, learning_rate=0.5), data, tokenizer)
+
+
+def newer(data):
+    """The next day's data: every user has had one more item."""
+    more = [np.append(sequence, (sequence[-1] + 3) % 29) for sequence in data.interactions]
+    return RecommendationData(data.items, Interactions.from_sequences(data.interactions.user_ids, more), data.folder)
+
+
+def test_new_interactions_are_refused_by_name_or_trained_anew(trained, data, data_folder, tokenizer, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "model")
+    (folder / "evaluation.json").write_text("{}")  # of the weights that go
+    with pytest.raises(ValueError, match=r"trained with other interactions; .*--overwrite"):
+        train(small(data_folder, folder), newer(data), tokenizer)
+    assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    train(small(data_folder, folder, overwrite=True), newer(data), tokenizer)
+    train(small(data_folder, tmp_path / "new"), newer(data), tokenizer)
+    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "new" / "model.safetensors").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "new").iterdir()}
+
+
+def test_another_translation_is_refused_by_name(trained, data, data_folder, tokenizer):
+    other = copy.copy(tokenizer)
+    other.catalogue = tokenizer.catalogue.set_column(
+        1, "title", tokenizer.catalogue["title"].take([1, 0, *range(2, 30)])
+    )
+    with pytest.raises(ValueError, match="trained with other translation; "):
+        train(small(data_folder, trained), data, other)
+
+
+def test_half_a_run_of_other_data_is_refused_by_name_or_begun_anew(data, data_folder, tokenizer, tmp_path, monkeypatch):
+    settings, saved = small(data_folder, tmp_path / "model", epochs=1), []
+    state_dict = Progress.state_dict
+
+    def stop_at_the_second_checkpoint(progress):
+        saved.append(progress.updates)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        return state_dict(progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "state_dict", stop_at_the_second_checkpoint)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, data, tokenizer)
+    with pytest.raises(ValueError, match="trained with other interactions; "):
+        train(settings, newer(data), tokenizer)
+    train(replace(settings, overwrite=True), newer(data), tokenizer)
+    train(small(data_folder, tmp_path / "new", epochs=1), newer(data), tokenizer)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "new")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1e30}, r"the loss is (nan|inf) at step \d+, nothing is published; .* lower --learning-rate"),
+        (
+            {"learning_rate": 1e30, "weight_decay": 1e10, "warmup_ratio": 0, "batch_size": 10_000, "epochs": 1},
+            "weights are not finite after step",
+        ),
+    ],
+)
+def test_a_run_that_diverges_publishes_nothing(data, data_folder, tokenizer, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(small(data_folder, tmp_path / "model", **changes), data, tokenizer)
+    assert {path.name for path in (tmp_path / "model").iterdir()} <= {"checkpoints"}
+
+
+@pytest.mark.parametrize("wrong", [{"num_layers": 1_000_000}, {"workers": 100_000}, {"num_heads": 0}])
+def test_settings_that_no_run_can_use_are_named(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at "):
+        TrainingSettings("data", "model", **wrong)
 
 
 def test_two_processes_learn_what_one_learns(data, data_folder, tokenizer, tmp_path):

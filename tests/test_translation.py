@@ -331,7 +331,17 @@ def test_an_impossible_vocabulary_is_refused():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_clusters", 1), ("depth", 0), ("num_similar", -1), ("vocab_size", 3), ("seed", 0.5), ("encoder", "")],
+    [
+        ("depth", 100_000),
+        ("num_similar", 1_000_000),
+        ("num_workers", 100_000),
+        ("num_clusters", 1),
+        ("depth", 0),
+        ("num_similar", -1),
+        ("vocab_size", 3),
+        ("seed", 0.5),
+        ("encoder", ""),
+    ],
 )
 def test_a_setting_that_cannot_be_is_named(field, value):
     with pytest.raises(ValueError, match=field):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from peft import PeftModel
 
 from ..files import new_file, put, working_folder, write_errors
 from ..modeling_gram import GramForConditionalGeneration
+from ..provenance import Provenance
 from ..tokenization_gram import GramTokenizer
-from ..training_settings import TrainingSettings
 from .lora import ADAPTER_FOLDER, merged, save_adapter
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # either of which says that there is a model
+CHECKPOINTS_FOLDER, PROVENANCE_FILE = "checkpoints", "provenance.json"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -26,7 +26,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def save_checkpoint(accelerator: Accelerator, settings: TrainingSettings, folder: Path, updates: int) -> None:
+def save_checkpoint(accelerator: Accelerator, provenance: Provenance, folder: Path, updates: int) -> None:
     """Write all that a run needs to go on, under another name, then rename it; the checkpoint before it goes."""
     partial, final = folder / "partial", folder / f"step-{updates:08d}"
     if final.exists():
@@ -37,7 +37,7 @@ def save_checkpoint(accelerator: Accelerator, settings: TrainingSettings, folder
             accelerator.save_state(str(partial))
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
-                (partial / "settings.json").write_text(json.dumps(asdict(settings)), encoding="utf-8")
+                (partial / PROVENANCE_FILE).write_text(json.dumps(provenance.facts), encoding="utf-8")
                 put(partial, final)
                 for old in checkpoints_in(folder)[:-1]:
                     shutil.rmtree(old)
@@ -86,4 +86,13 @@ def json_text(content: dict[str, Any]) -> str:
     return re.sub(r"\[[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 
-__all__ = ["checkpoints_in", "json_text", "move_files", "save_checkpoint", "save_model_folder", "write_json"]
+__all__ = [
+    "CHECKPOINTS_FOLDER",
+    "PROVENANCE_FILE",
+    "checkpoints_in",
+    "json_text",
+    "move_files",
+    "save_checkpoint",
+    "save_model_folder",
+    "write_json",
+]

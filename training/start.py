@@ -11,7 +11,7 @@ from ..data import RecommendationData
 from ..modeling_gram import GramForConditionalGeneration
 from ..processes import this_process
 from ..recommending_gram import check_catalogue
-from ..tokenization_gram import CATALOGUE_FILE, GramTokenizer
+from ..tokenization_gram import GramTokenizer
 from ..tokenizer_folder import make_tokenizer_folder
 from ..training_settings import PROMPT_PARTS, TrainingSettings
 from ..translation import TranslationSettings
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def tokenizer_of(
     settings: TrainingSettings, translation_settings: TranslationSettings, data: RecommendationData
 ) -> GramTokenizer:
-    """The tokenizer that the settings name, or else the one in the run's folder, translated first where it is missing.
+    """The tokenizer that the settings name, or else the one in the run's folder, as far as it is not made for that yet.
 
     Which parts its prompts have is the run's choice; those of a trained GRAM stay as they are.
 
@@ -35,8 +35,9 @@ def tokenizer_of(
     limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
     folder = settings.translation_folder
     is_given = settings.translation is not None or settings.init_from is not None
-    with this_process().main_process_first():
-        if not is_given and not (folder / CATALOGUE_FILE).is_file():
+    processes = this_process()
+    with processes.main_process_first():
+        if not is_given and processes.is_main_process:
             words = settings.tokenizer or settings.backbone
             logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))
     parts = {} if settings.init_from else {f"with_{name}": getattr(settings, name) for name in PROMPT_PARTS}

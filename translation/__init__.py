@@ -1,6 +1,5 @@
 """Semantic-to-lexical translation: what each item is called in words of the vocabulary, and what is similar to it."""
 
-from .artefacts import Provenance, read_provenance
 from .catalogue import SASREC_FILE, Translation, translate
 from .collaborative import fit_or_load, fit_sasrec
 from .neighbours import nearest_items
@@ -12,7 +11,6 @@ from .vocabulary import train_vocabulary
 
 __all__ = [
     "SASREC_FILE",
-    "Provenance",
     "SASRec",
     "SASRecSettings",
     "Translation",
@@ -21,7 +19,6 @@ __all__ = [
     "fit_or_load",
     "fit_sasrec",
     "nearest_items",
-    "read_provenance",
     "train_vocabulary",
     "translate",
     "write_report",

@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 from ..data.interactions import Interactions, RecommendationData
 from ..data.readers import read_lexical_ids, read_similar_items
 from ..data.splits import training_part
+from ..provenance import Provenance, hash_of_file, hash_of_interactions, hash_of_items, hash_of_texts
 from ..tokenization_gram import CATALOGUE_SCHEMA
-from .artefacts import Provenance, hash_of_file, hash_of_texts, table_or_arrays
+from .artefacts import table_or_arrays
 from .codes import code_ids, code_tokens, residual_codes
-from .collaborative import fit_or_load, fit_sasrec, hash_of_interactions, sasrec_provenance
-from .embedding import embed_texts, encode_in_shards, read_vectors
+from .collaborative import fit_or_load, fit_sasrec, sasrec_provenance
+from .embedding import embed_texts, encode_in_shards, encoder_inputs, read_vectors
 from .hierarchy import ClusterTree, cluster_hierarchy, flat_paths
 from .lexical_ids import name_items, read_block_list
 from .neighbours import items_bought_together, nearest_items, read_neighbours
@@ -132,7 +133,7 @@ class _Stages:
         self.folder = None if folder is None else Path(folder)
         self.progress = progress
         self.texts = hash_of_texts(data.items.texts)
-        self.items = hash_of_texts(data.items.item_ids, data.items.titles, data.items.texts)
+        self.items = hash_of_items(data.items)
         self.item_ids = hash_of_texts(data.items.item_ids)
 
     def _kept(self, name: str, provenance: Provenance, make):
@@ -145,13 +146,13 @@ class _Stages:
             vectors = read_vectors(settings.vectors, self.data.items.item_ids)
             inputs = {"vectors": hash_of_file(settings.vectors), "item ids": self.item_ids}
             return vectors, Provenance("item vectors", inputs, {})
-        facts, options = {"encoder": settings.encoder, "seed": settings.seed}, {}
+        facts, options, inputs = {"encoder": settings.encoder, "seed": settings.seed}, {}, {}
         if settings.encoder != BUILT_IN_ENCODER:
             options = _encoder_options(settings, self.folder)
             names = ("prompt", "max_length", "append_eos")
             facts = {"encoder": settings.encoder, **{name: options[name] for name in names}}
-            options["progress"] = self.progress
-        provenance = Provenance("item vectors", {"texts": self.texts}, facts)
+            options["progress"], inputs = self.progress, encoder_inputs(settings.encoder)
+        provenance = Provenance("item vectors", {"texts": self.texts, **inputs}, facts)
 
         def make() -> dict[str, np.ndarray]:
             return {"vectors": embed_texts(self.data.items.texts, settings.encoder, settings.seed, **options)}
@@ -200,7 +201,8 @@ class _Stages:
             return lexical_ids, Provenance("lexical IDs", inputs, {})
         blocked = read_block_list(settings.blocked_tokens) if settings.blocked_tokens else []
         vocabulary = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-        inputs, facts = {"texts": self.texts, "tokenizer": vocabulary}, {"blocked": sorted(blocked)}
+        inputs = {"texts": self.texts, "item ids": self.item_ids, "tokenizer": vocabulary}
+        facts: dict[str, Any] = {"blocked": sorted(blocked)}
         if settings.hierarchy:
             tree, tree_from = self.tree()
             paths, max_fan_out = tree.paths, settings.max_fan_out

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,13 +14,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.interactions import Interactions
-from .artefacts import Provenance, read_provenance
+from ..provenance import Provenance, hash_of_interactions, read_provenance
 from .sasrec import SASRec, SASRecSettings
 
 logger = logging.getLogger(__name__)
 
 WARM_UP = 0.05  # part of the training
 ADAM_BETAS = (0.9, 0.98)  # of the SASRec authors
+_REMEDY = "train it with a lower learning_rate"
 REFEREE_USERS, REFEREE_BATCH = 2000, 128
 
 
@@ -50,6 +51,9 @@ def fit_sasrec(
 
     Returns:
         The model, in evaluation mode. The same input gives the same weights on the same machine with as many threads.
+
+    Raises:
+        ValueError: the loss or the weights are no longer finite.
     """
     settings = settings or SASRecSettings()
     referee = None
@@ -80,7 +84,10 @@ def fit_sasrec(
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * rate
                 optimizer.step()
-                mean_loss = 0.99 * mean_loss + 0.01 * loss.item() if mean_loss else loss.item()
+                of_batch = loss.item()
+                if not math.isfinite(of_batch):
+                    raise ValueError(f"SASRec: the loss is {of_batch} after {done:,} items; {_REMEDY}")
+                mean_loss = 0.99 * mean_loss + 0.01 * of_batch if mean_loss else of_batch
                 bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
                 bar.update(len(hidden))
                 done += len(hidden)
@@ -88,6 +95,8 @@ def fit_sasrec(
                 break
     if referee is not None and referee.best_weights is not None:
         model.load_state_dict(referee.best_weights)
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        raise ValueError(f"SASRec: after its last step some weights are not finite; {_REMEDY}")
     return model.eval()
 
 
@@ -221,13 +230,6 @@ def sasrec_provenance(interactions: Interactions, num_items: int, settings: SASR
     """Everything that decides what `fit_sasrec` learns."""
     facts = {"num_items": num_items, "sasrec": asdict(settings), "seed": seed}
     return Provenance("sasrec", {"training interactions": hash_of_interactions(interactions)}, facts)
-
-
-def hash_of_interactions(interactions: Interactions) -> str:
-    """SHA-256 of who has which items in which order; the users' names are left out."""
-    digest = hashlib.sha256(interactions.offsets.astype("<i8").tobytes())
-    digest.update(interactions.items.astype("<i4").tobytes())
-    return digest.hexdigest()
 
 
 def fit_or_load(

@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from ..processes import this_process
-from .artefacts import Provenance, hash_of_texts, table_or_arrays
+from ..provenance import Provenance, hash_of_folder, hash_of_texts
+from .artefacts import table_or_arrays
 from .settings import BUILT_IN_ENCODER
 
 SHARD_TEXTS = 16_384
@@ -79,7 +80,8 @@ def encode_in_shards(
     first, step = (processes.process_index, processes.num_processes) if processes and folder else (0, 1)
     facts = {"encoder": name, "prompt": prompt, "max_length": max_length, "append_eos": append_eos}
     contents = [hash_of_texts(texts[row] for row in shard) for shard in shards]
-    provenances = [Provenance("item vectors, shard", {"texts": content}, facts) for content in contents]
+    encoder = encoder_inputs(name)
+    provenances = [Provenance("item vectors, shard", {"texts": content, **encoder}, facts) for content in contents]
     model = None
 
     def encode(shard: np.ndarray) -> dict[str, np.ndarray]:
@@ -109,6 +111,11 @@ def encode_in_shards(
     for number, shard in enumerate(shards):
         vectors[shard] = found[number]
     return vectors
+
+
+def encoder_inputs(name: str) -> dict[str, str]:
+    """Of an encoder in a folder the hash of its files: under the same name there may be another one day."""
+    return {"encoder": hash_of_folder(name)} if Path(name).is_dir() else {}
 
 
 def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ def cluster_hierarchy(
             for path, items in tqdm(to_split, f"clusters, level {level + 1}", disable=not progress, leave=False)
         )
         # One cluster alone, as the root is, is not worth the way to another process.
-        workers = min(num_workers, len(to_split))
+        workers = min(num_workers, len(to_split), os.cpu_count() or 1)
         level_nodes = []
         for (path, items), (labels, centres) in zip(to_split, Parallel(max(workers, 1))(jobs), strict=True):
             paths[items, level] = labels

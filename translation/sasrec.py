@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .artefacts import METADATA_KEY, Provenance, write
+from ..provenance import METADATA_KEY, Provenance
+from .artefacts import write
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,15 @@ _LEAST = {
     "num_workers": 1,
     "seed": 0,
 }
+# Beyond these nothing is gained: a prompt holds some hundred tokens, a machine some hundred processes.
+_MOST = {
+    "depth": 100,
+    "codebook_size": 1 << 16,
+    "num_similar": 1000,
+    "vocab_size": 1 << 20,
+    "sasrec_dim": 1 << 12,
+    "num_workers": 1024,
+}
 
 
 @dataclass
@@ -91,6 +100,8 @@ class TranslationSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+            if value > _MOST.get(name, value):
+                raise ValueError(f"{name} is {value}; it must be at most {_MOST[name]}")
         if not isinstance(self.encoder, str) or not self.encoder.strip():
             raise ValueError(f"encoder is {self.encoder!r}; it must be {BUILT_IN_ENCODER!r} or a model's name or path")
         if self.id_tokens not in (LEXICAL, CODES):
