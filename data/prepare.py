@@ -154,7 +154,7 @@ def _read_interactions(source: Source, settings: PrepareSettings, reading: Readi
         if "rating" in batch.schema.names:
             ratings.append(batch["rating"].to_numpy())
     if not sum(map(len, times)):
-        raise ValueError(f"{source.interactions_name}: no interactions; {_remedy(reading)}")
+        raise ValueError(f"{source.interactions_name}: no interactions; {_remedy(reading.shown)}")
     (user_ids, user_codes), (item_ids, item_codes) = _joined(users), _joined(items)
     return _Log(
         user_ids,
@@ -174,10 +174,10 @@ def _joined(batches: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
 
 def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, int]]:
     """Items with a text, each once, in its first row; and how many rows there were, and why some were left out."""
-    num_bad = reading.num_bad
+    num_bad, num_shown = reading.num_bad, len(reading.shown)
     batches = list(checked_items(source.items(), source.items_name, reading))
     if not sum(batch.num_rows for batch in batches):
-        raise ValueError(f"{source.items_name}: no items; {_remedy(reading)}")
+        raise ValueError(f"{source.items_name}: no items; {_remedy(reading.shown[num_shown:])}")
     table = pa.Table.from_batches(batches)
     filled = np.zeros(len(table), dtype=bool)
     for name in table.column_names[1:]:
@@ -193,12 +193,8 @@ def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, i
     return table.filter(pa.array(first)), {**counts, "repeated": int((~first).sum())}
 
 
-def _remedy(reading: Reading) -> str:
-    return (
-        f"all lines were skipped, the first of them {reading.shown[0]}"
-        if reading.shown
-        else "give a file that has some"
-    )
+def _remedy(skipped: list[str]) -> str:
+    return f"all lines were skipped, the first of them {skipped[0]}" if skipped else "give a file that has some"
 
 
 def _check_ids(log: _Log, with_text: pa.Array, source: Source) -> None:

@@ -1,7 +1,5 @@
 """Files with the faults that logs and catalogues have in the wild: the right answer, or one line that names it."""
 
-import gzip
-import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gram.data import read_folder
+from gram.data import read_folder, read_lexical_ids, read_similar_items
 from gram.data.prepare import PrepareSettings, prepare
-from gram.data.sources.values import clean
+from gram.translation.neighbours import read_neighbours
 
-from .raw_data import raw
+from .raw_data import json_lines
 
 CASES = Path(__file__).parents[1].parent / "shared" / "cases"
 START = 1_600_000_000
@@ -26,10 +24,6 @@ ITEMS = ("i1", "i2", "i3")
 
 def csv(header, rows):
     return header + "\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
-
-
-def json_lines(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 LOG = [("u", item, START + place) for place, item in enumerate(ITEMS)]
@@ -317,6 +311,20 @@ def test_ids_written_in_two_ways_are_told_by_name(refused, prepared):
     assert same.items.item_ids == ["1.0", "2.0", "3.0"]
 
 
+def test_ids_of_similar_items_may_be_numbers(tmp_path):
+    pq.write_table(pa.table({"item_id": [7, 8], "similar_items": [[8], []]}), tmp_path / "near.parquet")
+    assert read_neighbours(tmp_path / "near.parquet", ["7", "8"]).tolist() == [[1], [-1]]
+    pq.write_table(pa.table({"item_id": [7], "similar_items": [8]}), tmp_path / "near.parquet")
+    with pytest.raises(ValueError, match=r"near\.parquet: item_id must be ids as text, similar_items lists of them; "):
+        read_neighbours(tmp_path / "near.parquet", ["7", "8"])
+
+
+@pytest.mark.parametrize("read", [read_lexical_ids, read_similar_items])
+def test_a_given_file_that_is_missing_is_not_looked_for_in_the_data_folder(read, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"given\.txt: no such file; give one that is there, by a path from"):
+        read("given.txt", ["a"])
+
+
 def test_leading_zeros_stay_in_csv_data_sets(tmp_path):
     ids = ["007", "7", "0012"]
     (tmp_path / "log").mkdir()
@@ -330,142 +338,11 @@ def test_leading_zeros_stay_in_csv_data_sets(tmp_path):
     assert data.interactions.user_ids == ["01"]
 
 
-@pytest.mark.parametrize(
-    ("written", "text"),
-    [
-        ("Salt &amp; Pepper", "Salt & Pepper"),
-        ("wool &amp;amp; silk", "wool & silk"),
-        ("Tom&#39;s &quot;B&quot;", 'Tom\'s "B"'),
-        ("AT&T, R&D; food&region", "AT&T, R&D; food&region"),
-        ('<span class="a-size">Red shoe</span>', "Red shoe"),
-        ("&lt;b&gt;Bold&lt;/b&gt;<br/>new", "Bold new"),
-        ("<script>var a = 1 < 2;</script>Shoe<style>p {}", "Shoe"),
-        ("Shoe <!-- a comment -->", "Shoe"),
-        ("I <3 <Artist>, a < b > c", "I <3 <Artist>, a < b > c"),
-        ("['A', 'B & C']", "A, B & C"),
-        ('["A", null, "it\'s"]', "A, it's"),
-        ("['A' 'B']", "A, B"),
-        ("[['A', 'B'], ['C']]", "A, B, C"),
-        ("[]", ""),
-        ("[None]", ""),
-        ("[Blu-ray] ['x'", "[Blu-ray] ['x'"),
-        ("[2012]", "[2012]"),
-        *((name, "") for name in ("nan", "NaN", "None", "null", "<NA>", "NaT", " nan ", "<b>None</b>")),
-        ("None of them", "None of them"),
-        ("a\x00b\u2028c\x85 d", "a b c d"),
-        ("hat \ud83d", "hat \ufffd"),
-        ("\ude0a \ud83d\ude00 \ud83dx", "\ufffd \U0001f600 \ufffdx"),
-    ],
-)
-def test_texts_are_as_people_would_read_them(written, text):
-    assert clean(written) == text
-    assert clean(text) == text
-
-
-@given(st.text(st.sampled_from("ab &;<>/['\",]()#3\\\n\ud83d\ude00"), max_size=40))
-def test_a_clean_text_stays_so(text):
-    once = clean(text)
-    assert once == " ".join(once.split())
-    once.encode()
-    assert clean(once) == once
-
-
-WILD = "<b>Salt</b> &amp;amp; None's \ud83d"
-TAME = "Salt & None's \ufffd"
-FILES_OF_ITEMS = {
-    "amazon2014": ("meta_Beauty.json", {"asin": "1", "title": WILD, "brand": "nan"}),
-    "amazon2023": ("meta_All_Beauty.jsonl", {"parent_asin": "1", "title": WILD, "store": float("nan")}),
-    "yelp": ("yelp_academic_dataset_business.json", {"business_id": "1", "name": WILD, "categories": None}),
-    "table_jsonl": ("goods.jsonl", {"id": 1, "name": WILD, "kind": [None, "nan"]}),
-}
-
-
-@pytest.mark.parametrize("name", FILES_OF_ITEMS)
-def test_all_formats_of_records_clean_texts_alike(name, tmp_path):
-    settings, _ = raw(name, tmp_path / "raw")
-    file, record = FILES_OF_ITEMS[name]
-    key = next(iter(record))
-    others = [{**record, key: type(record[key])(number)} for number in (2, 3)]
-    (tmp_path / "raw" / file).write_text(json_lines([record, *others]))
-    (tmp_path / "raw" / f"{file}.gz").unlink(missing_ok=True)
-    if "items" in settings:
-        settings["items"] = str(tmp_path / "raw" / file)
-    prepare(PrepareSettings(**settings), tmp_path / "out")
-    assert read_folder(tmp_path / "out").items.texts == [f"title: {TAME}"] * 3
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "movielens_100k",
-        "movielens_1m",
-        "movielens_20m",
-        "recbole",
-        "table_csv",
-        "table_tsv",
-        "table_parquet",
-        "folder_text",
-    ],
-)
-def test_all_formats_of_tables_clean_texts_alike(name, tmp_path):
-    settings, texts = raw(name, tmp_path / "raw")
-    if name == "table_parquet":
-        table = pq.read_table(settings["items"])
-        names = pa.array([title.replace("Blush", "<i>Bl&uuml;sh</i>") for title in table["name"].to_pylist()])
-        pq.write_table(table.set_column(1, "name", names), settings["items"])
-    else:
-        for path in (tmp_path / "raw").iterdir():
-            packed = path.suffix == ".gz"
-            content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
-            for word in (b"Blush", b"Blink", b"Lipstick"):
-                content = content.replace(word, b"<i>Bl&uuml;sh</i>")
-            path.write_bytes(gzip.compress(content) if packed else content)
-    prepare(PrepareSettings(**settings), tmp_path / "out")
-    expected = [text.replace("Blush", "Blüsh").replace("Blink", "Blüsh").replace("Lipstick", "Blüsh") for text in texts]
-    assert read_folder(tmp_path / "out").items.texts == expected
-
-
 def test_python_dictionaries_are_records(prepared):
     log = "".join(f"{record!r}\n".replace(": '", ": u'") for record in LOG_RECORDS)
     goods = "".join(f"{{u'item_id': u'{item}', u'title': u'Tool {item}', u'tags': ['a', u'b']}}\n" for item in ITEMS)
     texts = prepared(log, goods, "jsonl", text_columns="title,tags")[0].items.texts
     assert texts[0] == "title: Tool i1; tags: a, b"
-
-
-def test_the_amazon_files_of_2018_have_names_of_their_own(tmp_path):
-    settings, _ = raw("amazon2014", tmp_path / "raw")
-    meta = {"category": ["Clothing", "Shoes"], "title": "Shoe", "description": ["made of", "wool"], "feature": ["warm"]}
-    path = tmp_path / "raw" / "meta_Beauty.json"
-    path.write_text(json_lines([{**meta, "asin": item} for item in "123"]))
-    (tmp_path / "raw" / "meta_Beauty.json.gz").unlink()
-    prepare(PrepareSettings(**settings), tmp_path / "out")
-    texts = read_folder(tmp_path / "out").items.texts
-    assert texts == ["title: Shoe; categories: Clothing > Shoes; description: made of wool; features: warm"] * 3
-
-
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
-@pytest.mark.parametrize(("name", "file"), [("movielens_100k", "u.item"), ("movielens_1m", "movies.dat")])
-def test_movielens_is_read_in_its_own_encoding(name, file, encoding, tmp_path):
-    settings, texts = raw(name, tmp_path / "raw")
-    path = tmp_path / "raw" / file
-    path.write_bytes(path.read_bytes().decode("latin-1").encode(encoding))
-    prepare(PrepareSettings(**settings), tmp_path / "out")
-    assert read_folder(tmp_path / "out").items.texts == texts
-
-
-@pytest.mark.parametrize(
-    ("columns", "text"),
-    [
-        ("name=title,class=genres", "title: Red lipstick; genres: Lips, Gifts"),
-        ("name,class", "name: Red lipstick; class: Lips, Gifts"),
-        ("name:token_seq,class:token_seq", "name: Red lipstick; class: Lips, Gifts"),
-    ],
-)
-def test_the_first_text_of_recbole_is_no_list(columns, text, tmp_path):
-    settings, _ = raw("recbole", tmp_path / "raw")
-    settings |= {"text_columns": columns, "user_column": "user_id:token"}
-    prepare(PrepareSettings(**settings), tmp_path / "out")
-    assert read_folder(tmp_path / "out").items.texts[0] == text
 
 
 def test_a_folder_whose_preparation_was_stopped_is_refused(prepared, tmp_path):

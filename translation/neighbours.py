@@ -187,11 +187,14 @@ def read_neighbours(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
     for name in ("item_id", "similar_items"):
         if name not in table.column_names:
             raise ValueError(f"{path}: column {name} is missing; the columns must be item_id and similar_items")
+    kinds = {"item_id": pa.string(), "similar_items": pa.list_(pa.string())}
+    try:
+        columns = [table[name].cast(kind).to_pylist() for name, kind in kinds.items()]
+    except pa.ArrowException:
+        raise ValueError(f"{path}: item_id must be ids as text, similar_items lists of them; correct it") from None
     rows = {item: row for row, item in enumerate(item_ids)}
     neighbours: dict[int, list[int]] = {}
-    for number, (item, similar) in enumerate(
-        zip(table["item_id"].to_pylist(), table["similar_items"].to_pylist(), strict=True), start=1
-    ):
+    for number, (item, similar) in enumerate(zip(*columns, strict=True), start=1):
         unknown = next((name for name in [item, *(similar or [])] if name not in rows), None)
         if unknown is not None:
             raise ValueError(f"{path}: row {number}: item {unknown} is not in the catalogue; remove it")
