@@ -4,6 +4,7 @@
   count), and `split` (`train`, `validation` or `test`); a user's rows are together, in order of time. Without a column
   `split` leave-one-out is taken.
 - `items.parquet`: `item_id` and text fields (strings), `title` first if there is one.
+- `prepare.json`: how `gram prepare` made the two; it writes this file last, and its tables are not read without it.
 
 Errors name the file and the row, from 1.
 """
