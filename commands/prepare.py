@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 from .command import Command
@@ -21,7 +20,6 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..data.prepare import PrepareSettings, prepare
     from ..settings import settings_from_config
 
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # its errors come as our one line
     (settings,) = settings_from_config(arguments, PrepareSettings)
     print(prepare(settings, arguments.output, progress=True))
     print(f"saved to {arguments.output}")
