@@ -37,9 +37,9 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..evaluation import evaluate, format_table, result_files
     from ..files import check_outputs, holds_json, locked
     from ..processes import make_accelerator
+    from ..provenance import read_provenance
     from ..recommendation import find_item_cache, load_model
     from ..translation import SASREC_FILE
-    from ..translation.artefacts import read_provenance
 
     output, _ = result_files(arguments.output)
     reranking_file = output.with_suffix(".reranking.json") if arguments.rerank else None

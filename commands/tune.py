@@ -30,8 +30,8 @@ def _run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..data import read_folder
     from ..files import check_outputs, holds_json, locked
+    from ..provenance import read_provenance
     from ..translation import SASREC_FILE
-    from ..translation.artefacts import read_provenance
     from ..tuning import TUNING_FILE, format_trials, tune_item_knn, tune_sasrec
 
     data, output = read_folder(arguments.data), arguments.output

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..data import RecommendationData
-from ..translation.artefacts import hash_of_texts
+from ..provenance import hash_of_texts
 from ..translation.collaborative import hash_of_interactions
 
 
