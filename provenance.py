@@ -188,6 +188,7 @@ def hash_of_weights(model: torch.nn.Module) -> str:
     """SHA-256 of a model's weights with their names, whatever files they are in.
 
     Example:
+        >>> import torch
         >>> layer = torch.nn.Linear(2, 2)
         >>> before = hash_of_weights(layer)
         >>> _ = torch.nn.init.zeros_(layer.bias)

@@ -219,7 +219,7 @@ def test_record_tells_grid_settings_hashes_and_figures(choose, data, tmp_path):
     assert record == chosen.record
     assert record["settings"]["grid"] == list(GRID)
     assert record["settings"]["num_beams"] == 6
-    assert set(record["inputs"]) == {"model", "SASRec", "item prompts", "interactions without test", "splits"}
+    assert set(record["inputs"]) == {"model", "tokenizer", "SASRec", "interactions without test"}
     for row in FUSIONS:
         for protocol in PROTOCOLS:
             of = record["rows"][row][protocol]
