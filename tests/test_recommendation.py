@@ -100,7 +100,7 @@ def test_missing_file_of_a_model_folder_is_named(model_folder, tmp_path, name):
 def test_damaged_weights_and_missing_trie_are_named(model_folder, model, tmp_path):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="model/model.safetensors: cannot be read"):
+    with pytest.raises(ValueError, match=r"model/model\.safetensors: cannot be read"):
         load_model(folder)
     trie, model.item_trie = model.item_trie, None
     shape = {name: getattr(model.config, name) for name in ("trie_num_items", "trie_num_nodes", "trie_depth")}
