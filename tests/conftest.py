@@ -13,11 +13,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers that shar
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 
 from .loopback_hub import HubClient, LoopbackHub
+
+# On a machine that others use too, how long an example takes says nothing.
+hypothesis.settings.register_profile(
+    "shared machine",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("shared machine")
 
 NUM_ITEMS, NUM_USERS = 30, 40
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -167,7 +167,7 @@ def test_a_setting_that_cannot_be_is_named(field, value):
         SASRecSettings(**{field: value})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 30), k=st.integers(0, 12), kinds=st.integers(1, 30), seed=st.integers(0, 99))
 def test_nearest_items_are_those_of_a_full_sort(rows, k, kinds, seed):
     rng = np.random.default_rng(seed)

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 from gram.translation import embedding
 from gram.translation.embedding import encode_in_shards, read_vectors
 
+from .waiting import PATIENCE
+
 TEXTS = [f"title: {kind} number {i}" for i in range(6) for kind in ("red lipstick", "wooden comb with a long handle")]
 
 # What every process of a launch runs; the first one saves what it got.
@@ -89,7 +91,7 @@ def test_two_processes_share_the_shards(encoder, small_shards, tmp_path):
     arguments = json.dumps([TEXTS, encoder, str(tmp_path / "shards"), str(tmp_path / "vectors")])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, "share.py", arguments], cwd=tmp_path, env=environment, check=True, timeout=240)
+    subprocess.run([*launch, "share.py", arguments], cwd=tmp_path, env=environment, check=True, timeout=PATIENCE)
     for process in range(2):
         np.testing.assert_allclose(np.load(tmp_path / f"vectors-{process}.npy"), whole, atol=1e-6)
 

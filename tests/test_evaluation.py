@@ -31,6 +31,8 @@ from gram.evaluation import PROTOCOLS, dense_ranks, evaluate, format_table, gram
 from gram.provenance import Provenance, read_provenance
 from gram.translation import SASRec
 
+from .waiting import PATIENCE
+
 NAMES = ["GRAM", "SASRec", "item-kNN", "popularity"]
 
 
@@ -289,6 +291,8 @@ def test_two_processes_measure_what_one_does(measured, model, tokenizer, model_f
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gram.cli"]
     command = ["evaluate", str(model_folder), "--data", str(data_folder), "--output", str(output)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, *command], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [*launch, *command], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE
+    )
     assert json.loads(output.read_text())["models"] == measured.results["models"]
     assert pq.read_table(output.with_suffix(".parquet")).equals(measured.per_user)

@@ -78,7 +78,7 @@ def ranking(step: TableStep, sequences, length_penalty, excluded=()) -> list[tup
     return sorted(scored, key=lambda pair: (-pair[0], pair[1]))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(catalogues, penalties, widths, st.data())
 def test_the_best_items_are_those_of_the_full_ranking(sequences, length_penalty, width, data):
     count = data.draw(st.integers(1, len(sequences) + 2), label="K")
@@ -106,7 +106,7 @@ def small_model():
     return GramForConditionalGeneration(GramConfig(vocab_size=24, **shape)).eval()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(catalogues, penalties, widths, st.data())
 def test_a_model_and_its_own_scores_of_every_item(small_model, sequences, length_penalty, width, data):
     count = data.draw(st.integers(1, len(sequences)))

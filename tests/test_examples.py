@@ -15,6 +15,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from .loopback_hub import LoopbackHub
+from .waiting import PATIENCE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONGEST = 60
@@ -73,7 +74,7 @@ def server(folder):
         time.sleep(0.2)
     yield f"http://127.0.0.1:{port}"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE) == 0
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -46,7 +46,7 @@ def recommend(model, inputs, **options):
     return model.generate(**inputs, num_beams=20, num_return_sequences=TOP_K, return_dict_in_generate=True, **options)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(places=st.lists(st.lists(st.integers(0, 29), min_size=1, max_size=10), min_size=1, max_size=3))
 def test_explanations_of_what_is_recommended_to_random_histories(deep_models, tokenizer, places):
     """One user or several, items twice in a history, more of them than the model reads."""

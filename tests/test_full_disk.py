@@ -11,6 +11,8 @@ import pytest
 
 from gram.files import new_file, new_files, new_folder
 
+from .waiting import PATIENCE
+
 SCRIPT = Path(__file__).with_name("on_a_full_disk.py")
 ON_A_TINY_DISK = 'mount -t tmpfs -o size="$0" none "$1" && shift && exec "$@"'
 
@@ -44,7 +46,7 @@ def test_commands_leave_whole_files_and_one_line_that_names_a_file(kind, shop, m
             pytest.skip("no tiny disk can be mounted here")
         command = on_a_tiny_disk("4k", place, *command)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     reason = "No space left on device" if kind == "disk" else "File too large"
     for line in done.stdout.splitlines():

@@ -74,7 +74,7 @@ def search(model, input_ids, trie, num_beams, num_items=None, **options):
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(catalogues)
 def test_a_trie_gives_back_its_items(sequences):
     trie = ItemTrie.from_sequences(sequences)
@@ -85,7 +85,7 @@ def test_a_trie_gives_back_its_items(sequences):
     assert int(trie.sizes[0]) == len(sequences)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(catalogues, st.integers(1, 30), st.integers(1, 3))
 def test_any_beam_width_returns_distinct_items_with_their_true_scores(small_model, sequences, num_beams, num_users):
     input_ids = passages(num_users)
@@ -103,7 +103,7 @@ def test_any_beam_width_returns_distinct_items_with_their_true_scores(small_mode
         torch.testing.assert_close(output.sequences_scores.view(num_users, -1)[:, :expected], best, atol=1e-5, rtol=0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(catalogues, st.integers(1, 30))
 def test_scores_over_the_trie_are_those_over_legal_tokens_alone(small_model, sequences, num_beams):
     input_ids, trie = passages(2), ItemTrie.from_sequences(sequences)
@@ -116,7 +116,7 @@ def test_scores_over_the_trie_are_those_over_legal_tokens_alone(small_model, seq
         torch.testing.assert_close(scores, truth.sort(descending=True).values, atol=1e-5, rtol=0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(catalogues, st.integers(1, 12), st.sampled_from(["vocabulary", "trie"]), st.data())
 def test_exact_search_returns_the_best_of_the_exhaustive_ranking(small_model, sequences, num_items, mode, data):
     input_ids, trie = passages(3), ItemTrie.from_sequences(sequences)
@@ -148,7 +148,7 @@ def test_a_model_in_bfloat16_ranks_nearly_alike(small_model):
         torch.testing.assert_close(*scores, rtol=0.05, atol=0.05)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(catalogues, st.data())
 def test_excluded_items_never_come_and_take_no_beams(small_model, sequences, data):
     excluded = data.draw(st.lists(st.integers(0, len(sequences) - 1), max_size=len(sequences) + 3))

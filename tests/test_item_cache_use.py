@@ -20,6 +20,8 @@ from gram.item_cache_gram import ItemCache
 from gram.recommendation import Recommender, recommend_users
 from gram.user_batches import batches_of_users
 
+from .waiting import PATIENCE
+
 # Run in a process that cannot import the package, on a copy of the model folder with its cache.
 ELSEWHERE = """
 import importlib, json, sys
@@ -129,7 +131,7 @@ model.encode_items(tokenizer, sys.argv[2], "int8", rows_per_shard=7, processes=P
     def launch(processes, *command):
         several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         command = [sys.executable, *several, *map(str, command)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 

@@ -19,6 +19,7 @@ from gram.data import training_part
 from gram.data.training_steps import TrainingSteps
 
 from .test_training import as_flags, launch, small
+from .waiting import PATIENCE
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "accelerate_configs"
 KINDS = {"one_gpu": "NO", "cpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED"}
@@ -82,7 +83,7 @@ def launch_sharded(settings, environment, processes=2):
     script = [str(Path(__file__).with_name("fsdp_on_cpu.py")), *as_flags(settings)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *script]
     environment = {**os.environ, **environment, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def test_fsdp2_learns_what_data_parallel_training_learns(data_folder, tokenizer, tmp_path, monkeypatch):

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from gram.evaluation import ranking_metrics
 from gram.hub.metrics import metric_path
 
+from .waiting import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 NAMES = ("recall", "ndcg", "mrr")
 FOLDERS = (*(f"{name}_at_k" for name in NAMES), "catalogue_coverage")
@@ -52,7 +54,7 @@ def rankings(draw, shortest=0, most_relevant=6):
     return predictions, references
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rankings(shortest=1))
 def test_values_are_those_of_ranx(metrics, ranx, given):
     predictions, references = given
@@ -68,7 +70,7 @@ def test_values_are_those_of_ranx(metrics, ranx, given):
         assert values == {key: pytest.approx(expected[key]) for key in names if key.startswith(name)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rankings(most_relevant=1))
 def test_values_of_leave_one_out_are_those_of_the_packages_evaluation(metrics, given):
     predictions, references = given
@@ -186,7 +188,7 @@ print(json.dumps(metric.compute(predictions=users[0], references=users[1], k=2))
         )
         for process in "01"
     ]
-    said = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
+    said = [json.loads(process.communicate(timeout=PATIENCE)[0].splitlines()[-1]) for process in processes]
     assert said == [{"recall@2": pytest.approx(2 / 3)}, None]
 
 

@@ -149,7 +149,7 @@ def change_bytes(path, draw):
     path.write_bytes(content)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_whatever_happens_to_a_file_the_answer_is_the_same_or_none(
     model_folder, other_folder, answers, tmp_path_factory, data

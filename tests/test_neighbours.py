@@ -13,7 +13,7 @@ from gram.translation.hierarchy import cluster_hierarchy
 from gram.translation.neighbours import items_bought_together, read_neighbours
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sequences=st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=12),
     k=st.integers(1, 12),

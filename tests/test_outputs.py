@@ -18,6 +18,8 @@ from gram.files import locked
 from gram.recommendation import RECOMMENDATIONS_SCHEMA
 from gram.train_accelerate import main as train
 
+from .waiting import PATIENCE
+
 SHAPE = ("--d-model=32", "--d-kv=8", "--d-ff=64", "--num-layers=1", "--num-heads=2", "--max-history=8", "--epochs=1")
 
 
@@ -244,7 +246,7 @@ def test_one_that_waits_goes_on_when_the_other_has_ended(holder, tmp_path):
     assert f"process {process.pid} on" in waiting.stderr.readline()
     assert waiting.poll() is None
     process.communicate("")
-    assert waiting.communicate(timeout=60)[0] == "mine\n"
+    assert waiting.communicate(timeout=PATIENCE)[0] == "mine\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -265,6 +267,6 @@ sys.exit(exit_code_of(program))
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, **pipes)
     assert process.stdout.readline() == "writing\n"
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (143, "gram: error: interrupted; run the same command again to go on\n")
     assert not list((tmp_path / "new").iterdir())

@@ -41,7 +41,7 @@ def assert_like(found: torch.Tensor, true: torch.Tensor, name: str = "") -> None
     assert (found - true).abs().max() <= 1e-5 * true.abs().max() + 1e-12, name
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=9).filter(any),
     gated=st.booleans(),

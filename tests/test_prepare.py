@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -124,7 +123,6 @@ def test_leave_one_out(tmp_path):
     assert data.splits.tolist() == [TRAIN] * 4 + [VALIDATION, TEST] + [TRAIN, VALIDATION, TEST]
 
 
-@hypothesis.settings(deadline=None)  # each example writes files
 @given(st.integers(0, 2**32 - 1))
 def test_global_time_learns_nothing_from_later_than_the_first_cut(tmp_path_factory, seed):
     draw, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("log")

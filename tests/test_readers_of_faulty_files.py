@@ -362,7 +362,7 @@ FAULTY_GOODS = st.tuples(st.sampled_from(FAULTY_ITEMS), st.sampled_from(["Tool",
 SOUND_ROWS = [(user, f"i{item}", START + item) for user in ("eve", "fay") for item in (1, 2, 3, 4)]
 
 
-@hypothesis.settings(deadline=None, max_examples=30)  # each example writes files
+@hypothesis.settings(max_examples=30)  # each example writes files
 @given(
     rows=st.lists(FAULTY_ROWS, max_size=40),
     goods=st.lists(FAULTY_GOODS, max_size=12),

@@ -24,6 +24,7 @@ from gram import quickstart
 from gram.data.prepare import PrepareSettings, prepare
 
 from .loopback_hub import LoopbackHub
+from .waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "pip install -c constraints.txt -e . && gram quickstart"
@@ -132,13 +133,13 @@ class Reader:
     def stop_server(self) -> None:
         if self.server is not None:
             self.server.send_signal(signal.SIGTERM)
-            assert self.server.wait(timeout=60) == 0
+            assert self.server.wait(timeout=PATIENCE) == 0
             self.server = None
 
     def leave(self) -> None:
         if self.notebook is not None:
             self.notebook.stdin.close()
-            self.notebook.wait(timeout=60)
+            self.notebook.wait(timeout=PATIENCE)
         if self.server is not None:
             self.server.kill()
             self.server.wait()

@@ -137,7 +137,7 @@ def visit(browser, tmp_path):
         path = tmp_path / "report.html"
         write(catalogue, path, **options)
         page = browser.new_page(viewport={"width": 1000, "height": 800})
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         requests, errors = [], []
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: errors.append(message.text))

@@ -25,6 +25,8 @@ from gram.reranking import FUSIONS, RERANKED, choose_reranking, put_forward
 from gram.translation import SASREC_FILE, SASRec, SASRecSettings, fit_sasrec
 from gram.weighting import GRID, Weighting, choose_weighting
 
+from .waiting import PATIENCE
+
 NUM_ITEMS = 30  # of the tiny catalogue
 ENSEMBLE, WITHOUT_GRAM = "GRAM + SASRec", "SASRec + kNN"
 
@@ -294,7 +296,9 @@ def test_two_processes_choose_and_rank_as_one(measured, model_folder, data_folde
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gram.cli"]
     command = ["evaluate", str(model_folder), "--data", str(data_folder), "--rerank", "--output", "results.json"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, *command], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [*launch, *command], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE
+    )
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["models"] == evaluation.results["models"]
     assert results["reranking"]["weights"] == evaluation.results["reranking"]["weights"]

@@ -27,6 +27,8 @@ from gram.hub.serve.settings import ServeSettings
 from gram.item_cache_gram import ItemCache
 from gram.recommendation import Recommender
 
+from .waiting import PATIENCE
+
 LIMITS = {"max_histories": 8, "max_history_length": 10, "max_top_k": 20, "max_body_bytes": 2000}
 HEAD = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n"
 WAITS_LONG = ("--max-wait-ms", "600000", "--batch-size", "8")
@@ -58,18 +60,18 @@ def server(folder, log):
 
 @pytest.fixture(scope="module")
 def client(server):
-    with httpx.Client(base_url=server.url, timeout=60) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
         yield client
 
 
 def samples(url):
     """Every sample of `/metrics`, by name and labels."""
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=PATIENCE).text.splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
 
 def wait_for(url, sample, value):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while samples(url).get(sample) != value:
         assert time.monotonic() < deadline, f"{sample} did not become {value}"
         time.sleep(0.02)
@@ -275,22 +277,22 @@ def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder
     with Server(folder, tmp_path / "log", *flags) as server, ThreadPoolExecutor(4) as threads:
         url = f"{server.url}/recommend"
         waiting = [
-            threads.submit(httpx.post, url, json={"histories": asked, "top_k": top_k}, timeout=60)
+            threads.submit(httpx.post, url, json={"histories": asked, "top_k": top_k}, timeout=PATIENCE)
             for asked, top_k in ((histories[:2], 3), (histories[2:3], 8), (histories[3:], 5))
         ]
         wait_for(server.url, "gram_waiting_users", 4)
-        refused = httpx.post(url, json={"histories": [["8"]]})
+        refused = httpx.post(url, json={"histories": [["8"]]}, timeout=PATIENCE)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert "too many users are waiting" in refused.json()["detail"]
-        assert httpx.get(f"{server.url}/health").json()["waiting_users"] == 4
+        assert httpx.get(f"{server.url}/health", timeout=PATIENCE).json()["waiting_users"] == 4
         server.process.send_signal(signal.SIGTERM)
         answers = [future.result() for future in waiting]
         for answer, asked, top_k in zip(
             answers, (histories[:2], histories[2:3], histories[3:]), (3, 8, 5), strict=True
         ):
             assert_answers(answer, recommender, asked, top_k=top_k)
-        assert server.process.wait(timeout=60) == 0
+        assert server.process.wait(timeout=PATIENCE) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/health")
     assert "Traceback" not in (tmp_path / "log").read_text()
@@ -304,14 +306,14 @@ def test_clients_who_never_end_keep_nobody_out(folder, recommender, tmp_path):
     ):
 
         def connect(sent):
-            client = clients.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE))
             client.sendall(sent)
             return client
 
         idle = [connect(b""), connect(b"GET /health HTT")]
         slow = [connect(HEAD + b'{"his') for _ in range(most)]
         wait_for(server.url, "gram_requests_in_flight", most + 1)  # this question among them
-        answer = httpx.post(f"{server.url}/recommend", json={"histories": [["1", "2"]]}, timeout=60)
+        answer = httpx.post(f"{server.url}/recommend", json={"histories": [["1", "2"]]}, timeout=PATIENCE)
         assert_answers(answer, recommender, [["1", "2"]])
         (given_up,), _, _ = select.select(slow, [], [], 60)
         assert given_up.recv(1000).startswith(b"HTTP/1.1 408 ")
@@ -333,7 +335,7 @@ def test_a_server_survives_its_terminal_and_its_files(folder, recommender, tmp_p
             if path.is_file():
                 path.write_bytes(b"")  # in place, as `cp` writes over a file
         histories = [["1", "2", "3"], ["20"]]
-        answer = httpx.post(f"{server.url}/recommend", json={"histories": histories}, timeout=60)
+        answer = httpx.post(f"{server.url}/recommend", json={"histories": histories}, timeout=PATIENCE)
         assert_answers(answer, recommender, histories)
         assert server.stop() == 0
 
@@ -342,10 +344,12 @@ def test_requests_of_one_kind_share_a_search(folder, recommender, tmp_path):
     asked = [([[str(user)]], 3 + user) for user in range(1, 9)]
     with Server(folder, tmp_path / "log", *WAITS_LONG) as server, ThreadPoolExecutor(9) as threads:
         url = f"{server.url}/recommend"
-        other = threads.submit(httpx.post, url, json={"histories": [["1"]], "num_beams": 4, "top_k": 2}, timeout=60)
+        other = threads.submit(
+            httpx.post, url, json={"histories": [["1"]], "num_beams": 4, "top_k": 2}, timeout=PATIENCE
+        )
         wait_for(server.url, "gram_waiting_users", 1)
         futures = [
-            threads.submit(httpx.post, url, json={"histories": histories, "top_k": top_k}, timeout=60)
+            threads.submit(httpx.post, url, json={"histories": histories, "top_k": top_k}, timeout=PATIENCE)
             for histories, top_k in asked
         ]
         wait_for(server.url, "gram_waiting_users", 9)  # the other kind has waited longest, and is not full
@@ -358,12 +362,12 @@ def test_requests_of_one_kind_share_a_search(folder, recommender, tmp_path):
 
 def test_who_waits_too_long_or_has_gone_leaves_the_queue(folder, tmp_path):
     with Server(folder, tmp_path / "log", *WAITS_LONG, "--request-timeout", "2") as server:
-        late = httpx.post(f"{server.url}/recommend", json={"histories": [["1"]]}, timeout=60)
+        late = httpx.post(f"{server.url}/recommend", json={"histories": [["1"]]}, timeout=PATIENCE)
         assert (late.status_code, late.json()) == (504, {"detail": "no answer within 2 s"})
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as slow:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as slow:
             slow.sendall(HEAD + b'{"his')
             assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as gone:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as gone:
             gone.sendall(HEAD + b'{"histories": [["1"]]}')
             wait_for(server.url, "gram_waiting_users", 1)
         wait_for(server.url, 'gram_requests_total{path="/recommend",status="499"}', 1)
@@ -394,7 +398,7 @@ def test_a_port_in_use_is_one_line(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "gram.cli", "serve", str(folder), "--port", port]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"gram: error: cannot listen on port {port} of 127.0.0.1: Address already in use; ")

@@ -16,8 +16,9 @@ from huggingface_hub import metadata_load
 from gram import GramForConditionalGeneration, GramTokenizer, cli
 from gram.hub.space_folder import write_space
 
+from .waiting import PATIENCE
+
 NASTY = '<script>window.ran = 1</script><img src=x onerror="window.ran = 1"> {{value}} ${value} "Q" & Ж'
-SECONDS = 90  # for the app to start
 
 
 # The folder and the command
@@ -96,18 +97,18 @@ def space(quickstart_run, tmp_path_factory):
         yield address, model, tokenizer
     finally:
         app.terminate()
-        app.wait(30)
+        app.wait(PATIENCE)
     assert "Traceback" not in (folder / "log").read_text()
 
 
 def wait_for(address, app, log):
-    for _ in range(4 * SECONDS):
+    for _ in range(4 * PATIENCE):
         try:
-            return urllib.request.urlopen(address, timeout=30).close()
+            return urllib.request.urlopen(address, timeout=PATIENCE).close()
         except OSError:
             assert app.poll() is None, log.read_text()
             time.sleep(0.25)
-    pytest.fail(f"the Space did not start in {SECONDS} seconds:\n{log.read_text()}")
+    pytest.fail(f"the Space did not start in {PATIENCE} seconds:\n{log.read_text()}")
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def visit(browser, space):
 
     def visit(width=1280, height=900):
         page = browser.new_context(viewport={"width": width, "height": height}).new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("request", lambda asked: asked.url.startswith((space[0], "data:", "blob:")) or wrong.append(asked.url))
         page.on("response", lambda answer: answer.status < 400 or wrong.append(answer.url))
         page.on("console", lambda message: message.type == "error" and wrong.append(message.text))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, T5Tokenizer
 
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_ids(vocabulary):
     assert lexical_ids_of(TEXTS, vocabulary) == lexical_ids_of(TEXTS, vocabulary)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(
     texts=st.lists(
         st.one_of(
@@ -167,7 +167,7 @@ def test_every_item_is_found_again_by_its_id(vocabulary, texts):
         assert tokenizer.decode_items(padded) == [[names[row]]]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 @given(
     texts=st.lists(st.sampled_from([*TEXTS, "", "red", "red comb"]), min_size=1, max_size=60),
     max_fan_out=st.integers(2, 12),
@@ -198,7 +198,7 @@ def test_blocked_words_are_in_no_id(vocabulary, tmp_path):
         translate(catalogue_of(TEXTS), vocabulary, chosen, progress=False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     wishes=st.lists(st.lists(st.integers(0, 6), max_size=5, unique=True), min_size=1, max_size=12),
     groups=st.lists(st.integers(0, 2), min_size=12, max_size=12),

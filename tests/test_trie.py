@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import ItemTrie
@@ -29,7 +29,6 @@ def prefixes_of(sequences) -> list[tuple[int, ...]]:
     return sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
 
 
-@settings(deadline=None)
 @given(catalogues, st.randoms())
 def test_nodes_are_the_prefixes_in_order(sequences, random):
     rows = random.sample(range(60), len(sequences))
@@ -50,7 +49,6 @@ def test_nodes_are_the_prefixes_in_order(sequences, random):
         assert trie.expand(torch.tensor([of_level]), level)[1].sum(-1).max() == trie.fan_out[level]
 
 
-@settings(deadline=None)
 @given(catalogues, st.randoms(), st.integers(0, 8), st.sampled_from([np.int8, np.int32, np.int64]))
 def test_an_array_gives_the_trie_of_the_lists(sequences, random, width, dtype):
     rows = random.choice([None, random.sample(range(60), len(sequences))])
@@ -62,7 +60,6 @@ def test_an_array_gives_the_trie_of_the_lists(sequences, random, width, dtype):
             torch.testing.assert_close(trie.state_dict()[name], buffer, rtol=0, atol=0)
 
 
-@settings(deadline=None)
 @given(catalogues)
 def test_deepest_and_nearest_leaves(sequences):
     trie, prefixes = ItemTrie.from_sequences(sequences), prefixes_of(sequences)
