@@ -5,7 +5,7 @@ import math
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 
-from .checksums_gram import CHECKSUMS, check_checksums
+from .loading_gram import CHECKSUMS, check_checksums
 
 MOST_LAYERS = 1000  # of either stack; far more than anybody trains, and few enough to be built and refused at once
 

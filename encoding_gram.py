@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .elementwise_gram import clamped, dropout, has_hooks_between, norm
+from .layers_gram import clamped, dropout, has_hooks_between, norm
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
-
-from .prompt_hash_gram import prompt_hasher
 
 ITEM_CACHE_FOLDER = "item_encodings"  # inside a model folder
 METADATA_KEY = "gram.item_cache"  # one key: safetensors writes several in an order of its own
@@ -34,6 +34,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.in
 ENCODER_FIELDS = (
     *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "layer_norm_epsilon", "feed_forward_proj"),
     *("relative_attention_num_buckets", "relative_attention_max_distance"),
+)
+# All of a tokenizer's own settings that decides what an item prompt is.
+PROMPT_SETTINGS = (
+    *("max_passage_length", "with_item_prompts", "with_id_in_item_prompt"),
+    *("eos_token_id", "split_special_tokens"),
 )
 
 
@@ -456,6 +461,39 @@ def _command(model, folder: Path) -> str:
     name = model.name_or_path or "MODEL"
     output = "" if folder == Path(name) / ITEM_CACHE_FOLDER else f" --output {folder}"
     return f"gram encode {name}{output}"
+
+
+def prompt_hasher(tokenizer) -> Callable[[int, int], str]:
+    """A function that gives, for catalogue rows `first` up to `after`, the SHA-256 of all that makes their prompts.
+
+    The prompts themselves are not made, which would take longer than all else that opening a cache does.
+    """
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())  # what a call has left of truncation does not matter
+    parts = [backend[name] for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
+    parts += [getattr(tokenizer, name) for name in PROMPT_SETTINGS]
+    common = json.dumps(parts, sort_keys=True).encode()
+    columns = {name: tokenizer.catalogue[name] for name in ("text", "lexical_id", "similar_items")}
+    neighbours = pc.index_in(columns["similar_items"].combine_chunks().flatten(), tokenizer.catalogue["item_id"])
+    ends = np.cumsum(pc.list_value_length(columns["similar_items"]).to_numpy())
+
+    def hash_of_prompts(first: int, after: int) -> str:
+        digest = hashlib.sha256(common)
+        for column in columns.values():
+            _add_strings(digest, column.slice(first, after - first))
+        begin, end = (int(ends[row - 1]) if row else 0 for row in (first, after))
+        _add_strings(digest, columns["lexical_id"].take(neighbours[begin:end]))
+        return digest.hexdigest()
+
+    return hash_of_prompts
+
+
+def _add_strings(digest, column: pa.ChunkedArray) -> None:
+    """Hash a column of strings, or of lists of them, unambiguous in where one ends."""
+    if pa.types.is_list(column.type):
+        digest.update(pc.list_value_length(column).to_numpy())
+        column = pc.list_flatten(column)
+    digest.update(pc.binary_length(column).to_numpy())
+    digest.update("".join(column.to_pylist()).encode("utf-8", "surrogatepass"))
 
 
 __all__ = ["ItemCache"]

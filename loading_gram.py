@@ -1,7 +1,17 @@
-"""What is checked when a model is loaded: that its weights are all there, are numbers, and are its own."""
+"""What holds a model folder together: checksums, and checks of a model that has just been loaded.
+
+`config.json` holds the checksums of its own settings and of the weights, `tokenizer_config.json` those of its own
+settings, of `tokenizer.json` and of the catalogue. So a file that was changed, or comes from another folder, is noticed
+when it is loaded. A folder of an older version has none, and is taken as it is.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import operator
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +19,13 @@ import torch
 from safetensors import safe_open
 from transformers.utils import cached_file
 
-from .checksums_gram import check_checksums, read_object
+from .trie_gram import ItemTrie
 
 WEIGHTS, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
+CHECKSUMS = "checksums"  # entry of both JSON files: a file's name to its SHA-256
+SETTINGS = "settings"  # stands in place of the name of the JSON file itself
+# Entries that decide no answer: tools that publish a model write them anew.
+FREE = (CHECKSUMS, "architectures", "auto_map", "custom_pipelines", "name_or_path", "transformers_version")
 _WHERE = ("cache_dir", "revision", "subfolder", "token")  # arguments of `from_pretrained` that say where files are
 
 
@@ -95,4 +109,89 @@ def _check_finite(model, place: str) -> None:
             raise ValueError(f"{place}: tensor {name!r} holds NaN or infinity; train again, or load another checkpoint")
 
 
-__all__ = ["check_loaded", "weight_files"]
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: there is none, or something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold a JSON object")
+    return content
+
+
+def add_checksums(config: str | Path, files: Iterable[str | Path]) -> None:
+    """Write the checksums of a JSON file's own settings, and of files that it goes with, into it."""
+    config = Path(config)
+    settings = read_object(config)
+    settings[CHECKSUMS] = {SETTINGS: _hash_of_settings(settings)} | {Path(p).name: _hash_of_file(p) for p in files}
+    part = config.with_name(f".{config.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, config)
+
+
+def check_checksums(config: str, settings: Mapping[str, Any], files: Iterable[str | Path] = ()) -> None:
+    """Check what `add_checksums` wrote; where there is nothing, all is well.
+
+    Args:
+        config: name of the JSON file, for errors.
+        settings: its content.
+        files: those that were loaded with it.
+
+    Raises:
+        ValueError: a file, or the settings, are not those that were saved together.
+    """
+    recorded = settings.get(CHECKSUMS)
+    if recorded is None:
+        return
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{config}: `{CHECKSUMS}` must be an object; save model and tokenizer again")
+    if recorded.get(SETTINGS) != _hash_of_settings(settings):
+        raise ValueError(
+            f"{config}: was changed after it was saved; to change a setting, load the folder that it was saved in "
+            "with the other value as an argument of `from_pretrained`, and save that"
+        )
+    for path in files:
+        if recorded.get(Path(path).name) != _hash_of_file(path):
+            raise ValueError(f"{path}: is not the file that {Path(config).name} was saved with; save both again")
+
+
+def _hash_of_settings(settings: Mapping[str, Any]) -> str:
+    kept = {name: value for name, value in settings.items() if name not in FREE and not name.startswith("_")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_of_file(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_catalogue(model, tokenizer, name: str) -> None:
+    """Raise ValueError, naming `name`, where the model has no item trie, or does not fit the tokenizer."""
+    again = "call `set_item_trie` and save model and tokenizer again"
+    trie = [] if model.item_trie is None else [buffer.cpu() for buffer in model.item_trie.buffers()]
+    rows = (model.item_trie.leaves >= 0).nonzero().flatten().tolist() if trie else []
+    if not rows or model.item_trie.num_items > len(tokenizer.item_ids):
+        num_rows = model.item_trie.num_items if rows else 0
+        raise ValueError(
+            f"{name}: the model's item trie has {num_rows} items, the catalogue {len(tokenizer.item_ids)}; {again}"
+        )
+    expected = ItemTrie.from_sequences([tokenizer.sequences[row] for row in rows], rows)
+    if not all(map(torch.equal, trie, expected.buffers())):
+        raise ValueError(f"{name}: the model's item trie is not of the lexical IDs of the catalogue; {again}")
+    ours, theirs = (tokenizer.max_history, len(tokenizer)), (model.config.max_history, model.config.vocab_size)
+    if any(map(operator.gt, ours, theirs)) or tokenizer.pad_token_id != model.config.pad_token_id:
+        raise ValueError(
+            f"{name}: a tokenizer of max_history and tokens {ours}, pad token {tokenizer.pad_token_id}, for a model of "
+            f"{theirs}, {model.config.pad_token_id}; load the one that was saved with the model"
+        )
+
+
+__all__ = ["add_checksums", "check_catalogue", "check_checksums", "check_loaded", "read_object", "weight_files"]

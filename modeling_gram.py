@@ -1,4 +1,19 @@
-"""GRAM: passages encoded one by one, fused in the decoder's cross-attention, on T5's own blocks."""
+"""GRAM: passages encoded one by one, fused in the decoder's cross-attention, on T5's own blocks.
+
+Which file calls which; each imports only what stands below it:
+
+    pipeline       histories of item ids in, recommended items out
+    modeling       `forward`, `encode`, `encode_items`, loading and saving
+    search         `generate` and `explain`
+    training       the grouped form: a user's prefixes folded, and the loss
+    item_cache     encodings of the catalogue's items, made once and kept
+    decoding       many prefixes over passages that are held once
+    encoding       passages without padding; layers: norm, dropout, hooks
+    generation     beam search and exact search
+    tokenization   ids into prompts, sequences into ids
+    configuration  settings; loading: what holds a folder together
+    trie           the lexical IDs as tensors; arguments: what is given, checked
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +27,10 @@ from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 from transformers.utils.generic import can_return_tuple
 
 from .arguments_gram import check_trie, read_encoded, read_history, read_passages, read_targets
-from .checksums_gram import add_checksums
 from .configuration_gram import GramConfig
 from .encoding_gram import encode_packed
 from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
-from .loading_gram import check_loaded, weight_files
-from .recommending_gram import check_catalogue
+from .loading_gram import add_checksums, check_catalogue, check_loaded, weight_files
 from .search_gram import GramGenerateOutput, GramSearchMixin
 from .training_gram import decode_grouped, target_loss
 from .trie_gram import ItemTrie

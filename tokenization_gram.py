@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from .checksums_gram import CHECKSUMS, add_checksums, check_checksums, read_object
+from .loading_gram import CHECKSUMS, add_checksums, check_checksums, read_object
 
 CATALOGUE_FILE = "catalogue.parquet"
 CATALOGUE_SCHEMA = pa.schema(

@@ -22,18 +22,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from gram.cli import exit_code_of
+from gram.common.command_line import exit_code_of
+from gram.common.files import check_outputs, locked, new_file, write_json
+from gram.common.processes import keep_freed_memory, make_accelerator, precision, this_process
+from gram.common.provenance import Provenance
+from gram.common.settings import parse
 from gram.data import RecommendationData, drawn_users, evaluation_histories, read_folder, training_part
-from gram.data.training_steps import TrainingSteps
-from gram.evaluation import gram_ranks, ranking_metrics
-from gram.files import check_outputs, locked, new_file
+from gram.evaluation.full_ranking import gram_ranks, ranking_metrics
 from gram.hub import refresh_model_card
 from gram.item_cache_gram import ITEM_CACHE_FOLDER
-from gram.processes import keep_freed_memory, make_accelerator, this_process
-from gram.provenance import Provenance
-from gram.recommendation import MODEL_FILES
-from gram.run_facts import run_facts
-from gram.settings import parse
+from gram.serving.loading import MODEL_FILES
 from gram.tokenization_gram import GramTokenizer
 from gram.training.checkpoints import (
     CHECKPOINTS_FOLDER,
@@ -42,18 +40,19 @@ from gram.training.checkpoints import (
     move_files,
     save_checkpoint,
     save_model_folder,
-    write_json,
 )
 from gram.training.denoising import DenoisingSteps, sentinels_of
+from gram.training.facts import run_facts
 from gram.training.lora import ADAPTER_FOLDER, add_lora
 from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
 from gram.training.resuming import FINISHED_FILE, differences_from, is_trained, provenance_of
 from gram.training.schedule import linear_schedule
+from gram.training.settings import TrainingSettings
 from gram.training.sharding import check_launch, exchanges_always, shard, whole_model
 from gram.training.start import build_model, tokenizer_of
+from gram.training.steps import TrainingSteps
 from gram.training.trackers import LOGS_FOLDER, PROJECT, loggable, tracker_names, tracker_options
-from gram.training_settings import TrainingSettings
 from gram.translation import SASREC_FILE, TranslationSettings
 
 logger = logging.getLogger(__name__)
@@ -377,13 +376,6 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]
         {"params": [p for name, p in named if "layer_norm" in name], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-def precision(choice: str) -> str:
-    """What `mixed_precision` of the settings means on this machine: `bf16` or `no`."""
-    if choice != "auto":
-        return choice
-    return "bf16" if this_process().device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
 
 
 def check_folder(settings: TrainingSettings) -> None:

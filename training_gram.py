@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .elementwise_gram import clamped, dropout, has_hooks_between, is_plain, norm
 from .encoding_gram import PackedLayout, add_feed_forward, drop, encode_embedded, passage_lengths, run_block
+from .layers_gram import clamped, dropout, has_hooks_between, is_plain, norm
 
 _LOGITS_AT_ONCE = 1 << 26  # elements; several tensors of this size live at once while a loss is computed
 

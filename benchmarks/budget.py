@@ -17,18 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from gram.cli import exit_code_of
 from gram.commands.command import at_least_one, quiet
-from gram.recommendation import load_model
+from gram.common.command_line import exit_code_of
+from gram.common.settings import add_flags
 from gram.reproduction import SIZES, Plan
 from gram.reproduction.plan import RECIPE_SIZE
 from gram.reproduction.rows import GRAM
 from gram.reproduction.runs import train_gram
 from gram.reproduction.stages import open_place
-from gram.run_facts import environment
-from gram.settings import add_flags
+from gram.serving.loading import load_model
 from gram.train_accelerate import FINISHED_FILE
-from gram.training_settings import TrainingSettings
+from gram.training.facts import environment
+from gram.training.settings import TrainingSettings
 from gram.translation import TranslationSettings
 
 from .measuring import markdown, pyplot, write_json

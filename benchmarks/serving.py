@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from gram.data import evaluation_histories, read_folder
 from gram.item_cache_gram import ItemCache
-from gram.recommendation import Recommender
+from gram.serving.recommendation import Recommender
 
 from .measuring import GB, markdown, write_json
 

@@ -24,10 +24,10 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer
+from gram.common.processes import keep_freed_memory
 from gram.data import Interactions, read_folder, training_part
-from gram.data.training_steps import TrainingSteps
 from gram.encoding_gram import encode_packed
-from gram.processes import keep_freed_memory
+from gram.training.steps import TrainingSteps
 from gram.training_gram import decode_grouped
 
 from .measuring import Machine, in_fresh_process, markdown, medians, peak_gb, pyplot, write_json

@@ -115,7 +115,7 @@ def name(paths: np.ndarray, texts: list[str], tokenizer) -> list[list[str]]:
 
 def neighbours(vectors: np.ndarray) -> np.ndarray:
     """(N, 10) int32 rows of the most similar items."""
-    from gram.translation.neighbours import nearest_items
+    from gram.collaborative.neighbours import nearest_items
 
     return nearest_items(vectors, NUM_SIMILAR)
 
@@ -193,7 +193,7 @@ def measure(num_items: int, tokenizer_name: str, num_workers: int | None, folder
     """Translate so many items, and leave what it took in `folder / "items-N.json"`."""
     from transformers import AutoTokenizer
 
-    import gram.translation.collaborative  # noqa: F401 - torch, sklearn and scipy: no stage should pay for the import
+    import gram.collaborative.fitting  # noqa: F401 - torch, sklearn and scipy: no stage should pay for the import
     from gram.translation import TreeStatistics
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)

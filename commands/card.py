@@ -9,8 +9,8 @@ from .command import Command, quiet
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..common.settings import add_flags
     from ..hub import CardSettings
-    from ..settings import add_flags
 
     what = "model folder, with training.json, and evaluation.json and ablations.json if there are any"
     parser.add_argument("model", type=Path, metavar="MODEL", help=what)
@@ -20,9 +20,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
+    from ..common.settings import settings_from_config
     from ..hub import CardSettings, write_model_card
     from ..hub.card_settings import CARD_FILE
-    from ..settings import settings_from_config
 
     written = arguments.model / CARD_FILE
     arguments.config = written if written.is_file() else None

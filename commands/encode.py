@@ -29,10 +29,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
-    from ..files import locked
+    from ..common.files import locked
+    from ..common.processes import this_process
     from ..item_cache_gram import ITEM_CACHE_FOLDER
-    from ..processes import this_process
-    from ..recommendation import load_model
+    from ..serving.loading import load_model
 
     folder = arguments.output or Path(arguments.model) / ITEM_CACHE_FOLDER
     if arguments.output is None and not Path(arguments.model).is_dir():

@@ -33,12 +33,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
 
+    from ..common.files import check_outputs, holds_json, locked
+    from ..common.processes import make_accelerator
+    from ..common.provenance import read_provenance
     from ..data import read_folder
-    from ..evaluation import evaluate, format_table, result_files
-    from ..files import check_outputs, holds_json, locked
-    from ..processes import make_accelerator
-    from ..provenance import read_provenance
-    from ..recommendation import find_item_cache, load_model
+    from ..evaluation.full_ranking import evaluate, format_table, result_files
+    from ..serving.loading import find_item_cache, load_model
     from ..translation import SASREC_FILE
 
     output, _ = result_files(arguments.output)

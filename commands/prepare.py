@@ -10,16 +10,16 @@ from .command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..common.settings import add_config_flags
     from ..data.prepare import PrepareSettings
-    from ..settings import add_config_flags
 
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new data folder")
     add_config_flags(parser, PrepareSettings)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from ..common.settings import settings_from_config
     from ..data.prepare import PrepareSettings, prepare
-    from ..settings import settings_from_config
 
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # its errors come as our one line
     (settings,) = settings_from_config(arguments, PrepareSettings)

@@ -20,8 +20,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
-    from ..files import locked
-    from ..quickstart import run
+    from ..common.files import locked
+    from ..reproduction.quickstart import run
 
     with locked(arguments.output_dir, inside=True):
         run(arguments.output_dir, say=print)

@@ -33,7 +33,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if (arguments.users is None) != (arguments.output is None):
         raise ValueError("--users and --output belong together: give both, or --history")
     quiet()
-    from ..recommendation import Recommender, recommend_users
+    from ..serving.recommendation import Recommender, recommend_users
 
     recommender = Recommender.from_pretrained(
         arguments.model, arguments.batch_size, arguments.item_cache, arguments.revision

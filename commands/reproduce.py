@@ -9,10 +9,10 @@ from .command import Command, at_least_one, quiet
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..common.settings import add_flags
     from ..reproduction.plan import RECIPE_SIZE, SIZES
     from ..reproduction.rows import ROWS
-    from ..settings import add_flags
-    from ..training_settings import TrainingSettings
+    from ..training.settings import TrainingSettings
     from ..translation import TranslationSettings
 
     what = "beauty, toys, sports or yelp; for other data a YAML file of settings, such as a recipe"

@@ -23,7 +23,7 @@ LIMITS = {
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..hub.serve.settings import ServeSettings
+    from ..serving.http.settings import ServeSettings
 
     defaults = ServeSettings()
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
@@ -50,14 +50,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
         raise ValueError('serving needs FastAPI and uvicorn; pip install "gram-recommender[serve]"')
-    from ..hub.serve.settings import ServeSettings
+    from ..serving.http.settings import ServeSettings
 
     names = ("batch_size", "max_wait_ms", "request_timeout", *LIMITS)
     settings = ServeSettings(**{name: getattr(arguments, name) for name in names})
     for name, number in KEPT_KERNELS.items():  # read when torch first computes something
         os.environ.setdefault(name, number)
     quiet()
-    from ..hub.serve.server import log_to_stderr, serve
+    from ..serving.http.server import log_to_stderr, serve
 
     log_to_stderr(arguments.log_level)
     serve(arguments.model, arguments.host, arguments.port, settings, arguments.item_cache)

@@ -9,7 +9,7 @@ from .command import Command, add_data, at_least_one, quiet
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..settings import add_config_flags
+    from ..common.settings import add_config_flags
     from ..translation.settings import TranslationSettings
 
     add_data(parser)
@@ -39,13 +39,13 @@ def _run(arguments: argparse.Namespace) -> None:
     quiet()
     import pyarrow.parquet as pq
 
+    from ..common.processes import this_process
+    from ..common.settings import settings_from_config
     from ..data import read_folder
-    from ..processes import this_process
-    from ..settings import settings_from_config
     from ..tokenization_gram import CATALOGUE_FILE
-    from ..tokenizer_folder import make_tokenizer_folder
     from ..translation import TranslationSettings
     from ..translation.report import report_file, write_report
+    from ..translation.tokenizer_folder import make_tokenizer_folder
 
     (settings,) = settings_from_config(arguments, TranslationSettings)
     limits = {"max_history": arguments.max_history, "max_passage_length": arguments.max_passage_length}

@@ -28,11 +28,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
+    from ..common.files import check_outputs, holds_json, locked
+    from ..common.provenance import read_provenance
     from ..data import read_folder
-    from ..files import check_outputs, holds_json, locked
-    from ..provenance import read_provenance
+    from ..evaluation.tuning import TUNING_FILE, format_trials, tune_item_knn, tune_sasrec
     from ..translation import SASREC_FILE
-    from ..tuning import TUNING_FILE, format_trials, tune_item_knn, tune_sasrec
 
     data, output = read_folder(arguments.data), arguments.output
     best = output / "sasrec" / SASREC_FILE

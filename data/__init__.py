@@ -1,7 +1,7 @@
 """Readers into one schema, and the splits."""
 
+from .folder import read_folder
 from .interactions import TEST, TRAIN, VALIDATION, Interactions, ItemTable, RecommendationData, leave_one_out
-from .readers import read_folder, read_lexical_ids, read_similar_items
 from .splits import drawn_users, evaluation_histories, training_part, without_test
 
 __all__ = [
@@ -15,8 +15,6 @@ __all__ = [
     "evaluation_histories",
     "leave_one_out",
     "read_folder",
-    "read_lexical_ids",
-    "read_similar_items",
     "training_part",
     "without_test",
 ]

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..files import new_folder
-from ..provenance import hash_of_file, versions
+from ..common.files import new_folder
+from ..common.provenance import hash_of_file, versions
 from .codes import first_of_each, k_core, recoded
+from .folder import write_parquet_folder
 from .interactions import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Interactions, leave_one_out
-from .parquet_folder import write_parquet_folder
 from .prepare_settings import PrepareSettings, day_start
 from .sources import FORMATS, Reading, Source, checked_interactions, checked_items
 from .sources.lines import existing

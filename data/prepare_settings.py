@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, time, timezone
 
-from .sources import FORMATS, UNITS
-
+# The keys of the tables in `sources`, which take heavy imports.
+FORMATS = ("folder", "recbole", "table", "hub", "amazon2014", "amazon2023", "yelp", "movielens")
+TIME_UNITS = ("s", "ms")
 SPLITS = ("leave-one-out", "global-time")
 MIN_LENGTH = 3  # one to learn from, one to validate, one to test
 
@@ -67,7 +68,7 @@ class PrepareSettings:
     skip_bad_lines: bool = False
 
     def __post_init__(self):
-        for name, choices in (("format", FORMATS), ("split", SPLITS), ("time_unit", (None, *UNITS))):
+        for name, choices in (("format", FORMATS), ("split", SPLITS), ("time_unit", (None, *TIME_UNITS))):
             if getattr(self, name) not in choices:
                 choices = [choice for choice in choices if choice]
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")

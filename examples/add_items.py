@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from gram import GramTokenizer, ItemTrie
-from gram.recommendation import Recommender, load_model
-from gram.translation import nearest_items
+from gram.collaborative.neighbours import nearest_items
+from gram.serving.loading import load_model
+from gram.serving.recommendation import Recommender
 from gram.translation.embedding import embed_texts
 
 

@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from gram import ItemTrie
-from gram.recommendation import load_model
+from gram.serving.loading import load_model
 
 
 def main():

@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from gram.recommendation import load_model
+from gram.serving.loading import load_model
 
 
 def main():

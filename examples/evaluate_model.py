@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from gram.data import read_folder
-from gram.evaluation import evaluate, format_table
-from gram.recommendation import load_model
+from gram.evaluation.full_ranking import evaluate, format_table
+from gram.serving.loading import load_model
 from gram.translation import SASREC_FILE
 
 

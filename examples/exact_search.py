@@ -2,7 +2,7 @@
 
 import argparse
 
-from gram.recommendation import load_model
+from gram.serving.loading import load_model
 
 
 def main():

@@ -5,7 +5,7 @@ import argparse
 from gram.data import read_folder
 from gram.tokenization_gram import GramTokenizer
 from gram.train_accelerate import train
-from gram.training_settings import TrainingSettings
+from gram.training.settings import TrainingSettings
 
 
 def main():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from gram.data import read_folder
-from gram.recommendation import Recommender, recommend_users
+from gram.serving.recommendation import Recommender, recommend_users
 
 
 def main():

@@ -4,10 +4,10 @@ import argparse
 
 from gram.data import read_folder
 from gram.tokenization_gram import GramTokenizer
-from gram.tokenizer_folder import make_tokenizer_folder
 from gram.train_accelerate import train
-from gram.training_settings import TrainingSettings
+from gram.training.settings import TrainingSettings
 from gram.translation import TranslationSettings
+from gram.translation.tokenizer_folder import make_tokenizer_folder
 
 
 def main():

@@ -10,9 +10,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..candidates import PROTOCOLS
-from ..provenance import hash_of_weights
-from ..recommendation import Recommendation, Recommender, load_model
+from ..common.provenance import hash_of_weights
+from ..evaluation.candidates import PROTOCOLS
+from ..serving.loading import load_model
+from ..serving.recommendation import Recommendation, Recommender
 from ..tokenization_gram import GramTokenizer
 from ..translation import TreeStatistics
 from .card_settings import CardSettings, words

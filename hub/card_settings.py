@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id, yaml_dump
 
-from ..files import new_file
-from ..settings import settings_from_config
+from ..common.files import new_file
+from ..common.settings import settings_from_config
 
 CARD_FILE = "card.yaml"
 

@@ -11,10 +11,9 @@ from typing import Any
 from huggingface_hub import get_token
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..checksums_gram import read_object
 from ..item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
-from ..loading_gram import WEIGHT_INDEX
-from ..recommendation import MODEL_FILES, check_folder, load_model
+from ..loading_gram import WEIGHT_INDEX, read_object
+from ..serving.loading import MODEL_FILES, check_folder, load_model
 from .card_data import PLOT_FILE
 from .endpoint import handler_files
 from .metadata_rules import card_problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import new_file
+from ..common.files import new_file
 
 HANDLER = Path(__file__).with_name("handler.py")
 REQUIREMENTS = ("pyarrow>=17", "torch>=2.6", "transformers>=5.10,<6")  # transformers brings the rest

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import CardData, ModelCard
 from huggingface_hub.utils import yaml_dump
 
-from ..settings import yaml_mapping
+from ..common.settings import yaml_mapping
 
 LICENCES = frozenset(
     """

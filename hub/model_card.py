@@ -12,9 +12,10 @@ from typing import Any
 from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from ..candidates import PROTOCOLS
-from ..files import new_file
-from ..training_settings import PLACES
+from ..common.files import new_file
+from ..common.text import _in_one_line, duration, plain
+from ..evaluation.candidates import PROTOCOLS
+from ..training.settings import PLACES
 from .card_data import METRICS, TASK, GramCardData
 from .card_settings import CardSettings
 from .metadata_rules import check_metadata
@@ -176,27 +177,8 @@ def metrics_table(models: dict[str, dict], protocol: str) -> str:
     return "\n".join(rows)
 
 
-def plain(text: Any) -> str:
-    """A text in one line, in which Markdown and HTML find nothing to do."""
-    escaped = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", _in_one_line(text))
-    return re.sub(r"^(\d*)([-+=.)])(?=[-=\s]|$)", r"\1\\\2", escaped)  # a list in the list, or a line under a heading
-
-
 def code(text: Any) -> str:
     """A text in one line as a code span, whatever backticks it holds."""
     text = _in_one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
-
-
-def _in_one_line(text: Any) -> str:
-    """Without what UTF-8 cannot hold, as in the name of a folder that is not UTF-8."""
-    return " ".join(str(text).encode("utf-8", "replace").decode().split())
-
-
-def duration(seconds: float) -> str:
-    """A time in words: `45.2 seconds`, `6.3 minutes`, `40.0 hours`."""
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} seconds"

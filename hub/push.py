@@ -14,7 +14,7 @@ from typing import NoReturn
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from ..recommendation import MODEL_FILES
+from ..serving.loading import MODEL_FILES
 from .card_data import PLOT_FILE, GramCardData
 from .card_settings import CardSettings, check_repo_id
 from .contents import CARD, CODE, SHARDS, contents

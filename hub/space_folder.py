@@ -14,7 +14,7 @@ from typing import NoReturn
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from ..files import new_folder
+from ..common.files import new_folder
 from .push import full_name, plain_errors
 
 SOURCE = Path(__file__).resolve().parent / "space"

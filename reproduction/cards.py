@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..common.files import write_json
+from ..common.provenance import hash_of_file, hash_of_weights
 from ..hub import refresh_model_card
 from ..hub.card_data import ABLATIONS_FILE, EVALUATION_FILE
 from ..hub.model_card import CARD
-from ..provenance import hash_of_file, hash_of_weights
-from ..recommendation import load_model
-from ..training.checkpoints import write_json
+from ..serving.loading import load_model
 from .rows import ABLATION, GRAM, ROWS
 from .run_files import RESULTS_FOLDER
 from .runs import WEIGHTS_FILE

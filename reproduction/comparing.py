@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..collaborative.fitting import hash_of_interactions
+from ..common.provenance import hash_of_texts
 from ..data import RecommendationData
-from ..provenance import hash_of_texts
-from ..translation.collaborative import hash_of_interactions
 
 
 def hash_of_data(data: RecommendationData) -> str:

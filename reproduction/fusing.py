@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..candidates import PROTOCOLS
+from ..common.files import locked, new_file
+from ..common.provenance import hash_of_file
 from ..data import evaluation_histories, without_test
-from ..files import locked, new_file
-from ..provenance import hash_of_file
-from ..recommendation import load_model
-from ..reranking import FUSIONS, Reranking, choose_reranking, put_forward
+from ..evaluation.candidates import PROTOCOLS
+from ..evaluation.reranking import FUSIONS, Reranking, choose_reranking, put_forward
+from ..serving.loading import load_model
 from .comparing import hash_of_data
 from .rows import ROWS
 from .runs import NUM_BEAMS, SPLIT, Outcome, Place, Run, item_knn, popularity, train_gram, train_sasrec

@@ -9,17 +9,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..common.files import LOCK_FILE, locked, write_json
+from ..common.settings import config_file, flags_of_file, settings_from_config
 from ..data import RecommendationData, read_folder
-from ..files import LOCK_FILE, locked
-from ..settings import config_file, flags_of_file, settings_from_config
-from ..training.checkpoints import write_json
-from ..training_settings import PLACES, TrainingSettings
+from ..data.splits import sample_users
+from ..training.settings import PLACES, TrainingSettings
 from ..translation import TranslationSettings
 from .comparing import hash_of_data, settings_differ
 from .rows import BUDGET, FUSION, GRAM, ROWS, Row, chosen_rows
 from .runners import RUNNERS
 from .runs import Run
-from .sampling import sample_users
 
 IDENTITY_FILE = "reproduction.json"
 RECIPE_SIZE = "recipe"

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..evaluation import CUTOFFS, PROTOCOLS
-from ..provenance import hash_of_file
-from ..rankings import Z_95, Hits, estimate, ndcg, recall
-from ..training.checkpoints import write_json
+from ..common.files import write_json
+from ..common.provenance import hash_of_file
+from ..evaluation.full_ranking import CUTOFFS, PROTOCOLS
+from ..evaluation.rankings import Z_95, Hits, estimate, ndcg, recall
 from .rows import ROWS
 from .run_files import RESULTS_FOLDER
 

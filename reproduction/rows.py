@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..training_settings import TrainingSettings
+from ..training.settings import TrainingSettings
 from ..translation import TranslationSettings
 
 GRAM = "gram"
@@ -37,7 +37,7 @@ class Row:
         kind: which runner of `gram.reproduction` it takes.
         group: `"ablation"` for what the model card lists as one, `"option"` for GRAM with one of its options.
         seeded: whether another seed gives another result.
-        of: the row whose model a fusion takes; its title is a key of `gram.reranking.FUSIONS`.
+        of: the row whose model a fusion takes; its title is a key of `gram.evaluation.reranking.FUSIONS`.
     """
 
     name: str

@@ -9,10 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ..common.files import json_text, new_files
 from ..data import evaluation_histories
-from ..evaluation import ranking_metrics, ranks_table
-from ..files import new_files
-from ..training.checkpoints import json_text
+from ..evaluation.full_ranking import ranking_metrics, ranks_table
 from .comparing import hash_of_ranks, settings_differ
 from .rows import ROWS
 from .runs import NUM_BEAMS, SPLIT, Outcome, Place, Run

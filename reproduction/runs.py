@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from ..baselines import ItemKNN, ItemKNNSettings, Popularity
-from ..candidates import gram_candidates, target_ranks
+from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Popularity
+from ..collaborative.fitting import fit_or_load
+from ..collaborative.sasrec import SASRec, SASRecSettings
+from ..common.files import locked, new_file
+from ..common.provenance import hash_of_file
 from ..data import RecommendationData, evaluation_histories, training_part
-from ..evaluation import CUTOFFS, dense_ranks_by_protocol
-from ..files import locked, new_file
-from ..provenance import hash_of_file
-from ..recommendation import load_model
+from ..evaluation.candidates import gram_candidates, target_ranks
+from ..evaluation.full_ranking import CUTOFFS, dense_ranks_by_protocol
+from ..evaluation.tuning import Tuning, tune_item_knn, tune_sasrec
+from ..serving.loading import load_model
 from ..train_accelerate import FINISHED_FILE, train
+from ..training.settings import TrainingSettings
 from ..training.start import tokenizer_of
-from ..training_settings import TrainingSettings
-from ..translation import SASREC_FILE, SASRec, SASRecSettings, TranslationSettings, fit_or_load
-from ..tuning import Tuning, tune_item_knn, tune_sasrec
+from ..translation import SASREC_FILE, TranslationSettings
 from .rows import ROWS
 from .translations import make_translation
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from ..common.files import check_outputs, holds_json, locked, new_file
+from ..common.processes import make_accelerator, precision
+from ..common.text import duration
 from ..data import read_folder
-from ..files import check_outputs, holds_json, locked, new_file
-from ..hub.model_card import duration
-from ..processes import make_accelerator
-from ..run_facts import data_facts, environment
-from ..train_accelerate import precision
-from ..training_settings import TrainingSettings
+from ..data.splits import sample_users
+from ..training.facts import data_facts, environment
+from ..training.settings import TrainingSettings
 from ..translation import TranslationSettings
 from .cards import refresh_card
 from .comparing import hash_of_data
@@ -29,7 +29,6 @@ from .rows import ROWS
 from .run_files import is_done, result_file, save_result
 from .runners import RUNNERS
 from .runs import Place, Run
-from .sampling import sample_users
 from .tables import results_table
 from .translations import make_translation
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..candidates import PROTOCOLS
-from ..files import new_file
-from ..hub.model_card import duration
+from ..common.files import new_file
+from ..common.text import duration
+from ..evaluation.candidates import PROTOCOLS
 from .plan import RECIPE_SIZE
 from .results import JOINED_FILE
 

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..common.files import locked, new_file, write_json
+from ..common.provenance import hash_of_file
 from ..data import RecommendationData
-from ..files import locked, new_file
-from ..provenance import hash_of_file
 from ..tokenization_gram import CATALOGUE_FILE
-from ..tokenizer_folder import VOCABULARY_FILE, make_tokenizer_folder
-from ..training.checkpoints import write_json
 from ..translation import TranslationSettings
 from ..translation.catalogue import ARTEFACTS
+from ..translation.tokenizer_folder import VOCABULARY_FILE, make_tokenizer_folder
 from .comparing import hash_of_data, settings_differ
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -84,8 +84,9 @@ def data(data_folder):
 def tokenizer(data):
     """With a vocabulary of its own, histories of at most 8 items and prompts of at most 48 tokens."""
     from gram import GramTokenizer
+    from gram.collaborative.sasrec import SASRecSettings
     from gram.tokenization_gram import PROMPT_WORDING
-    from gram.translation import SASRecSettings, TranslationSettings, train_vocabulary, translate
+    from gram.translation import TranslationSettings, train_vocabulary, translate
 
     words = train_vocabulary([*data.items.texts, *PROMPT_WORDING], 400)
     settings = TranslationSettings(num_clusters=4, depth=3, num_similar=3)
@@ -118,7 +119,7 @@ def model_folder(model, tokenizer, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def films_wheel(tmp_path_factory):
     """30 users and 22 films, two of which are watched too rarely; most ratings share a second with others."""
-    from gram import quickstart
+    from gram.reproduction import quickstart
 
     draw = np.random.default_rng(0)
     ratings = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
@@ -138,7 +139,7 @@ def films_wheel(tmp_path_factory):
 @pytest.fixture(scope="session")
 def quickstart_run(films_wheel, tmp_path_factory):
     """The model folder of a whole quickstart, trained and evaluated, and what was said. Copy it to change it."""
-    from gram import quickstart
+    from gram.reproduction import quickstart
 
     folder, said = tmp_path_factory.mktemp("runs"), []
     (folder / "recipe.yaml").write_text(QUICKSTART_RECIPE)

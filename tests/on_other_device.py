@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 
-from gram.candidates import gram_candidates
 from gram.data import Interactions
-from gram.data.training_steps import TrainingSteps
+from gram.evaluation.candidates import gram_candidates
 from gram.item_cache_gram import ItemCache
 from gram.modeling_gram import GramForConditionalGeneration
-from gram.recommendation import Recommender
+from gram.serving.recommendation import Recommender
 from gram.tokenization_gram import GramTokenizer
 from gram.training.denoising import DenoisingSteps
+from gram.training.steps import TrainingSteps
 from tests.other_device import DEVICE, other_device
 
 SEARCH = {"num_beams": 6, "num_return_sequences": 4, "return_dict_in_generate": True}

@@ -10,12 +10,12 @@ from transformers import CompileConfig
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, cli
 from gram.data import training_part
-from gram.data.training_steps import TrainingSteps
 from gram.item_cache_gram import ItemCache
 from gram.tokenization_gram import PROMPT_WORDING
 from gram.train_accelerate import main, train
+from gram.training.settings import TrainingSettings
 from gram.training.start import build_model
-from gram.training_settings import TrainingSettings
+from gram.training.steps import TrainingSteps
 from gram.translation import TranslationSettings, train_vocabulary, translate
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")

@@ -8,11 +8,11 @@ from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5For
 
 from gram import GramTokenizer
 from gram.data import training_part
-from gram.data.training_steps import TrainingSteps
-from gram.tokenizer_folder import make_tokenizer_folder
+from gram.training.settings import TrainingSettings
 from gram.training.start import build_model
-from gram.training_settings import TrainingSettings
+from gram.training.steps import TrainingSteps
 from gram.translation import TranslationSettings, train_vocabulary
+from gram.translation.tokenizer_folder import make_tokenizer_folder
 
 SHAPE = {"d_model": 32, "d_ff": 48, "decoder_start_token_id": 0}
 UNTIED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gram.baselines import ItemKNN, Popularity
+from gram.collaborative.baselines import ItemKNN, Popularity
 from gram.data import Interactions
 
 TRAINING = Interactions.from_sequences(["a", "b", "c"], [[0, 1, 0], [0, 2], [1, 2]])

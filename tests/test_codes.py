@@ -6,14 +6,14 @@ import torch
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from gram import GramForConditionalGeneration, GramTokenizer
+from gram.common.provenance import read_provenance
 from gram.data import training_part
-from gram.data.training_steps import TrainingSteps
-from gram.provenance import read_provenance
-from gram.tokenizer_folder import make_tokenizer_folder
+from gram.training.settings import TrainingSettings
 from gram.training.start import build_model
-from gram.training_settings import TrainingSettings
+from gram.training.steps import TrainingSteps
 from gram.translation import TranslationSettings, train_vocabulary, translate, write_report
 from gram.translation.codes import code_ids, code_tokens, residual_codes
+from gram.translation.tokenizer_folder import make_tokenizer_folder
 
 CHOSEN = {"id_tokens": "codes", "num_codebooks": 2, "codebook_size": 4, "similar_items": "item-knn", "vocab_size": 400}
 LIMITS = {"max_history": 8, "max_passage_length": 48}

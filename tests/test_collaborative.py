@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gram.collaborative.fitting import _batches, _FullSoftmaxLoss, fit_or_load, fit_sasrec, sasrec_provenance
+from gram.collaborative.neighbours import nearest_items
+from gram.collaborative.sasrec import SASRec, SASRecSettings
 from gram.data import Interactions
-from gram.translation import SASRec, SASRecSettings, fit_or_load, fit_sasrec, nearest_items
-from gram.translation.collaborative import _batches, _FullSoftmaxLoss, sasrec_provenance
 
 SMALL = SASRecSettings(dim=16, num_layers=1, num_heads=2, max_length=8, dropout=0.1, epochs=2, batch_items=64)
 
@@ -118,7 +119,7 @@ def test_a_file_serves_only_what_it_was_trained_on(tmp_path, monkeypatch):
     first = fit_or_load(path, cycles(), 12, SMALL, progress=False)
     written = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("gram.translation.collaborative.fit_sasrec", lambda *_: pytest.fail("trained again"))
+        patch.setattr("gram.collaborative.fitting.fit_sasrec", lambda *_: pytest.fail("trained again"))
         assert same(fit_or_load(path, cycles(), 12, SMALL, progress=False), first)
     fit_or_load(path, cycles(users=30), 12, SMALL, progress=False)
     assert path.read_bytes() != written
@@ -183,5 +184,5 @@ def test_nearest_items_go_by_direction_not_length_and_by_blocks(monkeypatch):
     vectors = torch.tensor([[1.0, 0.0], [9.0, 1.0], [0.0, 5.0], [0.1, 0.5]])
     whole = nearest_items(vectors, 2)
     assert whole.tolist() == [[1, 3], [0, 3], [3, 1], [2, 1]]
-    monkeypatch.setattr("gram.translation.neighbours.MAX_SCORES", 4)
+    monkeypatch.setattr("gram.collaborative.neighbours.MAX_SCORES", 4)
     assert nearest_items(vectors, 2).tolist() == whole.tolist()

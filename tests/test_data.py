@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gram.baselines import ItemKNN, Popularity
+from gram.collaborative.baselines import ItemKNN, Popularity
+from gram.collaborative.fitting import fit_sasrec
+from gram.collaborative.sasrec import SASRecSettings
 from gram.data import (
     TEST,
     TRAIN,
@@ -15,13 +17,10 @@ from gram.data import (
     RecommendationData,
     evaluation_histories,
     read_folder,
-    read_lexical_ids,
-    read_similar_items,
     training_part,
 )
-from gram.data.training_steps import prefix_groups
-from gram.translation import SASRecSettings
-from gram.translation.collaborative import fit_sasrec
+from gram.training.steps import prefix_groups
+from gram.translation.given import read_lexical_ids, read_similar_items
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 HEADER = "asin\ttitle\tbrand\n"

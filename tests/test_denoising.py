@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 from gram import GramForConditionalGeneration, GramTokenizer
-from gram.data.ragged import Ragged
-from gram.tokenizer_folder import make_tokenizer_folder
 from gram.train_accelerate import train
 from gram.training.denoising import DenoisingSteps, corrupt, denoising_passages, num_sentinels, sentinels_of
 from gram.training.progress import Progress
+from gram.training.ragged import Ragged
 from gram.training.start import build_model
 from gram.translation import TranslationSettings, train_vocabulary
+from gram.translation.tokenizer_folder import make_tokenizer_folder
 
 from .test_training import as_flags, launch, small
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gram.processes import this_process
-from gram.train_accelerate import precision
+from gram.common.processes import precision, this_process
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,8 +18,8 @@ PROCESS = """
 import sys
 from pathlib import Path
 import torch
-from gram.processes import make_accelerator, this_process
-from gram.recommendation import load_model
+from gram.common.processes import make_accelerator, this_process
+from gram.serving.recommendation import load_model
 model, _ = load_model(sys.argv[1])
 accelerator = make_accelerator()
 group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))

@@ -14,7 +14,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from gram.translation import embedding
-from gram.translation.embedding import encode_in_shards, read_vectors
+from gram.translation.embedding import encode_in_shards
+from gram.translation.given import read_vectors
 
 from .waiting import PATIENCE
 

@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gram import evaluation
+from gram.collaborative.sasrec import SASRec
+from gram.common.provenance import Provenance, read_provenance
 from gram.data import (
     TEST,
     TRAIN,
@@ -27,9 +28,16 @@ from gram.data import (
     evaluation_histories,
     training_part,
 )
-from gram.evaluation import PROTOCOLS, dense_ranks, evaluate, format_table, gram_ranks, ranking_metrics, result_files
-from gram.provenance import Provenance, read_provenance
-from gram.translation import SASRec
+from gram.evaluation import full_ranking as evaluation
+from gram.evaluation.full_ranking import (
+    PROTOCOLS,
+    dense_ranks,
+    evaluate,
+    format_table,
+    gram_ranks,
+    ranking_metrics,
+    result_files,
+)
 
 from .waiting import PATIENCE
 

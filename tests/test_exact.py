@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram import GramConfig, GramForConditionalGeneration, ItemTrie
-from gram.exact_gram import exact_search
+from gram.generation_gram import exact_search
 
 END, START = 1, 0
 VOCABULARY = 12

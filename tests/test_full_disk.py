@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gram.files import new_file, new_files, new_folder
+from gram.common.files import new_file, new_files, new_folder
 
 from .waiting import PATIENCE
 
@@ -76,7 +76,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path):
 def test_what_a_killed_run_has_left_is_gone_after_the_next(tmp_path):
     script = """
 import os, sys
-from gram.files import new_file, new_folder
+from gram.common.files import new_file, new_folder
 with new_file("a.txt") as part, new_folder("folder") as folder:
     part.write_text("half")
     (folder / "b.txt").write_text("half")

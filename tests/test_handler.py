@@ -10,7 +10,7 @@ import pytest
 from gram import cli
 from gram.data import read_folder
 from gram.hub import add_handler
-from gram.recommendation import Recommender
+from gram.serving.recommendation import Recommender
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from gram import cli
 from gram.data import evaluation_histories
-from gram.evaluation import gram_ranks
+from gram.evaluation.full_ranking import gram_ranks
 from gram.hub.space.engine import Engine
 from gram.item_cache_gram import ItemCache
-from gram.recommendation import Recommender, recommend_users
-from gram.user_batches import batches_of_users
+from gram.serving.recommendation import Recommender, recommend_users
+from gram.serving.user_batches import batches_of_users
 
 from .waiting import PATIENCE
 
@@ -66,7 +66,7 @@ def test_groups_of_users_whose_items_fit_in_memory(model, tokenizer, data, monke
     options = {"num_beams": 10, "batch_size": 3, "progress": False}
     at_once = gram_ranks(model, tokenizer, histories, targets, **options)
     size = 4 * 32 * max(map(len, tokenizer.item_prompts))
-    monkeypatch.setattr("gram.user_batches.MOST_BYTES", 16 * size)
+    monkeypatch.setattr("gram.serving.user_batches.MOST_BYTES", 16 * size)
     caches, seen = [], []
     for users, cache in batches_of_users(model, tokenizer, list(histories), 3):
         seen += users.tolist()
@@ -84,7 +84,7 @@ def test_a_file_of_users_gets_the_same_with_any_cache(model, tokenizer, with_cac
     (tmp_path / "users.txt").write_text("\n".join(lines), encoding="utf-8")
     tables = []
     for number, cache in enumerate((None, None, ItemCache.open(with_cache / "item_encodings", model, tokenizer))):
-        monkeypatch.setattr("gram.user_batches.MOST_BYTES", (1 << 30, 50_000, 0)[number])
+        monkeypatch.setattr("gram.serving.user_batches.MOST_BYTES", (1 << 30, 50_000, 0)[number])
         recommender = Recommender(model, tokenizer, 4, cache)
         output = tmp_path / f"{number}.parquet"
         recommend_users(recommender, tmp_path / "users.txt", output, users_per_part=7, progress=False)
@@ -121,7 +121,7 @@ def test_two_processes_write_what_one_writes(model_folder, with_cache, tmp_path)
     script = """
 import sys
 from accelerate import PartialState
-from gram.recommendation import load_model
+from gram.serving.recommendation import load_model
 model, tokenizer = load_model(sys.argv[1])
 model.encode_items(tokenizer, sys.argv[2], "int8", rows_per_shard=7, processes=PartialState(cpu=True), progress=False)
 """

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gram.data import read_folder
 from gram.data.prepare import PrepareSettings, prepare
-from gram.data.sources.values import clean
+from gram.data.sources.lines import clean
 
 from .raw_data import json_lines, raw
 

@@ -16,7 +16,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from safetensors.torch import load_file
 
 from gram.data import training_part
-from gram.data.training_steps import TrainingSteps
+from gram.training.steps import TrainingSteps
 
 from .test_training import as_flags, launch, small
 from .waiting import PATIENCE

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from gram import GramForConditionalGeneration, GramTokenizer
 from gram.data import read_folder, training_part
-from gram.data.training_steps import TrainingSteps
 from gram.train_accelerate import train
 from gram.training.progress import Progress
-from gram.training_settings import TrainingSettings
+from gram.training.settings import TrainingSettings
+from gram.training.steps import TrainingSteps
 
 from .test_training import as_flags, launch
 

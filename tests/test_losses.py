@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from gram import GramConfig, GramForConditionalGeneration, training_gram
 from gram.data import training_part
-from gram.data.training_steps import TrainingSteps
+from gram.training.settings import TrainingSettings
+from gram.training.steps import TrainingSteps
 from gram.training_gram import target_loss
-from gram.training_settings import TrainingSettings
 
 LABELS = torch.tensor([[5, 9, 6, 1, -100], [7, 1, -100, -100, -100], [5, 8, 1, -100, -100], [3, 4, -100, -100, -100]])
 

@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.evaluation import ranking_metrics
+from gram.evaluation.full_ranking import ranking_metrics
 from gram.hub.metrics import metric_path
 
 from .waiting import PATIENCE

@@ -14,10 +14,11 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import T5Tokenizer
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie, cli
+from gram.common.text import plain
 from gram.hub import CardSettings, check_metadata, is_handmade, metadata_problems, refresh_model_card, write_model_card
-from gram.hub.model_card import code, plain
-from gram.run_facts import run_facts
+from gram.hub.model_card import code
 from gram.tokenization_gram import CATALOGUE_SCHEMA
+from gram.training.facts import run_facts
 
 REFERENCE = Path(__file__).parent / "references" / "model_card.md"
 TITLES = ("Salt Mill", "Pepper | *Mill*", "Oak Board", "Bread Knife", "Tea <Pot>", "Egg Timer", "Sugar Tin", "Apron")

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie, cli
 from gram.pipeline_gram import GenerativeRecommendationPipeline
-from gram.recommendation import Recommender, load_model
+from gram.serving.loading import load_model
+from gram.serving.recommendation import Recommender
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "model.safetensors"

@@ -13,7 +13,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from gram import GramConfig, GramForConditionalGeneration, ItemTrie
 from gram.data import training_part
-from gram.data.training_steps import TrainingSteps
+from gram.training.steps import TrainingSteps
 
 FIXTURES = Path(__file__).parents[1].parent / "shared" / "fixtures"
 SMALL = {"vocab_size": 300, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gram.collaborative.neighbours import items_bought_together, nearest_items
 from gram.data import Interactions
-from gram.translation import nearest_items
+from gram.translation.given import read_neighbours
 from gram.translation.hierarchy import cluster_hierarchy
-from gram.translation.neighbours import items_bought_together, read_neighbours
 
 
 @settings(max_examples=40)
@@ -35,8 +35,8 @@ def test_large_catalogues_are_searched_by_cells(monkeypatch):
     centres = draw.normal(size=(40, 16))
     vectors = (centres[draw.integers(40, size=4000)] + 0.3 * draw.normal(size=(4000, 16))).astype(np.float32)
     exact = nearest_items(vectors, 5)
-    monkeypatch.setattr("gram.translation.neighbours.EXACT_ITEMS", 1000)
-    monkeypatch.setattr("gram.translation.neighbours.CELLS_PROBED", 4)
+    monkeypatch.setattr("gram.collaborative.neighbours.EXACT_ITEMS", 1000)
+    monkeypatch.setattr("gram.collaborative.neighbours.CELLS_PROBED", 4)
     found = nearest_items(vectors, 5)
     assert not (found == np.arange(4000)[:, None]).any()
     assert (found >= 0).all()
@@ -84,7 +84,7 @@ def test_a_file_that_holds_no_neighbours_is_named(tmp_path):
 @pytest.mark.parametrize("use", ["neighbours", "clusters"])
 def test_faiss_keeps_its_threads(use, monkeypatch):
     faiss = pytest.importorskip("faiss")
-    monkeypatch.setattr("gram.translation.neighbours.EXACT_ITEMS", 1000)
+    monkeypatch.setattr("gram.collaborative.neighbours.EXACT_ITEMS", 1000)
     monkeypatch.setattr("gram.translation.hierarchy.FAISS_ITEMS", 1000)
     vectors = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
     before = faiss.omp_get_max_threads()

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gram import cli
-from gram.files import locked
-from gram.recommendation import RECOMMENDATIONS_SCHEMA
+from gram.common.files import locked
+from gram.serving.recommendation import RECOMMENDATIONS_SCHEMA
 from gram.train_accelerate import main as train
 
 from .waiting import PATIENCE
@@ -176,7 +176,7 @@ def test_only_its_own_parts_are_removed(gram, model_folder, tmp_path):
 
 HOLDER = """
 import contextlib, sys
-from gram.files import locked
+from gram.common.files import locked
 with contextlib.ExitStack() as stack:
     for path in sys.argv[1:]:
         stack.enter_context(locked(path.rstrip("/"), inside=path.endswith("/")))
@@ -239,7 +239,7 @@ def test_a_process_that_was_killed_holds_nothing(holder, tmp_path):
 
 def test_one_that_waits_goes_on_when_the_other_has_ended(holder, tmp_path):
     process = holder(tmp_path / "a.txt")
-    script = f"from gram.files import locked\nwith locked({str(tmp_path / 'a.txt')!r}, wait=True): print('mine')"
+    script = f"from gram.common.files import locked\nwith locked({str(tmp_path / 'a.txt')!r}, wait=True): print('mine')"
     waiting = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -254,7 +254,7 @@ def test_a_terminated_run_leaves_nothing_half(tmp_path):
     script = """
 import sys
 from gram.cli import exit_code_of
-from gram.files import new_file
+from gram.common.files import new_file
 def program():
     with new_file("new/a.txt") as part:
         part.write_text("half")

@@ -26,8 +26,8 @@ import gram
 names = [module.name for module in pkgutil.walk_packages(gram.__path__, "gram.")]
 for name in names:
     importlib.import_module(name)
-from gram.quickstart import RECIPE
-from gram.settings import config_file
+from gram.reproduction.quickstart import RECIPE
+from gram.common.settings import config_file
 assert config_file("beauty").is_file() and RECIPE.is_file()
 assert version("gram-recommender") == gram.__version__
 print(json.dumps({"file": gram.__file__, "modules": names}))

@@ -11,9 +11,9 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from gram import GramConfig, GramForConditionalGeneration
 from gram import training_gram as form
 from gram.data import training_part
-from gram.data.training_steps import TrainingSteps
-from gram.elementwise_gram import dropout, norm
 from gram.encoding_gram import PackedLayout, encode_packed
+from gram.layers_gram import dropout, norm
+from gram.training.steps import TrainingSteps
 
 SHAPE = {"vocab_size": 60, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
 

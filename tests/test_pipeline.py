@@ -14,7 +14,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from gram import GenerativeRecommendationPipeline, cli
 from gram.data import read_folder
-from gram.recommendation import Recommender, load_model
+from gram.serving.loading import load_model
+from gram.serving.recommendation import Recommender
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -62,7 +63,7 @@ print(json.dumps(found))
 
 WITH_PACKAGE = """
 import json, sys
-import gram.auto_classes
+import gram.hub.auto_classes
 from gram import GenerativeRecommendationPipeline, GramForConditionalGeneration
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 folder, again, histories = json.load(sys.stdin)

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gram.common.provenance import read_provenance
 from gram.data import Interactions, RecommendationData, read_folder
-from gram.provenance import read_provenance
-from gram.tokenizer_folder import make_tokenizer_folder
 from gram.translation import TranslationSettings
+from gram.translation.tokenizer_folder import make_tokenizer_folder
 
 CHOSEN = {"num_clusters": 4, "depth": 3, "num_similar": 3, "vocab_size": 400}
 ARTEFACTS = (

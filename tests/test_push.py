@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from gram.hub.metadata_rules import card_problems
-from gram.recommendation import Recommender, load_model
+from gram.serving.loading import load_model
+from gram.serving.recommendation import Recommender
 
 HISTORIES = [["1", "2"], ["5", "9", "3"], ["20"]]
 

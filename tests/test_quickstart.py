@@ -4,9 +4,9 @@ import zipfile
 
 import pytest
 
-from gram import quickstart
 from gram.data import read_folder
-from gram.recommendation import Recommender
+from gram.reproduction import quickstart
+from gram.serving.recommendation import Recommender
 
 
 def test_five_core_in_order_of_time_then_item_id_as_text(films_wheel, tmp_path):

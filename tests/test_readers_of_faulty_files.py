@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gram.data import read_folder, read_lexical_ids, read_similar_items
+from gram.data import read_folder
 from gram.data.prepare import PrepareSettings, prepare
-from gram.translation.neighbours import read_neighbours
+from gram.translation.given import read_lexical_ids, read_neighbours, read_similar_items
 
 from .raw_data import json_lines
 

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import pytest
 
-from gram import quickstart
 from gram.data.prepare import PrepareSettings, prepare
+from gram.reproduction import quickstart
 
 from .loopback_hub import LoopbackHub
 from .waiting import PATIENCE

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gram.recommendation import RECOMMENDATIONS_SCHEMA, Recommender, load_model, recommend_users
+from gram.serving.loading import load_model
+from gram.serving.recommendation import RECOMMENDATIONS_SCHEMA, Recommender, recommend_users
 
 
 @pytest.fixture(scope="module")

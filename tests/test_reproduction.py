@@ -9,15 +9,15 @@ import pytest
 from accelerate import Accelerator
 
 from gram.cli import main
-from gram.evaluation import PROTOCOLS
-from gram.rankings import Hits, ndcg
+from gram.data.splits import sample_users
+from gram.evaluation.full_ranking import PROTOCOLS
+from gram.evaluation.rankings import Hits, ndcg
 from gram.reproduction import ROWS, Plan, reproduce, rerun, results_table, write_table
 from gram.reproduction.plan import IDENTITY_FILE
 from gram.reproduction.results import difference, join_results
 from gram.reproduction.rows import BUDGET, chosen_rows
 from gram.reproduction.run_files import save_result
 from gram.reproduction.runs import Outcome, Place, Run
-from gram.reproduction.sampling import sample_users
 
 from .conftest import QUICKSTART_RECIPE
 

@@ -16,14 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import ItemTrie
-from gram.baselines import ItemKNN, ItemKNNSettings, Popularity
-from gram.candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
 from gram.cli import main
+from gram.collaborative.baselines import ItemKNN, ItemKNNSettings, Popularity
+from gram.collaborative.fitting import fit_sasrec
+from gram.collaborative.sasrec import SASRec, SASRecSettings
 from gram.data import evaluation_histories, read_folder, training_part, without_test
-from gram.evaluation import evaluate, format_table
-from gram.reranking import FUSIONS, RERANKED, choose_reranking, put_forward
-from gram.translation import SASREC_FILE, SASRec, SASRecSettings, fit_sasrec
-from gram.weighting import GRID, Weighting, choose_weighting
+from gram.evaluation.candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
+from gram.evaluation.full_ranking import evaluate, format_table
+from gram.evaluation.reranking import FUSIONS, RERANKED, choose_reranking, put_forward
+from gram.evaluation.weighting import GRID, Weighting, choose_weighting
+from gram.translation import SASREC_FILE
 
 from .waiting import PATIENCE
 

@@ -19,13 +19,13 @@ from fastapi.testclient import TestClient
 
 from gram import cli
 from gram.benchmarks.serving import LOST, RIGHT, Server, load, make_requests
-from gram.hub.serve.app import create_app
-from gram.hub.serve.batching import Batcher
-from gram.hub.serve.catalogue import CatalogueSearch
-from gram.hub.serve.metrics import ServerMetrics
-from gram.hub.serve.settings import ServeSettings
 from gram.item_cache_gram import ItemCache
-from gram.recommendation import Recommender
+from gram.serving.http.app import create_app
+from gram.serving.http.batching import Batcher
+from gram.serving.http.catalogue import CatalogueSearch
+from gram.serving.http.metrics import ServerMetrics
+from gram.serving.http.settings import ServeSettings
+from gram.serving.recommendation import Recommender
 
 from .waiting import PATIENCE
 

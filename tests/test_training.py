@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from gram import GramForConditionalGeneration
 from gram.data import Interactions, RecommendationData, training_part
-from gram.data.training_steps import TrainingSteps, prefix_groups
 from gram.train_accelerate import train
 from gram.training.progress import Progress
-from gram.training_settings import TrainingSettings
+from gram.training.settings import TrainingSettings
+from gram.training.steps import TrainingSteps, prefix_groups
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ("prepare", "encoder")  # of other commands
@@ -88,7 +88,7 @@ def test_steps_are_counted_before_a_group_of_them_is_made(data, tokenizer, monke
     arguments = (training_part(data), tokenizer, 16, 16, 4, 0, 0)
     steps = TrainingSteps(*arguments)
     made = [index for index in range(len(steps)) if steps[index]]
-    monkeypatch.setattr("gram.data.training_steps.PrefixGroup", lambda *_: pytest.fail("a group was made"))
+    monkeypatch.setattr("gram.training.steps.PrefixGroup", lambda *_: pytest.fail("a group was made"))
     assert len(TrainingSteps(*arguments)) == len(made)
 
 
@@ -281,7 +281,7 @@ def test_loss_falls(data, data_folder, tokenizer, tmp_path):
 def test_every_recipe_is_valid(recipe):
     from argparse import ArgumentParser
 
-    from gram.settings import parse
+    from gram.common.settings import parse
     from gram.translation import TranslationSettings
 
     argv = ["--config", str(recipe), "--data", "d", "--output-dir", "o", "--backbone", "none", "--learning-rate", "0.5"]

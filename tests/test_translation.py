@@ -9,19 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, T5Tokenizer
 
+from gram.collaborative.sasrec import SASRecSettings
 from gram.data import Interactions, ItemTable, RecommendationData, read_folder
 from gram.tokenization_gram import CATALOGUE_SCHEMA, GramTokenizer
-from gram.translation import (
-    SASRecSettings,
-    TranslationSettings,
-    TreeStatistics,
-    train_vocabulary,
-    translate,
-)
+from gram.translation import TranslationSettings, TreeStatistics, train_vocabulary, translate
 from gram.translation.embedding import embed_texts
 from gram.translation.hierarchy import cluster_hierarchy
-from gram.translation.lexical_ids import Candidates, name_items
-from gram.translation.matching import greedy_matching
+from gram.translation.lexical_ids import name_items
+from gram.translation.matching import Candidates, greedy_matching
 from gram.trie_gram import ItemTrie
 
 SHARED = Path(__file__).parents[1].parent / "shared"

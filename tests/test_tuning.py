@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from gram import cli, tuning
-from gram.baselines import ItemKNN, ItemKNNSettings
+from gram import cli
+from gram.collaborative.baselines import ItemKNN, ItemKNNSettings
+from gram.collaborative.sasrec import SASRec, SASRecSettings
 from gram.data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
-from gram.evaluation import dense_ranks_by_protocol, evaluate, ranking_metrics
-from gram.translation import SASRec, SASRecSettings
-from gram.tuning import (
+from gram.evaluation import tuning
+from gram.evaluation.full_ranking import dense_ranks_by_protocol, evaluate, ranking_metrics
+from gram.evaluation.tuning import (
     ITEM_KNN_GRID,
     SASREC_GRID,
     Trial,

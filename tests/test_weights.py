@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gram import GramConfig, GramForConditionalGeneration, ItemTrie
 from gram.data import training_part
-from gram.data.training_steps import TrainingSteps
+from gram.training.steps import TrainingSteps
 
 HALVES = {torch.float16: 0.02, torch.bfloat16: 0.1}  # and how far answers may be off, of the largest
 LAYERS = ["q", "k", "v", "o", "wi", "wo"]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from peft import PeftModel
 
-from ..files import new_file, put, working_folder, write_errors
+from ..common.files import json_text, put, working_folder, write_errors, write_json
+from ..common.provenance import Provenance
 from ..modeling_gram import GramForConditionalGeneration
-from ..provenance import Provenance
 from ..tokenization_gram import GramTokenizer
 from .lora import ADAPTER_FOLDER, merged, save_adapter
 
@@ -72,18 +70,6 @@ def move_files(source: Path, target: Path) -> None:
         if path.is_dir():
             shutil.rmtree(target / path.name, ignore_errors=True)
         put(path, target / path.name)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON with indents, but lists of numbers on one line."""
-    with new_file(path) as part:
-        part.write_text(json_text(content), encoding="utf-8")
-
-
-def json_text(content: dict[str, Any]) -> str:
-    """What `write_json` writes."""
-    text = json.dumps(content, indent=2)
-    return re.sub(r"\[[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 __all__ = [

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..data.ragged import Ragged
 from ..tokenization_gram import GramTokenizer
+from .ragged import Ragged
 
 NOISE_DENSITY, MEAN_SPAN_LENGTH = 0.15, 3.0
 

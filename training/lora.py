@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from ..modeling_gram import GramForConditionalGeneration
-from ..training_settings import TrainingSettings
+from .settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 

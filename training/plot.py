@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import new_file
+from ..common.files import new_file
 
 LOSS_COLOUR, NDCG_COLOUR = "#3566a8", "#c4572b"
 _SMOOTHED_OVER = 20  # points of the loss

@@ -6,8 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ..data import RecommendationData, without_test
-from ..provenance import (
+from ..common.provenance import (
     COMPUTING,
     Provenance,
     hash_of_interactions,
@@ -16,9 +15,10 @@ from ..provenance import (
     hash_of_tokenizer,
     versions,
 )
+from ..data import RecommendationData, without_test
 from ..tokenization_gram import GramTokenizer
-from ..training_settings import PLACES, TrainingSettings
 from .checkpoints import CHECKPOINTS_FOLDER, PROVENANCE_FILE, checkpoints_in
+from .settings import PLACES, TrainingSettings
 
 FINISHED_FILE = "training.json"
 

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from ..modeling_gram import GramForConditionalGeneration
-from ..training_settings import TrainingSettings
+from .settings import TrainingSettings
 
 
 def check_launch(accelerator: Accelerator, settings: TrainingSettings) -> None:

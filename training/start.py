@@ -6,18 +6,18 @@ import logging
 
 import torch
 
+from ..common.processes import this_process
 from ..configuration_gram import GramConfig
 from ..data import RecommendationData
+from ..loading_gram import check_catalogue
 from ..modeling_gram import GramForConditionalGeneration
-from ..processes import this_process
-from ..recommending_gram import check_catalogue
 from ..tokenization_gram import GramTokenizer
-from ..tokenizer_folder import make_tokenizer_folder
-from ..training_settings import PROMPT_PARTS, TrainingSettings
 from ..translation import TranslationSettings
 from ..translation.codes import CODE_TOKEN
+from ..translation.tokenizer_folder import make_tokenizer_folder
 from ..trie_gram import ItemTrie
 from .denoising import num_sentinels
+from .settings import PROMPT_PARTS, TrainingSettings
 
 logger = logging.getLogger(__name__)
 

@@ -13,19 +13,19 @@ import pyarrow as pa
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
+from ..collaborative.fitting import fit_or_load, fit_sasrec, sasrec_provenance
+from ..collaborative.neighbours import items_bought_together, nearest_items
+from ..collaborative.sasrec import SASRec, SASRecSettings
+from ..common.artefacts import table_or_arrays
+from ..common.provenance import Provenance, hash_of_file, hash_of_interactions, hash_of_items, hash_of_texts
 from ..data.interactions import Interactions, RecommendationData
-from ..data.readers import read_lexical_ids, read_similar_items
 from ..data.splits import training_part
-from ..provenance import Provenance, hash_of_file, hash_of_interactions, hash_of_items, hash_of_texts
 from ..tokenization_gram import CATALOGUE_SCHEMA
-from .artefacts import table_or_arrays
 from .codes import code_ids, code_tokens, residual_codes
-from .collaborative import fit_or_load, fit_sasrec, sasrec_provenance
-from .embedding import embed_texts, encode_in_shards, encoder_inputs, read_vectors
+from .embedding import embed_texts, encode_in_shards, encoder_inputs
+from .given import read_block_list, read_lexical_ids, read_neighbours, read_similar_items, read_vectors
 from .hierarchy import ClusterTree, cluster_hierarchy, flat_paths
-from .lexical_ids import name_items, read_block_list
-from .neighbours import items_bought_together, nearest_items, read_neighbours
-from .sasrec import SASRec, SASRecSettings
+from .lexical_ids import name_items
 from .settings import BUILT_IN_ENCODER, CODES, ITEM_KNN, SASREC, TranslationSettings
 from .statistics import TreeStatistics
 

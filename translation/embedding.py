@@ -6,20 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from accelerate import PartialState
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from ..processes import this_process
-from ..provenance import Provenance, hash_of_folder, hash_of_texts
-from .artefacts import table_or_arrays
+from ..common.artefacts import table_or_arrays
+from ..common.processes import this_process
+from ..common.provenance import Provenance, hash_of_folder, hash_of_texts
 from .settings import BUILT_IN_ENCODER
 
 SHARD_TEXTS = 16_384
@@ -116,85 +111,6 @@ def encode_in_shards(
 def encoder_inputs(name: str) -> dict[str, str]:
     """Of an encoder in a folder the hash of its files: under the same name there may be another one day."""
     return {"encoder": hash_of_folder(name)} if Path(name).is_dir() else {}
-
-
-def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
-    """Given item vectors.
-
-    Args:
-        path: `.npy` or `.safetensors` with one array (N, d) in catalogue order, or `.parquet` with the columns
-            `item_id` and `vector` in any order.
-        item_ids: the catalogue.
-
-    Returns:
-        (N, d) float32, rows of length 1 (or 0).
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: another kind of file, a wrong shape, a number that is not finite, or an item without vector.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give one with the items' vectors")
-    readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".parquet": _read_parquet}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: not a kind of file that vectors are read from; give {', '.join(readers)}")
-    try:
-        vectors = readers[path.suffix](path, item_ids)
-    except (SafetensorError, pa.ArrowException, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())}); write it again") from None
-    if vectors.ndim != 2 or len(vectors) != len(item_ids) or vectors.dtype.kind not in "iuf" or not vectors.size:
-        shape = f"({len(item_ids)}, d)"
-        raise ValueError(f"{path}: holds {vectors.dtype} of shape {vectors.shape}; it must be numbers, {shape}")
-    vectors = vectors.astype(np.float64)
-    broken = ~np.isfinite(vectors).all(axis=1)
-    if broken.any():
-        raise ValueError(f"{path}: the vector of item {item_ids[int(broken.argmax())]} is not finite; correct it")
-    return _unit_length(vectors)
-
-
-def _read_npy(path: Path, item_ids: Sequence[str]) -> np.ndarray:
-    try:
-        vectors = np.load(path, allow_pickle=False)
-        if isinstance(vectors, np.ndarray):
-            return vectors
-        said = "it is an archive of several"
-    except ValueError as error:
-        said = error
-    raise ValueError(f"{path}: not a .npy file of numbers ({said}); write it with numpy.save") from None
-
-
-def _read_safetensors(path: Path, item_ids: Sequence[str]) -> np.ndarray:
-    tensors = load_file(path)
-    if len(tensors) != 1:
-        raise ValueError(f"{path}: holds {len(tensors)} arrays; it must hold one, the vectors")
-    (vectors,) = tensors.values()
-    is_short = vectors.is_floating_point() and vectors.dtype.itemsize < 4  # numpy has no bfloat16
-    return (vectors.float() if is_short else vectors).numpy()
-
-
-def _read_parquet(path: Path, item_ids: Sequence[str]) -> np.ndarray:
-    table = pq.read_table(path)
-    for name in ("item_id", "vector"):
-        if table.column_names.count(name) != 1:
-            raise ValueError(f"{path}: needs one column {name}; the columns must be item_id and vector")
-    kind = table["vector"].type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise ValueError(f"{path}: column vector holds {kind}; it must hold lists of numbers")
-    ids = table["item_id"].cast(pa.string()).to_pylist()
-    rows = {item: row for row, item in enumerate(ids)}
-    if len(rows) < len(ids):
-        twice = next(item for row, item in enumerate(ids) if rows[item] != row)
-        raise ValueError(f"{path}: item {twice} has two vectors; keep one")
-    missing = next((item for item in item_ids if item not in rows), None)
-    if missing is not None:
-        raise ValueError(f"{path}: item {missing} has no vector; add a row for it")
-    column = table["vector"].combine_chunks()
-    lengths = pc.list_value_length(column)
-    if column.null_count or pc.min(lengths).as_py() != pc.max(lengths).as_py():
-        raise ValueError(f"{path}: the vectors are not all of one length; correct the file")
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(table.num_rows, -1)[[rows[item] for item in item_ids]]
 
 
 def tfidf_svd(texts: Sequence[str], dimensions: int = 128, seed: int = 0) -> np.ndarray:

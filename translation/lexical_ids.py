@@ -6,22 +6,18 @@ Source: GRAM (arXiv 2506.01673), semantic-to-lexical translation.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .matching import greedy_matching
+from .matching import _BLOCK, Candidates, greedy_matching
 
 TF_TOKENS = 128  # term frequency looks at the start of a text only, document frequency at all of it
-NUM_CANDIDATES = 50
 MAX_FAN_OUT = 1024
 SPACE = "▁"  # stands for the space before a word in sentencepiece's vocabularies
 DIGITS = "0123456789"
-
-_BLOCK = 1 << 14  # texts or nodes that are worked on at once
 
 
 def name_items(
@@ -71,21 +67,6 @@ def name_items(
     return _spell(token_paths, groups, tokenizer)
 
 
-def read_block_list(path: str) -> list[str]:
-    """Words that lexical IDs may not show, one per line; blank lines and lines that start with `#` are left out.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it is not UTF-8.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            words = [line.strip() for line in file]
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
-    return [word for word in words if word and not word.startswith("#")]
-
-
 def _token_weights(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, may_name: np.ndarray, progress: bool
 ) -> sparse.csr_matrix:
@@ -124,44 +105,6 @@ def _may_name(tokenizer: PreTrainedTokenizerBase, blocked: Collection[str]) -> n
     allowed = np.array([len(token) > 1 and token.lower() not in words for token in tokens])
     allowed[tokenizer.all_special_ids] = False
     return allowed
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """The tokens that may name each node, heaviest first, equal ones by token.
-
-    Attributes:
-        offsets: (nodes + 1,) int64; node `n` owns the entries `offsets[n]` to `offsets[n + 1]`.
-        tokens: (total,) int32.
-        weights: (total,) float64.
-    """
-
-    offsets: np.ndarray
-    tokens: np.ndarray
-    weights: np.ndarray
-
-    @classmethod
-    def of(cls, weights: sparse.csr_matrix) -> Candidates:
-        """The heaviest tokens of every row."""
-        counts, tokens, values = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
-        for start in range(0, weights.shape[0], _BLOCK):
-            block = weights[start : start + _BLOCK]
-            rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-            order = np.lexsort((block.indices, -block.data, rows))
-            place = np.arange(len(order)) - block.indptr[rows]
-            best = order[place < NUM_CANDIDATES]
-            counts.append(np.minimum(np.diff(block.indptr), NUM_CANDIDATES))
-            tokens.append(block.indices[best].astype(np.int32))
-            values.append(block.data[best])
-        return cls(np.cumsum(np.concatenate(counts)), np.concatenate(tokens), np.concatenate(values))
-
-    def __add__(self, other: Candidates) -> Candidates:
-        """The nodes of one after those of the other."""
-        return Candidates(
-            np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]),
-            np.concatenate([self.tokens, other.tokens]),
-            np.concatenate([self.weights, other.weights]),
-        )
 
 
 def _name_tree(paths: np.ndarray, weights: sparse.csr_matrix, max_fan_out: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from .lexical_ids import Candidates
+from scipy import sparse
 
 _TABLE = 1 << 24  # entries of the table of who holds what
 
@@ -80,3 +78,47 @@ def _match(nodes, rows, first, end, candidates, skip, holder) -> np.ndarray:
     found = np.full(len(nodes), -1, dtype=np.int64)
     found[holders] = place[holders]
     return found
+
+
+NUM_CANDIDATES = 50
+
+
+_BLOCK = 1 << 14  # texts or nodes that are worked on at once
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The tokens that may name each node, heaviest first, equal ones by token.
+
+    Attributes:
+        offsets: (nodes + 1,) int64; node `n` owns the entries `offsets[n]` to `offsets[n + 1]`.
+        tokens: (total,) int32.
+        weights: (total,) float64.
+    """
+
+    offsets: np.ndarray
+    tokens: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, weights: sparse.csr_matrix) -> Candidates:
+        """The heaviest tokens of every row."""
+        counts, tokens, values = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
+        for start in range(0, weights.shape[0], _BLOCK):
+            block = weights[start : start + _BLOCK]
+            rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+            order = np.lexsort((block.indices, -block.data, rows))
+            place = np.arange(len(order)) - block.indptr[rows]
+            best = order[place < NUM_CANDIDATES]
+            counts.append(np.minimum(np.diff(block.indptr), NUM_CANDIDATES))
+            tokens.append(block.indices[best].astype(np.int32))
+            values.append(block.data[best])
+        return cls(np.cumsum(np.concatenate(counts)), np.concatenate(tokens), np.concatenate(values))
+
+    def __add__(self, other: Candidates) -> Candidates:
+        """The nodes of one after those of the other."""
+        return Candidates(
+            np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]),
+            np.concatenate([self.tokens, other.tokens]),
+            np.concatenate([self.weights, other.weights]),
+        )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..files import check_outputs, new_file
+from ..common.files import check_outputs, new_file
 from .statistics import TreeStatistics
 
 TEMPLATE = Path(__file__).with_name("report.html")

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..strings import id_fault
-from .lines import BadLineError, Reading
+from .lines import BadLineError, Reading, text
 from .times import implausible, is_implausible, seconds
-from .values import text
 
 _ID_REMEDY = "give every id as text without spaces, or as a whole number"
 

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..strings import id_fault
-from .lines import BATCH_ROWS, Reading, batches, lines, records
+from .lines import BATCH_ROWS, Reading, batches, lines, record, records, scalar, text
 from .source import Source, find, interaction_columns, item_columns, required
-from .values import record, scalar, text
 
 if TYPE_CHECKING:
     from ..prepare_settings import PrepareSettings

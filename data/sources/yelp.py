@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .lines import Reading, records
+from .lines import Reading, record, records, scalar, text
 from .source import Source, find
-from .values import record, scalar, text
 
 if TYPE_CHECKING:
     from ..prepare_settings import PrepareSettings

@@ -1,1 +1,1 @@
-../../../rankings.py
+../../../evaluation/rankings.py

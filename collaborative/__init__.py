@@ -1,0 +1,1 @@
+"""What knows users but no text: SASRec and its fitting, neighbours, item-kNN, popularity."""

@@ -1,0 +1,250 @@
+"""Collaborative semantics: training the SASRec with the full softmax."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..common.provenance import Provenance, hash_of_interactions, read_provenance
+from ..data.interactions import Interactions
+from .sasrec import SASRec, SASRecSettings
+
+logger = logging.getLogger(__name__)
+
+WARM_UP = 0.05  # part of the training
+ADAM_BETAS = (0.9, 0.98)  # of the SASRec authors
+_REMEDY = "train it with a lower learning_rate"
+REFEREE_USERS, REFEREE_BATCH = 2000, 128
+
+
+def fit_sasrec(
+    interactions: Interactions,
+    num_items: int,
+    settings: SASRecSettings | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> SASRec:
+    """Train a SASRec by cross-entropy over the whole catalogue.
+
+    It is trained on the CPU wherever the rest runs: a GPU adds up gradients in an order of its own, and would give
+    another catalogue every time.
+
+    Every item but a user's first is a target. The learning rate falls to zero over a fixed number of epochs. With
+    `patience` training stops early, judged by items that are taken from the training part for it, the last one of each
+    of 2,000 users: what is learned here goes into the prompts of a model that is validated on the validation items, so
+    that these may not be looked at.
+
+    Args:
+        interactions: the training part only; whoever calls has taken the validation and test items off.
+        num_items: size of the catalogue, N.
+        settings: shape and training.
+        seed: of weights, order and dropout. The global random state is left as it was.
+        progress: show a bar with the loss.
+
+    Returns:
+        The model, in evaluation mode. The same input gives the same weights on the same machine with as many threads.
+
+    Raises:
+        ValueError: the loss or the weights are no longer finite.
+    """
+    settings = settings or SASRecSettings()
+    referee = None
+    if settings.patience is not None:
+        interactions, referee = _hold_out(interactions)
+    targets_per_epoch = int(np.maximum(interactions.lengths - 1, 0).sum())
+    if not targets_per_epoch:
+        logger.warning("no user has two training items: SASRec learns nothing, and similar items are arbitrary")
+    total = settings.epochs * targets_per_epoch
+    shuffler = np.random.default_rng(seed)
+    with (
+        torch.random.fork_rng(devices=[]),
+        tqdm(total=total, desc="SASRec", unit="item", disable=not progress, leave=None) as bar,
+    ):
+        torch.default_generator.manual_seed(seed)  # the CPU's alone, which is what is put back
+        model = SASRec(num_items, settings).train()
+        optimizer = torch.optim.AdamW(model.parameters(), betas=ADAM_BETAS, weight_decay=settings.weight_decay)
+        done, mean_loss = 0, 0.0
+        for _ in range(settings.epochs):
+            for batch in _batches(interactions, settings, shuffler):
+                real = batch.targets >= 0
+                hidden = model(batch.items, batch.positions, batch.mask())[real]  # (n, dim)
+                loss = _FullSoftmaxLoss.apply(hidden, model.items.weight, batch.targets[real])
+                optimizer.zero_grad()
+                loss.backward()
+                part = (done + len(hidden) / 2) / total  # the middle of the batch, so that no rate is 0
+                rate = min(part / WARM_UP, (1 - part) / (1 - WARM_UP))
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * rate
+                optimizer.step()
+                of_batch = loss.item()
+                if not math.isfinite(of_batch):
+                    raise ValueError(f"SASRec: the loss is {of_batch} after {done:,} items; {_REMEDY}")
+                mean_loss = 0.99 * mean_loss + 0.01 * of_batch if mean_loss else of_batch
+                bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
+                bar.update(len(hidden))
+                done += len(hidden)
+            if referee is not None and referee.wants_no_more(model, settings.patience):
+                break
+    if referee is not None and referee.best_weights is not None:
+        model.load_state_dict(referee.best_weights)
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        raise ValueError(f"SASRec: after its last step some weights are not finite; {_REMEDY}")
+    return model.eval()
+
+
+class _Referee:
+    """Judges a SASRec by the NDCG@10 of held-out training items, and remembers its best weights."""
+
+    def __init__(self, histories: list[np.ndarray], targets: np.ndarray):
+        self.histories, self.targets = histories, torch.from_numpy(targets.astype(np.int64))
+        self.best, self.best_weights, self.epochs_since = 0.0, None, 0
+
+    def wants_no_more(self, model: SASRec, patience: int) -> bool:
+        gain = 0.0
+        for start in range(0, len(self.histories), REFEREE_BATCH):
+            scores = model.score(self.histories[start : start + REFEREE_BATCH])
+            target = scores.gather(1, self.targets[start : start + REFEREE_BATCH, None])
+            ranks = (scores >= target).sum(dim=1)
+            gain += (1 / torch.log2(ranks + 1.0))[ranks <= 10].sum().item()
+        self.epochs_since += 1
+        if gain > self.best:
+            weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+            self.best, self.best_weights, self.epochs_since = gain, weights, 0
+        return self.epochs_since >= patience
+
+
+def _hold_out(interactions: Interactions) -> tuple[Interactions, _Referee]:
+    """The interactions without the last one of some users, spread evenly; and what judges by those."""
+    able = np.flatnonzero(interactions.lengths >= 3)
+    users = able[np.linspace(0, len(able) - 1, min(REFEREE_USERS, len(able))).astype(int)] if len(able) else able
+    kept = np.ones(len(interactions.items), dtype=bool)
+    last = interactions.offsets[users + 1] - 1
+    kept[last] = False
+    lengths = interactions.lengths
+    lengths[users] -= 1
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    rest = Interactions(interactions.user_ids, interactions.items[kept], offsets)
+    return rest, _Referee([rest[user] for user in users], interactions.items[last])
+
+
+class _Batch:
+    """Windows of users' sequences, several to a row; each array is (rows, max_length) long."""
+
+    def __init__(self, rows: int, length: int):
+        self.items = torch.zeros(rows, length, dtype=torch.long)
+        self.positions = torch.zeros(rows, length, dtype=torch.long)
+        self.targets = torch.full((rows, length), -1)  # -1: none
+        self.segments = torch.zeros(rows, length, dtype=torch.long)  # number of the window in its row, 0: padding
+
+    def mask(self) -> Tensor:
+        """(rows, 1, L, L) bool: a place sees itself and what is before it in the same window."""
+        place = torch.arange(self.segments.shape[1])
+        return ((self.segments[:, :, None] == self.segments[:, None]) & (place[:, None] >= place))[:, None]
+
+
+def _batches(interactions: Interactions, settings: SASRecSettings, shuffler: np.random.Generator) -> Iterator[_Batch]:
+    """All windows once, in random order, packed so that hardly any place is padding."""
+    length, rows = settings.max_length, max(settings.batch_items // settings.max_length, 1)
+    packed: list[list[np.ndarray]] = []
+    room = 0
+    for window in _windows(interactions, length, shuffler):
+        if len(window) - 1 > room:
+            if len(packed) == rows:
+                yield _fill(packed, length)
+                packed = []
+            packed.append([])
+            room = length
+        packed[-1].append(window)
+        room -= len(window) - 1
+    if packed:
+        yield _fill(packed, length)
+
+
+def _windows(interactions: Interactions, length: int, shuffler: np.random.Generator) -> Iterator[np.ndarray]:
+    """Every user's sequence in pieces of at most `length + 1` items that share an end, so that no target is lost."""
+    for user in shuffler.permutation(len(interactions)):
+        items = interactions[user]
+        for start in range(0, len(items) - 1, length):
+            yield items[start : start + length + 1]
+
+
+def _fill(packed: list[list[np.ndarray]], length: int) -> _Batch:
+    batch = _Batch(len(packed), length)
+    for row, windows in enumerate(packed):
+        start = 0
+        for number, window in enumerate(windows, start=1):
+            items = torch.from_numpy(window.astype(np.int64))
+            place = slice(start, start + len(items) - 1)
+            batch.items[row, place] = items[:-1]
+            batch.targets[row, place] = items[1:]
+            batch.positions[row, place] = torch.arange(len(items) - 1)
+            batch.segments[row, place] = number
+            start = place.stop
+    return batch
+
+
+class _FullSoftmaxLoss(torch.autograd.Function):
+    """Mean of `cross_entropy(hidden @ items.T, targets)`, some rows at a time.
+
+    The gradient is taken along with the loss, so that the (rows, N) matrices are small enough for the processor's
+    cache and are written over by the next rows.
+    """
+
+    ROWS = 128
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+        """Loss of hidden (n, d) against targets (n,), rows of items (N, d)."""
+        grad_hidden, grad_items = torch.empty_like(hidden), torch.zeros_like(items)
+        logits, softmax = hidden.new_empty(2, _FullSoftmaxLoss.ROWS, len(items))
+        loss = hidden.new_zeros(())
+        for start in range(0, len(hidden), _FullSoftmaxLoss.ROWS):
+            some = slice(start, start + _FullSoftmaxLoss.ROWS)
+            target = targets[some, None]
+            torch.mm(hidden[some], items.T, out=logits[: len(target)])
+            probability = torch.softmax(logits[: len(target)], dim=1, out=softmax[: len(target)])  # (rows, N)
+            of_target = probability.gather(1, target)
+            loss -= of_target.clamp_min(1e-30).log().sum()
+            probability.scatter_(1, target, of_target - 1)  # now the gradient of the logits
+            torch.mm(probability, items, out=grad_hidden[some])
+            grad_items.addmm_(probability.T, hidden[some])
+        ctx.save_for_backward(grad_hidden / len(hidden), grad_items / len(hidden))
+        return loss / len(hidden)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The stored gradients, scaled."""
+        grad_hidden, grad_items = ctx.saved_tensors
+        return grad * grad_hidden, grad * grad_items, None
+
+
+def sasrec_provenance(interactions: Interactions, num_items: int, settings: SASRecSettings, seed: int) -> Provenance:
+    """Everything that decides what `fit_sasrec` learns."""
+    facts = {"num_items": num_items, "sasrec": asdict(settings), "seed": seed}
+    return Provenance("sasrec", {"training interactions": hash_of_interactions(interactions)}, facts)
+
+
+def fit_or_load(
+    path: str | Path,
+    interactions: Interactions,
+    num_items: int,
+    settings: SASRecSettings | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> SASRec:
+    """The SASRec in the file if it was trained on exactly this; otherwise one that is trained now and saved there."""
+    settings = settings or SASRecSettings()
+    provenance = sasrec_provenance(interactions, num_items, settings, seed)
+    if read_provenance(path).get("key") == provenance.key:
+        return SASRec.load(path)
+    model = fit_sasrec(interactions, num_items, settings, seed, progress)
+    model.save(path, provenance)
+    return model

@@ -1,0 +1,160 @@
+"""Which items are similar: by their vectors, by who has them, or as another tool says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from ..data.interactions import Interactions
+
+MAX_SCORES = 1 << 24  # entries of a block of item-item cosines
+EXACT_ITEMS = 30_000  # beyond, each item is compared with those of the nearest cells only
+ITEMS_PER_CELL, CELLS_PROBED = 256, 16
+TRAINING_ITEMS_PER_CELL = 64
+
+
+def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
+    """The most similar items of every item, by cosine; never more than a block of rows of the (N, N) matrix at once.
+
+    Beyond 30,000 items faiss sorts them into cells, and each is compared with those of the 16 nearest cells.
+
+    Args:
+        embeddings: (N, d) float.
+        k: how many.
+
+    Returns:
+        (N, k) int32, nearest first, never the item itself, equally near ones by row; -1 where the catalogue has too
+        few.
+
+    Example:
+        >>> nearest_items(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), k=1)
+        array([[1],
+               [0],
+               [1]], dtype=int32)
+    """
+    vectors = F.normalize(torch.as_tensor(embeddings, dtype=torch.float32), dim=1)
+    found = np.full((len(vectors), k), -1, dtype=np.int32)
+    kept = min(k, len(vectors) - 1)
+    if kept <= 0:
+        return found
+    if len(vectors) > EXACT_ITEMS:
+        found[:, :kept] = _approximate(vectors.numpy(), kept)
+        return found
+    rows = max(MAX_SCORES // len(vectors), 1)
+    for start in range(0, len(vectors), rows):
+        cosines = vectors[start : start + rows] @ vectors.T  # (rows, N)
+        own = torch.arange(len(cosines))
+        cosines[own, start + own] = -torch.inf
+        found[start : start + rows, :kept] = _largest(cosines, kept)
+    return found
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """(rows, k) columns of the largest values, equal ones by column; `topk` alone breaks ties at will."""
+    top, columns = values.topk(k, dim=1)
+    columns, by_column = columns.sort(dim=1)
+    by_value = top.gather(1, by_column).sort(dim=1, descending=True, stable=True).indices
+    columns = columns.gather(1, by_value)
+    for row in ((values >= top[:, -1:]).sum(dim=1) > k).nonzero()[:, 0]:  # a tie with one that was left out
+        columns[row] = values[row].sort(descending=True, stable=True).indices[:k]
+    return columns
+
+
+def _approximate(vectors: np.ndarray, k: int) -> np.ndarray:
+    import faiss  # before its threads are limited
+
+    found = np.full((len(vectors), k), -1, dtype=np.int32)
+    with threadpool_limits(limits=1):  # sums in an order that does not depend on the number of cores
+        quantizer = faiss.IndexFlatIP(vectors.shape[1])
+        cells = len(vectors) // ITEMS_PER_CELL
+        index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = TRAINING_ITEMS_PER_CELL
+        index.train(vectors)
+        index.add(vectors)
+        index.nprobe = CELLS_PROBED
+        rows = 1 << 14
+        for start in range(0, len(vectors), rows):
+            _, nearest = index.search(vectors[start : start + rows], k + 1)
+            others = nearest != np.arange(start, start + len(nearest))[:, None]
+            others &= others.cumsum(axis=1) <= k
+            block = np.full((len(nearest), k), -1, dtype=np.int32)
+            row, column = np.nonzero(others)
+            block[row, (others.cumsum(axis=1) - 1)[row, column]] = nearest[row, column]
+            found[start : start + rows] = block
+    return found
+
+
+def items_bought_together(interactions: Interactions, num_items: int, k: int) -> np.ndarray:
+    """The items that share most users with each item: cosine of the columns of the binary user-item matrix.
+
+    Args:
+        interactions: the training part only.
+        num_items: size of the catalogue, N.
+        k: how many.
+
+    Returns:
+        (N, k) int32, nearest first, equally near ones by row; -1 where fewer share a user with the item.
+    """
+    found = np.full((num_items, k), -1, dtype=np.int32)
+    for row, column, _, place in _cosines(interactions, num_items, k, shrinkage=0.0):
+        found[row, place] = column
+    return found
+
+
+def item_cosines(
+    interactions: Interactions, num_items: int, neighbours: int | None = None, shrinkage: float = 0.0
+) -> sparse.csr_matrix:
+    """How alike items are by who has them: `common users / (sqrt(users of one * users of the other) + shrinkage)`.
+
+    Args:
+        interactions: the training part only.
+        num_items: size of the catalogue, N.
+        neighbours: of each row only so many of the largest values, equal ones by column; none: all.
+        shrinkage: lowers the cosines of items with few users.
+
+    Returns:
+        (N, N) float32, its diagonal empty.
+
+    Example:
+        >>> training = Interactions.from_sequences(["u1", "u2"], [[0, 1], [0, 1, 2]])
+        >>> item_cosines(training, num_items=3, neighbours=1).toarray().round(2)
+        array([[0.  , 1.  , 0.  ],
+               [1.  , 0.  , 0.  ],
+               [0.71, 0.  , 0.  ]], dtype=float32)
+    """
+    parts = [part[:3] for part in _cosines(interactions, num_items, neighbours, shrinkage)]
+    row, column, value = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return sparse.csr_matrix((value.astype(np.float32), (row, column)), (num_items, num_items))
+
+
+def user_item_matrix(interactions: Interactions, num_items: int) -> sparse.csr_matrix:
+    """(U, N) float64: 1 where the user has the item, however often."""
+    users = np.repeat(np.arange(len(interactions)), interactions.lengths)
+    seen = sparse.csr_matrix((np.ones(len(users)), (users, interactions.items)), (len(interactions), num_items))
+    seen.data[:] = 1  # bought twice is bought
+    return seen
+
+
+def _cosines(
+    interactions: Interactions, num_items: int, k: int | None, shrinkage: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows, columns and values of `item_cosines`, and their places in the rows, some rows at a time."""
+    seen = user_item_matrix(interactions, num_items)
+    norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
+    by_item, rows = seen.tocsc(), 1 << 12
+    for start in range(0, num_items, rows):
+        common = (by_item[:, start : start + rows].T @ seen).tocoo()  # (rows, N)
+        others = common.row + start != common.col
+        row, column = common.row[others] + start, common.col[others]
+        value = common.data[others] / (norms[row] * norms[column] + shrinkage)
+        order = np.lexsort((column, -value.round(12), row))  # rounded: a tie must not hang on the last bit
+        row, column, value = row[order], column[order], value[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        kept = place < (num_items if k is None else k)
+        yield row[kept], column[kept], value[kept], place[kept]

@@ -1,0 +1,72 @@
+"""How the processes of one command run: on which device, with what memory, and which users are whose."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from datetime import timedelta
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
+
+PATIENCE = timedelta(days=7)  # of processes that wait while one of them translates, or trains a SASRec
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+
+
+def this_process() -> PartialState:
+    """This process among those that were launched together, with the device that is its own.
+
+    Whatever needs a device asks here: it is the accelerator of the process's number, or the CPU where that is asked for
+    (`ACCELERATE_USE_CPU`) or there is nothing else. The first call lets the processes find each other, so that all of
+    them must come here.
+    """
+    return PartialState(cpu=_on_cpu(), timeout=PATIENCE)
+
+
+def make_accelerator(**options) -> Accelerator:
+    """An `Accelerator` with these options, on the device of [`this_process`]."""
+    this_process()  # what Accelerate would make of it itself waits for ten minutes at most
+    return Accelerator(cpu=_on_cpu(), **options)
+
+
+def _on_cpu() -> bool:
+    # Accelerate must be told. Otherwise several processes on a machine without accelerator each take themselves for the
+    # only one.
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def keep_freed_memory() -> None:
+    """Let this process use freed memory again instead of giving it back to the system; for training on a CPU.
+
+    By default glibc maps every large tensor anew, and the system clears its pages at the first touch: element-wise
+    operations then take up to three times as long. Does nothing where the C library is another.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, -1)
+            mallopt(_M_TOP_PAD, 1 << 26)  # the heap grows in few steps
+
+
+def own_share(num_users: int, accelerator: Accelerator) -> np.ndarray:
+    """Rows of the users that this process looks after: every user belongs to exactly one process."""
+    return np.arange(accelerator.process_index, num_users, accelerator.num_processes)
+
+
+def gather_users(values: np.ndarray, num_users: int, accelerator: Accelerator) -> np.ndarray:
+    """Join the values (own share, ...) of all processes to (U, ...), the same in each of them."""
+    everybody = np.zeros((num_users, *values.shape[1:]), dtype=values.dtype)
+    everybody[own_share(num_users, accelerator)] = values
+    # Shares do not overlap, so the sum holds every user's value once, however many processes there are.
+    return accelerator.reduce(torch.from_numpy(everybody).to(accelerator.device), reduction="sum").cpu().numpy()
+
+
+def precision(choice: str) -> str:
+    """What `mixed_precision` of the settings means on this machine: `bf16` or `no`."""
+    if choice != "auto":
+        return choice
+    return "bf16" if this_process().device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"

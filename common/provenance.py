@@ -1,0 +1,225 @@
+"""Where files come from: hashes of what they were made from, and the key that says whether two are of the same.
+
+What is asked for again is done again only where its key differs, and the names of what differs are said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+
+if TYPE_CHECKING:  # `gram prepare` needs no torch
+    import torch
+
+METADATA_KEY = "gram.provenance"  # one key: safetensors writes several in an order of its own
+FORMAT = 1  # counted up when the same input comes to give another artefact
+COMPUTING = ("gram-recommender", "torch", "transformers")  # another version of these may give other numbers
+PACKAGES = (
+    *COMPUTING,
+    *("faiss-cpu", "numpy", "scikit-learn", "scipy", "sentence-transformers", "sentencepiece", "tokenizers"),
+)
+_ROWS_AT_ONCE = 1 << 14  # of a table
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artefact comes from.
+
+    Attributes:
+        artefact: its name.
+        inputs: name to SHA-256: of raw inputs, or the keys of the artefacts that it was made from.
+        settings: all that decides the outcome besides, the seed among it; JSON values.
+
+    Example:
+        >>> before = Provenance("clusters", {"vectors": "6af2"}, {"depth": 3, "seed": 0})
+        >>> now = Provenance("clusters", {"vectors": "01cd"}, {"depth": 4, "seed": 0})
+        >>> now.key == before.key, now.differences(before.facts)
+        (False, ['other vectors', 'depth=3, now 4'])
+    """
+
+    artefact: str
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of everything above; artefacts of one key are the same."""
+        facts = [FORMAT, self.artefact, dict(self.inputs), dict(self.settings)]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON values, with the versions of what it is made by."""
+        return {
+            "artefact": self.artefact,
+            "key": self.key,
+            "inputs": dict(self.inputs),
+            "settings": dict(self.settings),
+            "versions": versions(),
+        }
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The facts for the head of a Parquet or safetensors file."""
+        return {METADATA_KEY: json.dumps(self.facts, sort_keys=True)}
+
+    def differences(self, written: Mapping[str, Any]) -> list[str]:
+        """What of this is otherwise in the facts that something was made with; empty where nothing is.
+
+        Inputs that only the facts have, and settings that only one of the two has, are left out.
+        """
+        inputs, settings = written.get("inputs", {}), written.get("settings", {})
+        others = [f"other {name}" for name, content in self.inputs.items() if inputs.get(name) != content]
+        both = [name for name in self.settings if name in settings]
+        changed = [name for name in both if settings[name] != self.settings[name]]
+        return others + [f"{name}={settings[name]}, now {self.settings[name]}" for name in changed]
+
+
+@cache
+def versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for package in names:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """What an artefact says of itself; empty for a file that is missing, broken or says nothing."""
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+        else:
+            raw = pq.read_schema(path).metadata or {}
+            metadata = {name.decode(): value.decode() for name, value in raw.items()}
+        return json.loads(metadata.get(METADATA_KEY, "{}"))
+    except (OSError, SafetensorError, pa.ArrowInvalid, ValueError):
+        return {}
+
+
+def hash_of_json(values: Any) -> str:
+    """SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def hash_of_file(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_of_folder(folder: str | Path) -> str:
+    """SHA-256 of the names and contents of all files in a folder and those inside."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return hash_of_json({path.relative_to(folder).as_posix(): hash_of_file(path) for path in files})
+
+
+def hash_of_texts(*columns: Iterable[str]) -> str:
+    """SHA-256 of columns of strings, unambiguous in where one ends."""
+    digest = hashlib.sha256()
+    for column in columns:
+        for text in column:
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        digest.update(b"\xff" * 8)
+    return digest.hexdigest()
+
+
+def hash_of_table(table: pa.Table) -> str:
+    """SHA-256 of a table's columns, however they are chunked; takes memory for some rows alone.
+
+    Example:
+        >>> one = pa.table({"name": ["a", "b"]})
+        >>> hash_of_table(one) == hash_of_table(pa.concat_tables([one[:1], one[1:]]))
+        True
+    """
+    digest = hashlib.sha256(json.dumps(table.column_names).encode())
+    for start in range(0, len(table), _ROWS_AT_ONCE):
+        rows = table.slice(start, _ROWS_AT_ONCE).combine_chunks()
+        for batch in rows.to_batches():
+            digest.update(batch.serialize())
+    return digest.hexdigest()
+
+
+def hash_of_items(items) -> str:
+    """SHA-256 of an [`ItemTable`]."""
+    return hash_of_texts(items.item_ids, items.titles, items.texts)
+
+
+def hash_of_interactions(interactions, splits: np.ndarray | None = None) -> str:
+    """SHA-256 of [`Interactions`], who has which items in which order, and of their splits if given; not of names."""
+    digest = hashlib.sha256(interactions.offsets.astype("<i8").tobytes())
+    digest.update(interactions.items.astype("<i4").tobytes())
+    if splits is not None:
+        digest.update(splits.astype("i1").tobytes())
+    return digest.hexdigest()
+
+
+def hash_of_tokenizer(tokenizer) -> str:
+    """SHA-256 of all that decides the prompts of a [`GramTokenizer`]: vocabulary, catalogue, limits and parts."""
+    words = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    names = ("max_history", "max_passage_length", "with_user_prompt", "with_item_prompts", "with_id_in_item_prompt")
+    return hash_of_json([words, hash_of_table(tokenizer.catalogue), [getattr(tokenizer, name) for name in names]])
+
+
+def hash_of_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's weights with their names, whatever files they are in.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> before = hash_of_weights(layer)
+        >>> _ = torch.nn.init.zeros_(layer.bias)
+        >>> hash_of_weights(layer) == before
+        False
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_of_model(model) -> str:
+    """SHA-256 of all that decides what a transformers model generates: weights, configuration, generation settings."""
+    places = {"_name_or_path", "transformers_version", "_commit_hash", "auto_map", "custom_pipelines"}
+    configs = [config.to_dict() for config in (model.config, model.generation_config)]
+    facts = [{name: str(value) for name, value in config.items() if name not in places} for config in configs]
+    return hash_of_json([hash_of_weights(model), *facts])
+
+
+def hash_of_pretrained(name_or_path: str) -> str:
+    """What stands for a model that is loaded: of a folder SHA-256 of its weights, on the Hub the commit.
+
+    Raises:
+        OSError: there is no such model.
+    """
+    from transformers.utils import cached_file
+
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return Path(cached_file(name_or_path, "config.json")).parent.name
+    names = ("config.json", "model*.safetensors", "pytorch_model*.bin")
+    files = sorted(path for name in names for path in folder.glob(name))
+    return hash_of_json({path.name: hash_of_file(path) for path in files})

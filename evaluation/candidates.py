@@ -1,0 +1,192 @@
+"""What GRAM puts forward for many users: the items that beam search finds, and what it thinks of others.
+
+Under the protocol `all_items` every item of the catalogue may be put forward, seen ones too (the GRAM paper's
+protocol); under `unseen_items` what is in the user's history is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..item_cache_gram import ItemCache
+from ..serving.user_batches import batches_of_users
+
+PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
+
+_SPELT_AT_ONCE = 256  # items, over all users of a batch: what the attention over their passages takes is bounded by it
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Items for U users, with GRAM's scores.
+
+    Attributes:
+        items: (U, C) int64 catalogue rows, a user's all different; -1 for none.
+        scores: (U, C) float32, as `generate` gives them; -inf for none.
+        num_generated: the first so many columns are beam search's, best first; behind them are other items.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    num_generated: int
+
+    @property
+    def generated(self) -> Candidates:
+        """Beam search's alone."""
+        columns = slice(self.num_generated)
+        return Candidates(self.items[:, columns], self.scores[:, columns], self.num_generated)
+
+
+def gram_candidates(
+    model,
+    tokenizer,
+    histories: Sequence[np.ndarray],
+    protocols: Iterable[str] = tuple(PROTOCOLS),
+    num_beams: int = 50,
+    batch_size: int = 16,
+    others: Mapping[str, np.ndarray] | None = None,
+    progress: bool = True,
+    item_cache: ItemCache | None = None,
+) -> dict[str, Candidates]:
+    """Search for every user's items under each protocol. Items are encoded once for all protocols.
+
+    Args:
+        model: a [`GramForConditionalGeneration`] with its item trie; left in the mode, training or not, that it was in.
+        tokenizer: the model's [`GramTokenizer`].
+        histories: U histories of catalogue rows, oldest first.
+        protocols: of `PROTOCOLS`.
+        num_beams: width of the search, and how many items it gives.
+        batch_size: users in one search.
+        others: for each protocol (U, E) further items, -1 for none. Those that beam search did not find get the score
+            that it would have given them: they are spelt out.
+        progress: show a bar with the time left.
+        item_cache: encodings of the items; without it those of the histories are encoded in memory, each but once
+            unless that takes too much memory (see `gram.serving.user_batches`).
+
+    Returns:
+        For each protocol the candidates, in `num_beams` columns, and E more where there are others.
+
+    Example:
+        >>> histories = [np.array([3, 7]), np.array([1])]
+        >>> found = gram_candidates(model, tokenizer, histories, num_beams=5, progress=False)
+        >>> found["unseen_items"].items.shape, 3 in found["unseen_items"].items[0]
+        ((2, 5), False)
+    """
+    histories, others = list(histories), others or {}
+    found = {}
+    for protocol in protocols:
+        shape = (len(histories), num_beams + (others[protocol].shape[1] if protocol in others else 0))
+        found[protocol] = Candidates(np.full(shape, -1), np.full(shape, -np.inf, dtype=np.float32), num_beams)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), tqdm(total=len(histories), desc="GRAM", unit="user", disable=not progress) as bar:
+            for users, cache in batches_of_users(model, tokenizer, histories, batch_size, item_cache, progress):
+                chosen = [histories[user] for user in users]
+                inputs = _inputs(model, tokenizer, chosen)
+                seen = seen_items(chosen).to(model.device)
+                for protocol, candidates in found.items():
+                    excluded = seen if protocol == "unseen_items" else None
+                    items, scores = _generate(model, inputs, num_beams, excluded, cache)
+                    candidates.items[users, :num_beams], candidates.scores[users, :num_beams] = items, scores
+                _add_others(model, inputs, users, found, others, cache)
+                bar.update(len(users))
+    finally:
+        model.train(was_training)
+    return found
+
+
+def seen_items(histories: Sequence[np.ndarray]) -> torch.Tensor:
+    """(B, E) int64 catalogue rows of the histories, padded with -1: what `generate` takes as `excluded_items`.
+
+    Example:
+        >>> seen_items([[4, 2], [3]])
+        tensor([[ 4,  2],
+                [ 3, -1]])
+    """
+    rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
+def target_ranks(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(U,) int64 place from 1 of each user's target among the ranked items (U, K); 0 where it is not there.
+
+    Example:
+        >>> target_ranks(np.array([[4, 2], [3, -1]]), targets=np.array([2, 0]))
+        array([2, 0])
+    """
+    hit = items == np.asarray(targets)[:, None]  # (U, K)
+    return np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)
+
+
+def _inputs(model, tokenizer, histories) -> dict[str, torch.Tensor]:
+    newest = [[tokenizer.item_ids[row] for row in history[-tokenizer.max_history :]] for history in histories]
+    return dict(tokenizer(histories=newest, item_prompts=False, return_tensors="pt").to(model.device))
+
+
+def _generate(model, inputs, num_beams, excluded_items, item_cache) -> tuple[np.ndarray, np.ndarray]:
+    """Items (B, num_beams), best first, -1 beyond the last, and their scores."""
+    output = model.generate(
+        **inputs,
+        item_cache=item_cache,
+        excluded_items=excluded_items,
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        return_dict_in_generate=True,
+    )
+    scores = output.sequences_scores.view(output.item_indices.shape)
+    return output.item_indices.cpu().numpy(), scores.float().cpu().numpy()
+
+
+def _add_others(model, inputs, users, found, others, item_cache) -> None:
+    """Put the others behind what was generated. An item that several protocols ask for is spelt out once."""
+    if not others:
+        return
+    known = np.concatenate([found[protocol].generated.items[users] for protocol in found], axis=1)
+    scores = np.concatenate([found[protocol].generated.scores[users] for protocol in found], axis=1)
+    asked = np.sort(np.concatenate([rows[users] for rows in others.values()], axis=1), axis=1)  # (B, E')
+    asked[:, 1:][asked[:, 1:] == asked[:, :-1]] = -1
+    asked = _not_among(asked, known)
+    known = np.concatenate([known, asked], axis=1)
+    scores = np.concatenate([scores, _spell_out(model, inputs, asked, item_cache)], axis=1)
+    for protocol, rows in others.items():
+        candidates = found[protocol]
+        more = _not_among(rows[users], candidates.generated.items[users])  # (B, E)
+        place = (more[:, :, None] == known[:, None]).argmax(axis=2)
+        own = np.where(more < 0, -np.inf, np.take_along_axis(scores, place, axis=1))
+        candidates.items[users, candidates.num_generated :] = np.where(np.isneginf(own), -1, more)
+        candidates.scores[users, candidates.num_generated :] = own
+
+
+def _not_among(others: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """The others (B, E), -1 in place of those that are among the items (B, K)."""
+    return np.where((others[:, :, None] == items[:, None]).any(axis=2), -1, others)
+
+
+def _spell_out(model, inputs, items: np.ndarray, item_cache) -> np.ndarray:
+    """GRAM's scores (B, E) of given items, -1 for none; -inf for none and for what has no lexical ID."""
+    trie = model.item_trie
+    rows = torch.as_tensor(items, device=model.device)
+    known = (rows >= 0) & (rows < trie.num_items)
+    known &= trie.leaves[rows.clamp(0, trie.num_items - 1)] >= 0
+    width = int(known.sum(dim=1).max())
+    scores = torch.full(rows.shape, -torch.inf, device=model.device)
+    if not width:
+        return scores.cpu().numpy()
+    places = known.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]  # known ones first
+    wanted = rows.masked_fill(~known, -1).gather(1, places)  # (B, width)
+    penalty = model.generation_config.length_penalty
+    step, spelt = max(_SPELT_AT_ONCE // width, 1), []
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        own = {name: value[some] for name, value in inputs.items()}
+        explained = model.explain(wanted[some], **own, item_cache=item_cache)
+        length = (explained.num_items_left > 0).sum(dim=2).clamp(min=1)
+        spelt.append(explained.token_log_probs.sum(dim=2) / length ** (1.0 if penalty is None else penalty))
+    scores.scatter_(1, places, torch.cat(spelt).float().masked_fill(wanted < 0, -torch.inf))
+    return scores.cpu().numpy()

@@ -1,0 +1,400 @@
+"""Full ranking by item ids: recall and NDCG of GRAM and of the baselines, on the same users.
+
+Every user that is evaluated has one held-out item, the target. A model ranks the whole catalogue, and the target's
+rank alone decides: recall@k is 1 where the rank is at most k, and NDCG@k is then
+`1 / log2(rank + 1)`; both are 0 otherwise.
+
+Two protocols are measured side by side, `all_items` and `unseen_items` (see `candidates`). Under the latter a target
+that the user has had before cannot be recommended, and counts as a miss: every protocol has the same users, so
+that its rows can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+
+from ..collaborative.baselines import ItemKNN, Popularity, Recommender
+from ..collaborative.fitting import fit_or_load
+from ..collaborative.sasrec import SASRec
+from ..common.files import check_outputs, holds_json, holds_table, new_files
+from ..common.processes import gather_users, make_accelerator, own_share
+from ..common.provenance import (
+    Provenance,
+    hash_of_interactions,
+    hash_of_model,
+    hash_of_tokenizer,
+    hash_of_weights,
+    read_provenance,
+)
+from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
+from ..item_cache_gram import ItemCache
+from .candidates import PROTOCOLS, gram_candidates, target_ranks
+from .rankings import Hits, estimate, ndcg, recall
+from .reranking import Reranking, choose_reranking, put_forward
+
+CUTOFFS = (1, 5, 10, 20, 50)
+PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
+
+
+def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
+    """Recall and NDCG with a 95 % interval over users.
+
+    Args:
+        ranks: (U,) rank of every user's target, from 1; 0 where the model did not return it.
+        cutoffs: the values of k.
+
+    Returns:
+        `{"recall@k": {"mean", "low", "high"}, "ndcg@k": ...}`. The interval is the normal approximation: the mean and
+        1.96 standard errors to either side, clipped to [0, 1]. It tells how far the mean would move with other users,
+        not with another seed. For a single user it is all of [0, 1].
+
+    Raises:
+        ValueError: no users.
+
+    Example:
+        >>> metrics = ranking_metrics(np.array([1, 3, 0, 0]), cutoffs=(5,))  # found first, third, and not for two users
+        >>> metrics["recall@5"]["mean"], metrics["ndcg@5"]["mean"]
+        (0.5, 0.375)
+    """
+    ranks = np.asarray(ranks)
+    if not len(ranks):
+        raise ValueError("there are no users to evaluate; give at least one")
+    hits = Hits.of_targets(ranks)
+    values = {"recall": recall, "ndcg": ndcg}
+    return {f"{name}@{k}": estimate(value(hits, k)) for k in cutoffs for name, value in values.items()}
+
+
+def gram_ranks(
+    model,
+    tokenizer,
+    histories: Sequence[np.ndarray] | Interactions,
+    targets: np.ndarray,
+    num_beams: int = 50,
+    exclude_seen: bool = False,
+    batch_size: int = 16,
+    progress: bool = True,
+    item_cache: ItemCache | None = None,
+) -> np.ndarray:
+    """Rank of every user's target among the items that beam search returns.
+
+    Needs no other process: where there are several, each calls it with its own users (see `own_share`).
+
+    Args:
+        model: a [`GramForConditionalGeneration`] with its item trie; left in the mode, training or not, that it was in.
+        tokenizer: the model's [`GramTokenizer`].
+        histories: U histories of catalogue rows, oldest first.
+        targets: (U,) catalogue rows.
+        num_beams: width of the search, and how many items are ranked.
+        exclude_seen: mask every item of the whole history, not only of its newest part that the model reads.
+        batch_size: users in one search.
+        progress: show a bar with the time left.
+        item_cache: encodings of the items; without it those of the histories are encoded in memory, each but once
+            unless that takes too much memory (see `gram.serving.user_batches`).
+
+    Returns:
+        (U,) int64 ranks from 1; 0 where the target is not among the `num_beams` items.
+
+    Example:
+        >>> from gram.data import evaluation_histories
+        >>> histories, targets = evaluation_histories(data, "test")
+        >>> ranks = gram_ranks(model, tokenizer, histories, targets, num_beams=5, progress=False)
+        >>> ranks.shape, set(ranks) <= {0, 1, 2, 3, 4, 5}
+        ((40,), True)
+    """
+    protocol = "unseen_items" if exclude_seen else "all_items"
+    options = (protocol,), num_beams, batch_size, None, progress, item_cache
+    return target_ranks(gram_candidates(model, tokenizer, histories, *options)[protocol].items, targets)
+
+
+def dense_ranks(
+    scores: torch.Tensor | np.ndarray, histories: Sequence[np.ndarray], targets: np.ndarray, exclude_seen: bool
+) -> np.ndarray:
+    """Rank of every user's target where a model scores the whole catalogue.
+
+    Of items with equal scores the one with the lower catalogue row comes first: ties are broken alike for every user
+    and never in the target's favour.
+
+    Args:
+        scores: (U, N), higher is better.
+        histories: U histories of catalogue rows.
+        targets: (U,) catalogue rows.
+        exclude_seen: mask the items of the history.
+
+    Returns:
+        (U,) int64 ranks from 1; 0 where the target itself is masked.
+
+    Example:
+        >>> scores = np.array([[0.1, 0.9, 0.5], [0.1, 0.9, 0.5]])
+        >>> dense_ranks(scores, histories=[[1], [1]], targets=np.array([2, 0]), exclude_seen=True)
+        array([1, 2])
+    """
+    scores = torch.as_tensor(scores).cpu().to(torch.float64, copy=True).numpy()
+    if exclude_seen:
+        for row, history in zip(scores, histories, strict=True):
+            row[history] = -np.inf
+    targets = np.asarray(targets, dtype=np.int64)[:, None]
+    own = np.take_along_axis(scores, targets, axis=1)  # (U, 1)
+    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < targets))
+    return np.where(np.isneginf(own[:, 0]), 0, before.sum(axis=1) + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        results: `{"model", "weights", "provenance", "split", "users", "num_beams", "data", "models": {name: {protocol:
+            {metric: {"mean", "low", "high"}}}}, "seconds": {name: seconds}}`. `weights` is the SHA-256 of GRAM's;
+            `provenance` is what was measured on what, and stands in the head of the file of ranks too: two files of one
+            key belong together. A baseline's seconds include its training. With re-ranking, GRAM's include that of
+            SASRec's items, and there is `"reranking": {"file", "key", "seconds", "weights"}`: the file of the weights,
+            its key, what choosing took (and training the baselines), and the weights.
+        per_user: one row per user, model and protocol: `user_id`, `item_id` (the target), `model`, `protocol`, `rank`
+            (null beyond 50).
+    """
+
+    results: dict[str, Any]
+    per_user: pa.Table
+
+    def save(self, output: str | Path) -> None:
+        """Write the results as JSON, and the ranks of all users as Parquet beside them, of the same name."""
+        output, table = result_files(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with new_files(table, output) as (table_part, part):
+            pq.write_table(self.per_user, table_part)
+            part.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
+
+
+def result_files(output: str | Path) -> tuple[Path, Path]:
+    """The JSON file of an evaluation, and the Parquet file beside it.
+
+    Raises:
+        ValueError: the name does not end in `.json`, or is a folder's; one of them is there and no evaluation's.
+    """
+    output = Path(output)
+    if output.suffix != ".json" or output.is_dir():
+        raise ValueError(f"{output}: results are written as JSON; give a file name that ends in .json")
+    table = output.with_suffix(".parquet")
+    check_outputs(
+        {
+            output: lambda path: holds_json(path, "split", "users", "num_beams", "models"),
+            table: lambda path: holds_table(path, *PER_USER),
+        }
+    )
+    return output, table
+
+
+def evaluate(
+    model,
+    tokenizer,
+    data: RecommendationData,
+    sasrec_file: str | Path,
+    model_sasrec: str | Path | None = None,
+    split: str = "test",
+    num_beams: int = 50,
+    max_users: int | None = None,
+    batch_size: int = 16,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    item_cache: ItemCache | None = None,
+    reranking_file: str | Path | None = None,
+) -> Evaluation:
+    """Rank the held-out item of every user by GRAM, popularity, item-kNN and SASRec, under both protocols.
+
+    The baselines learn from the training part of the users' sequences only. Every process of `accelerator` calls this,
+    evaluates its share of the users, and returns the results of all.
+
+    Args:
+        model: a [`GramForConditionalGeneration`] with its item trie.
+        tokenizer: its [`GramTokenizer`].
+        data: whole sequences of the users.
+        sasrec_file: the SASRec is loaded from here if it was trained on exactly the training part of these data;
+            otherwise one is trained and saved here.
+        model_sasrec: the SASRec that the model's similar items came from, which is taken instead if it was trained on
+            exactly that; never written to.
+        split: `"validation"` or `"test"`.
+        num_beams: width of GRAM's search, and how many items it ranks: below 50 its recall@50 is cut short.
+        max_users: only so many users, drawn at random, for a quick look.
+        batch_size: users in one search.
+        accelerator: where to run; by default all of the launched processes.
+        progress: show bars with the time left.
+        item_cache: encodings of the items; without it every process encodes those of its users, see [`gram_ranks`].
+        reranking_file: rank by GRAM and collaborative scores together too (see `reranking`), with the weights of this
+            JSON file if they were chosen for exactly this; otherwise they are chosen on the validation items and
+            saved here, before anything else.
+
+    Raises:
+        ValueError: an item of the data is not in the tokenizer's catalogue; a split or a number that cannot be;
+            re-ranking of the items by which its weights are chosen.
+    """
+    if reranking_file is not None and split != "test":
+        raise ValueError(f"reranking: weights are chosen on the validation items; the split must be test, not {split}")
+    for name, value in (("num_beams", num_beams), ("max_users", max_users), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    accelerator = accelerator or make_accelerator()
+    progress = progress and accelerator.is_main_process
+    data = _in_catalogue_rows(data, tokenizer)
+    histories, targets = evaluation_histories(data, split)
+    users = drawn_users(len(targets), max_users)
+    num_users, num_items = len(users), len(tokenizer.item_ids)
+    share = users[own_share(num_users, accelerator)]
+    own_histories, own_targets = [histories[user] for user in share], targets[share]
+    training, model = training_part(data), model.to(accelerator.device)
+
+    @cache
+    def sasrec():
+        if _is_trained_on(model_sasrec, training, num_items):
+            return SASRec.load(model_sasrec)
+        with accelerator.main_process_first():  # the others load what the first has saved
+            return fit_or_load(sasrec_file, training, num_items, progress=progress)
+
+    baselines = {
+        "SASRec": sasrec,
+        "item-kNN": cache(lambda: ItemKNN(training, num_items)),
+        "popularity": cache(lambda: Popularity(training, num_items)),
+    }
+    search = {"num_beams": num_beams, "batch_size": batch_size, "progress": progress, "item_cache": item_cache}
+    reranking, start = None, time.perf_counter()
+    if reranking_file is not None:  # before anything of the test split is ranked
+        scorers = {name: make() for name, make in baselines.items()}
+        options = {"max_users": max_users, "accelerator": accelerator, **search}
+        reranking = choose_reranking(reranking_file, model, tokenizer, without_test(data), scorers, **options)
+    seconds_choosing = round(time.perf_counter() - start, 2)
+
+    ranks, seconds, start = {}, {}, time.perf_counter()
+    for name, by_protocol in _ranks(model, tokenizer, own_histories, own_targets, baselines, reranking, search):
+        ranks[name] = {key: gather_users(own, num_users, accelerator) for key, own in by_protocol.items()}
+        seconds[name] = round(time.perf_counter() - start, 2)
+        start = time.perf_counter()
+
+    inputs = {
+        "model": hash_of_model(model),
+        "tokenizer": hash_of_tokenizer(tokenizer),
+        "interactions": hash_of_interactions(data.interactions, data.splits),
+        "SASRec": hash_of_weights(sasrec()),
+        **({} if reranking is None else {"reranking": reranking.record["key"]}),
+    }
+    stored = item_cache.dtype if item_cache else "float32"
+    facts = {"split": split, "users": num_users, "num_beams": num_beams, "item_encodings": stored}
+    provenance = Provenance("evaluation", inputs, facts)
+    results = {
+        "model": model.name_or_path,
+        "weights": hash_of_weights(model),
+        "provenance": provenance.facts,
+        **facts,
+        "data": {
+            "folder": None if data.folder is None else str(data.folder),
+            "items": len(data.items),
+            "users": len(data.interactions),
+            "interactions": len(data.interactions.items),
+            "leave_one_out": data.is_leave_one_out,
+        },
+        "models": {
+            name: {protocol: ranking_metrics(values) for protocol, values in by_protocol.items()}
+            for name, by_protocol in ranks.items()
+        },
+        "seconds": seconds,
+    }
+    if reranking is not None:
+        facts = {"file": Path(reranking_file).name, "key": reranking.record["key"], "seconds": seconds_choosing}
+        results["reranking"] = {**facts, "weights": reranking.weights}
+    names = [histories.user_ids[user] for user in users]
+    target_ids = [tokenizer.item_ids[row] for row in targets[users]]
+    per_user = ranks_table(names, target_ids, ranks).replace_schema_metadata(provenance.metadata)
+    return Evaluation(results, per_user)
+
+
+def _ranks(
+    model, tokenizer, histories, targets, baselines, reranking: Reranking | None, search: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Each model's name with its ranks (U,) under each protocol, one after the other."""
+    if reranking is None:
+        candidates = gram_candidates(model, tokenizer, histories, **search)
+    else:
+        scorers = {name: make() for name, make in baselines.items()}
+        found = put_forward(model, tokenizer, histories, scorers, **search)
+        candidates = found.candidates
+    yield "GRAM", {protocol: target_ranks(of.generated.items, targets) for protocol, of in candidates.items()}
+    if reranking is not None:
+        yield from reranking.ranks(found, targets).items()
+    for name, make in baselines.items():
+        yield name, dense_ranks_by_protocol(make(), histories, targets)
+
+
+def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationData:
+    """The users' sequences in rows of the tokenizer's catalogue, whose order and extent may differ from the data's."""
+    rows = np.array([tokenizer.item_rows.get(item, -1) for item in data.items.item_ids], dtype=np.int32)
+    items = rows[data.interactions.items]
+    if (items < 0).any():
+        item = data.items.item_ids[data.interactions.items[int((items < 0).argmax())]]
+        place = data.folder or "the data"
+        raise ValueError(f"{place}: item {item} is not in the model's catalogue; evaluate on the data it was made from")
+    return replace(data, interactions=replace(data.interactions, items=items))
+
+
+def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_items: int) -> bool:
+    if sasrec_file is None:
+        return False
+    facts = read_provenance(sasrec_file)
+    if facts.get("settings", {}).get("num_items") != num_items:
+        return False
+    return facts["inputs"].get("training interactions") == hash_of_interactions(training)
+
+
+def dense_ranks_by_protocol(
+    recommender: Recommender, histories: list[np.ndarray], targets: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What [`dense_ranks`] gives, (U,) ranks, for each protocol and a recommender that scores the whole catalogue."""
+    ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in PROTOCOLS}
+    for start in range(0, len(targets), 128):
+        users = slice(start, start + 128)
+        scores = recommender.score(histories[users])
+        for protocol in PROTOCOLS:
+            ranks[protocol][users] = dense_ranks(scores, histories[users], targets[users], protocol == "unseen_items")
+    return ranks
+
+
+def ranks_table(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[str, np.ndarray]]) -> pa.Table:
+    """One row per model, protocol and user, as [`Evaluation`] has it.
+
+    Args:
+        user_ids: U users.
+        item_ids: their targets.
+        ranks: for each model and protocol (U,) ranks from 1, 0 where not found.
+    """
+    blocks = []
+    for name, by_protocol in ranks.items():
+        for protocol, values in by_protocol.items():
+            unknown = (values < 1) | (values > max(CUTOFFS))
+            constant = {"model": pa.repeat(name, len(values)), "protocol": pa.repeat(protocol, len(values))}
+            rank = pa.array(values.astype(np.int32), mask=unknown)
+            columns = {"user_id": user_ids, "item_id": item_ids, **constant, "rank": rank}
+            blocks.append(pa.table({column: columns[column] for column in PER_USER}))
+    return pa.concat_tables(blocks)
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """The results as text, a table per protocol: R is recall, N is NDCG, and the interval is that of N@10."""
+    columns = [f"{metric}@{k}" for k in CUTOFFS for metric in ("recall", "ndcg") if (metric, k) != ("ndcg", 1)]
+    head = "".join(f"{name[0].upper() + name[name.index('@') :]:>7}" for name in columns) + f"{'N@10, 95 %':>15}"
+    width, lines = max(11, *(len(name) + 2 for name in results["models"])), []
+    for protocol, meaning in PROTOCOLS.items():
+        lines += ["", f"{results['users']} {results['split']} users, {meaning}", f"{'':<{width}}{head}"]
+        for name, by_protocol in results["models"].items():
+            metrics = by_protocol[protocol]
+            row = "".join(f"{metrics[column]['mean']:>7.4f}" for column in columns)
+            lines.append(f"{name:<{width}}{row}  {metrics['ndcg@10']['low']:.4f}-{metrics['ndcg@10']['high']:.4f}")
+    return "\n".join(lines[1:])

@@ -1,0 +1,296 @@
+"""Late fusion of recommenders: GRAM's candidates ranked by its own and by collaborative scores together.
+
+The rankings are those of [`FUSIONS`]. Their weights are chosen on the validation items: [`choose_reranking`] takes no
+data that hold a test item.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from ..collaborative.baselines import Recommender
+from ..common.files import new_file
+from ..common.processes import gather_users, make_accelerator, own_share
+from ..common.provenance import Provenance, hash_of_interactions, hash_of_model, hash_of_tokenizer, hash_of_weights
+from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
+from ..item_cache_gram import ItemCache
+from .candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
+from .rankings import Hits, estimate, ndcg, recall
+from .weighting import GRID, ROUNDS, Weighting, choose_weighting
+
+_USERS_AT_ONCE = 128  # whose scores of the whole catalogue are in memory
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Whose candidates are ranked by whom.
+
+    Attributes:
+        of: whose candidates: beam search's, and as many of SASRec, which GRAM spells out to score them as its own.
+        by: whose scores count beside those of the first of them.
+    """
+
+    of: tuple[str, ...]
+    by: tuple[str, ...]
+
+
+RERANKED = "GRAM, re-ranked"
+FUSIONS: Mapping[str, Fusion] = {
+    RERANKED: Fusion(("GRAM",), ("SASRec", "item-kNN", "popularity")),
+    "GRAM + SASRec": Fusion(("GRAM", "SASRec"), ("SASRec",)),
+    "GRAM + SASRec + kNN": Fusion(("GRAM", "SASRec"), ("SASRec", "item-kNN")),
+    "SASRec + kNN": Fusion(("SASRec",), ("item-kNN",)),  # the same without GRAM, for what GRAM adds
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Reranking:
+    """Weightings that were chosen on validation items.
+
+    Attributes:
+        weightings: `{row: {protocol: Weighting}}`, rows as in [`FUSIONS`].
+        record: all of it as JSON values: `key`, `artefact`, `inputs` (hashes of model, data and SASRec), `settings`,
+            `versions`, `spread` of each recommender, and
+            `rows`, `{row: {protocol: {"weights", "validation", "tried"}}}`. `validation` has NDCG@10 and recall@10 of
+            the first recommender alone and of what was chosen, with intervals; the latter flatter, since the weights
+            were chosen by them.
+    """
+
+    weightings: dict[str, dict[str, Weighting]]
+    record: dict[str, Any]
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Reranking:
+        """From what [`save`] wrote."""
+        rows = record["rows"].items()
+        made = {row: {name: Weighting(of["weights"], record["spread"]) for name, of in by.items()} for row, by in rows}
+        return cls(made, record)
+
+    @property
+    def weights(self) -> dict[str, dict[str, dict[str, float]]]:
+        """`{row: {protocol: {recommender: weight}}}`."""
+        rows = self.weightings.items()
+        return {row: {protocol: dict(of.weights) for protocol, of in by.items()} for row, by in rows}
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as JSON."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as part:
+            part.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
+
+    def ranks(self, found: PutForward, targets: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """`{row: {protocol: (U,) ranks}}` of the targets, from 1; 0 where the target is no candidate."""
+        return {
+            row: {
+                protocol: target_ranks(weighting.rank(*found.of(FUSIONS[row], protocol)), targets)
+                for protocol, weighting in by_protocol.items()
+            }
+            for row, by_protocol in self.weightings.items()
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class PutForward:
+    """What is to be ranked for U users: candidates of GRAM and SASRec, with everybody's scores.
+
+    Attributes:
+        candidates: for each protocol beam search's and behind them SASRec's best, with GRAM's scores.
+        scores: `{protocol: {recommender: (U, C) float32}}` of the candidates.
+        spread: for each recommender (U,) float32 standard deviations of its scores over the whole catalogue.
+    """
+
+    candidates: dict[str, Candidates]
+    scores: dict[str, dict[str, np.ndarray]]
+    spread: dict[str, np.ndarray]
+
+    def of(self, fusion: Fusion, protocol: str) -> tuple[Candidates, dict[str, np.ndarray]]:
+        """What a fusion ranks, with the scores that count in it."""
+        candidates, scores = self.candidates[protocol], self.scores[protocol]
+        if fusion.of == ("GRAM",):
+            return candidates.generated, {name: scores[name][:, : candidates.num_generated] for name in fusion.by}
+        if "GRAM" in fusion.of:
+            return candidates, {name: scores[name] for name in fusion.by}
+        (own,) = fusion.of
+        none = candidates.items < 0
+        best = np.argsort(np.where(none, np.inf, -scores[own]), axis=1, kind="stable")[:, : candidates.num_generated]
+        items = np.take_along_axis(candidates.items, best, axis=1)
+        nothing = np.where(items < 0, -np.inf, np.float32(0))
+        counted = {name: np.take_along_axis(scores[name], best, axis=1) for name in (own, *fusion.by)}
+        return Candidates(items, nothing, candidates.num_generated), counted
+
+
+def put_forward(
+    model,
+    tokenizer,
+    histories: Sequence[np.ndarray],
+    scorers: Mapping[str, Recommender],
+    num_beams: int = 50,
+    batch_size: int = 16,
+    progress: bool = True,
+    item_cache: ItemCache | None = None,
+) -> PutForward:
+    """GRAM's candidates under every protocol, and `num_beams` of SASRec, with all scores.
+
+    Args:
+        model, tokenizer, histories, num_beams, batch_size, progress, item_cache: as of [`gram_candidates`].
+        scorers: recommenders by name, SASRec among them.
+    """
+    best = _best_items(scorers["SASRec"], histories, min(num_beams, len(tokenizer.item_ids)))
+    candidates = gram_candidates(
+        model, tokenizer, histories, PROTOCOLS, num_beams, batch_size, best, progress, item_cache
+    )
+    scores, spread = {protocol: {} for protocol in PROTOCOLS}, {}
+    for name, scorer in scorers.items():
+        spread[name] = np.zeros(len(histories), dtype=np.float32)
+        for protocol in PROTOCOLS:
+            scores[protocol][name] = np.zeros_like(candidates[protocol].scores)
+        for some in _chunks(len(histories)):
+            catalogue = torch.as_tensor(scorer.score(histories[some])).float().cpu().numpy()  # (B, N)
+            spread[name][some] = catalogue.std(axis=1)
+            for protocol in PROTOCOLS:
+                rows = np.maximum(candidates[protocol].items[some], 0)
+                scores[protocol][name][some] = np.take_along_axis(catalogue, rows, axis=1)
+    return PutForward(candidates, scores, spread)
+
+
+def choose_reranking(
+    path: str | Path,
+    model,
+    tokenizer,
+    known: RecommendationData,
+    scorers: Mapping[str, Recommender],
+    num_beams: int = 50,
+    max_users: int | None = None,
+    batch_size: int = 16,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    item_cache: ItemCache | None = None,
+) -> Reranking:
+    """Choose weights by the users' validation items; kept in a file, and taken from it where nothing has changed.
+
+    Every process of `accelerator` calls this, ranks for its share of the users, and returns the same.
+
+    Args:
+        path: of the JSON file.
+        model: a [`GramForConditionalGeneration`] with its item trie.
+        tokenizer: its [`GramTokenizer`].
+        known: in rows of the tokenizer's catalogue, without test interactions: see `gram.data.without_test`.
+        scorers: the recommenders of [`FUSIONS`] by name, which learnt from the training part alone.
+        num_beams: width of GRAM's search; SASRec puts forward as many items.
+        max_users: only so many users, drawn at random.
+        batch_size, accelerator, progress, item_cache: as of `gram.evaluation.full_ranking.evaluate`.
+
+    Raises:
+        ValueError: the data hold a test interaction, or no validation item.
+    """
+    if (known.splits == TEST).any():
+        raise ValueError("known: holds test interactions, by which nothing may be chosen; cut them by `without_test`")
+    accelerator = accelerator or make_accelerator()
+    histories, targets = evaluation_histories(known, "validation")
+    users = drawn_users(len(targets), max_users)
+    num_users, targets = len(users), targets[users]
+    provenance = _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache)
+    record = _read(path)
+    accelerator.wait_for_everyone()  # before anybody writes
+    if record.get("key") == provenance.key:
+        return Reranking.of_record(record)
+
+    own = [histories[user] for user in users[own_share(num_users, accelerator)]]
+    found = put_forward(model, tokenizer, own, scorers, num_beams, batch_size, progress, item_cache)
+    found = _gather(found, num_users, accelerator)
+    spread = {name: float(of.mean(dtype=np.float64)) for name, of in found.spread.items()}
+    rows = {
+        row: {protocol: _choose(found, row, protocol, spread, targets) for protocol in PROTOCOLS} for row in FUSIONS
+    }
+    record = {**provenance.facts, "spread": spread, "rows": rows}
+    reranking = Reranking.of_record(record)
+    if accelerator.is_main_process:
+        reranking.save(path)
+    return reranking
+
+
+def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndarray) -> dict[str, Any]:
+    first, *_ = FUSIONS[row].of
+    candidates, scores = found.of(FUSIONS[row], protocol)
+    given = {first: 1.0} if first in scores else {}
+    weighting, tried = choose_weighting(candidates, scores, spread, targets, given)
+    alone = candidates.items if given else candidates.generated.items
+    validation = {}
+    for name, items in {first: alone, row: weighting.rank(candidates, scores)}.items():
+        hits = Hits.of_targets(target_ranks(items, targets))
+        validation[name] = {"recall@10": estimate(recall(hits, 10)), "ndcg@10": estimate(ndcg(hits, 10))}
+    return {"weights": dict(weighting.weights), "validation": validation, "tried": tried}
+
+
+def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items: int) -> dict[str, np.ndarray]:
+    """For each protocol the recommender's best items (U, num_items), -1 where there are no more."""
+    best = {protocol: np.full((len(histories), num_items), -1) for protocol in PROTOCOLS}
+    for some in _chunks(len(histories)):
+        scores = torch.as_tensor(scorer.score(histories[some])).float().clone()
+        for protocol in PROTOCOLS:
+            if protocol == "unseen_items":
+                for row, history in zip(scores, histories[some], strict=True):
+                    row[torch.as_tensor(np.asarray(history, dtype=np.int64))] = -torch.inf
+            values, items = scores.topk(num_items)
+            best[protocol][some] = items.masked_fill(values == -torch.inf, -1).cpu().numpy()
+    return best
+
+
+def _chunks(num_users: int) -> list[slice]:
+    return [slice(start, start + _USERS_AT_ONCE) for start in range(0, num_users, _USERS_AT_ONCE)]
+
+
+def _gather(found: PutForward, num_users: int, accelerator: Accelerator) -> PutForward:
+    """What all processes have found for their users."""
+
+    def joined(values: np.ndarray) -> np.ndarray:
+        return gather_users(values, num_users, accelerator)
+
+    candidates = {
+        protocol: Candidates(joined(own.items), joined(own.scores), own.num_generated)
+        for protocol, own in found.candidates.items()
+    }
+    scores = {
+        protocol: {name: joined(of) for name, of in by_name.items()} for protocol, by_name in found.scores.items()
+    }
+    return PutForward(candidates, scores, {name: joined(of) for name, of in found.spread.items()})
+
+
+def _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache) -> Provenance:
+    """Everything that decides the weights. Popularity follows from the data."""
+    inputs = {
+        "model": hash_of_model(model),
+        "tokenizer": hash_of_tokenizer(tokenizer),
+        "SASRec": hash_of_weights(scorers["SASRec"]),
+        "interactions without test": hash_of_interactions(known.interactions, known.splits),
+    }
+    settings = {
+        "users": num_users,
+        "drawn": "at random, seed 0",
+        "num_beams": num_beams,
+        "item-kNN": asdict(scorers["item-kNN"].settings),
+        "item_encodings": item_cache.dtype if item_cache else "float32",
+        "fusions": {row: [list(fusion.of), list(fusion.by)] for row, fusion in FUSIONS.items()},
+        "grid": list(GRID),
+        "rounds": ROUNDS,
+        "judged by": "ndcg@10",
+    }
+    return Provenance("reranking", inputs, settings)
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    """What the file holds; nothing where it is missing or broken."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,1 @@
+"""Recommending with a trained model: to one user, to many, over HTTP."""

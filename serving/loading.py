@@ -1,0 +1,127 @@
+"""Loading a model, its tokenizer and its item cache from a folder or the Hub, with errors of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..common.processes import this_process
+from ..configuration_gram import GramConfig
+from ..item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
+from ..loading_gram import WEIGHT_INDEX, check_catalogue, read_object
+from ..modeling_gram import GramForConditionalGeneration
+from ..tokenization_gram import CATALOGUE_FILE, GramTokenizer
+
+MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", CATALOGUE_FILE)
+
+
+GENERATION_FILE = "generation_config.json"  # may be missing
+
+
+def load_model(
+    name_or_path: str | Path, revision: str | None = None
+) -> tuple[GramForConditionalGeneration, GramTokenizer]:
+    """A model in evaluation mode, on this process's GPU where there is one, and its tokenizer.
+
+    Args:
+        name_or_path: a model folder, or a name on the Hub.
+        revision: branch, tag or commit of a model on the Hub; by default `main`.
+
+    Raises:
+        FileNotFoundError: the folder does not exist, or one of its files.
+        OSError: the Hub has no such model, or cannot be reached.
+        ValueError: a file of the folder is damaged, or the model has no item trie.
+
+    Example:
+        >>> model, tokenizer = load_model(model_folder)
+        >>> model.training, len(tokenizer.item_ids)
+        (False, 30)
+    """
+    folder = Path(name_or_path)
+    if folder.exists() or not _may_be_on_hub(str(name_or_path)):
+        check_folder(folder)
+    revision = revision or "main"
+    with _named(folder, "config.json"):
+        config = GramConfig.from_pretrained(name_or_path, revision=revision)
+    with _named(folder, "model.safetensors", ", or has not the shapes that config.json says"):
+        model = GramForConditionalGeneration.from_pretrained(name_or_path, config=config, revision=revision).eval()
+    with _named(folder, "tokenizer.json", ", or tokenizer_config.json"):
+        tokenizer = GramTokenizer.from_pretrained(name_or_path, revision=revision)
+    check_catalogue(model, tokenizer, str(name_or_path))
+    return model.to(this_process().device), tokenizer
+
+
+@contextmanager
+def _named(folder: Path, name: str, also: str = "") -> Iterator[None]:
+    """Whatever transformers raises for a file becomes one line that names it."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if isinstance(error, OSError) and not folder.exists():
+            raise FileNotFoundError(f"{folder}: no such folder, and no such model from the Hub ({reason})") from error
+        if str(folder) in reason:
+            raise ValueError(reason) from error
+        raise ValueError(f"{folder / name}: cannot be read{also} ({reason}); save the model again") from error
+
+
+def find_item_cache(
+    name_or_path: str | Path,
+    model: GramForConditionalGeneration,
+    tokenizer: GramTokenizer,
+    folder: str | Path | None = None,
+    revision: str | None = None,
+) -> ItemCache | None:
+    """The cache in `folder`, or else in the model folder, where `gram encode` leaves it; None where there is none.
+
+    Args:
+        name_or_path: the model folder, or a name on the Hub, from where the cache is fetched if it has one.
+        model: what was loaded from there.
+        tokenizer: likewise.
+        folder: of the cache, if it stands elsewhere.
+        revision: branch, tag or commit of a model on the Hub; by default `main`.
+
+    Raises:
+        FileNotFoundError: `folder` does not exist.
+        ValueError: the cache does not fit model and catalogue; it is brought up to date, or its folder removed.
+    """
+    if folder is None:
+        model_folder = Path(name_or_path)
+        if not model_folder.exists():
+            # With a pattern that always finds something, the Hub's client has nothing to warn of.
+            patterns = ["config.json", f"{ITEM_CACHE_FOLDER}/*"]
+            model_folder = Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=patterns))
+        folder = model_folder / ITEM_CACHE_FOLDER
+        if not folder.is_dir():
+            return None
+    return ItemCache.open(folder, model, tokenizer)
+
+
+def _may_be_on_hub(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def check_folder(folder: Path) -> None:
+    """Check that the files of a model are there, and that JSON files hold what they should.
+
+    Raises:
+        FileNotFoundError: the folder, or one of its files, is missing.
+        ValueError: a JSON file is damaged.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such model folder; give one, or a name on the Hub")
+    weights = WEIGHT_INDEX if (folder / WEIGHT_INDEX).is_file() else "model.safetensors"
+    for name in (*MODEL_FILES, weights, GENERATION_FILE):
+        if not (folder / name).is_file() and name != GENERATION_FILE:
+            raise FileNotFoundError(f"{folder / name}: no such file; a model folder needs it: save the model again")
+        if name.endswith(".json") and (folder / name).exists():
+            read_object(folder / name)

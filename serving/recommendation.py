@@ -1,0 +1,320 @@
+"""Recommending: for a few users at once, or for a file of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from ..common.files import check_outputs, holds_table, locked, new_file
+from ..common.provenance import COMPUTING, Provenance, hash_of_file, hash_of_model, hash_of_tokenizer, versions
+from ..item_cache_gram import ItemCache
+from ..modeling_gram import GramForConditionalGeneration
+from ..pipeline_gram import check_history, check_search, search
+from ..tokenization_gram import GramTokenizer
+from .loading import find_item_cache, load_model
+from .user_batches import batches_of_users, cache_of_users
+
+logger = logging.getLogger(__name__)
+
+USERS_PER_PART = 1024
+PROVENANCE_FILE, PART_NAME = "provenance.json", re.compile(r"\d{10}\.parquet")  # of the folder of parts
+
+RECOMMENDATIONS_SCHEMA = pa.schema(
+    {
+        "user_id": pa.string(),
+        "rank": pa.int32(),
+        "item_id": pa.string(),
+        "title": pa.string(),
+        "score": pa.float32(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An item for a user.
+
+    Attributes:
+        item_id: of the catalogue.
+        title: of the item, as the catalogue has it.
+        score: mean log-probability of the tokens of the item's lexical ID, end token included; higher is better.
+    """
+
+    item_id: str
+    title: str
+    score: float
+
+
+class Recommender:
+    """A model and its tokenizer, ready to recommend.
+
+    Threads may share one: a call changes nothing.
+
+    Args:
+        model: with its item trie, in evaluation mode.
+        tokenizer: the model's.
+        batch_size: users in one search.
+        item_cache: with the encodings of all items; without it the items of the histories are encoded at every call.
+
+    Example:
+        >>> recommender = Recommender.from_pretrained(model_folder)
+        >>> recommender.recommend([["B0003", "B0007"]], top_k=1)
+        [[Recommendation(item_id='B0...', title='...', score=-...)]]
+    """
+
+    def __init__(
+        self,
+        model: GramForConditionalGeneration,
+        tokenizer: GramTokenizer,
+        batch_size: int = 16,
+        item_cache: ItemCache | None = None,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        self.model, self.tokenizer, self.batch_size, self.item_cache = model, tokenizer, batch_size, item_cache
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        batch_size: int = 16,
+        item_cache: str | Path | None = None,
+        revision: str | None = None,
+    ) -> Recommender:
+        """Load a model folder, or a model of the Hub, and its item cache: that in `item_cache`, or in the model folder.
+
+        Raises as [`load_model`] and [`find_item_cache`] do.
+        """
+        model, tokenizer = load_model(name_or_path, revision)
+        return cls(model, tokenizer, batch_size, find_item_cache(name_or_path, model, tokenizer, item_cache, revision))
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        top_k: int = 10,
+        exclude_seen: bool = True,
+        num_beams: int = 50,
+        item_cache: ItemCache | None = None,
+    ) -> list[list[Recommendation]]:
+        """The next items of each user.
+
+        Args:
+            histories: item ids of each user, oldest first; the model reads the newest of them.
+            top_k: items per user.
+            exclude_seen: leave out every item of the user's whole history.
+            num_beams: width of the search; at least `top_k` are taken.
+            item_cache: in place of the recommender's own; it need hold no more than the items of these histories.
+
+        Returns:
+            For each user at most `top_k` recommendations, best first: fewer where the catalogue has no more.
+
+        Raises:
+            ValueError: a history is empty or holds an item that is not in the catalogue; a number is below 1.
+
+        Example:
+            >>> users = Recommender(model, tokenizer).recommend([["B0003", "B0007"], ["B0001"]], top_k=3)
+            >>> [len(items) for items in users]
+            [3, 3]
+        """
+        check_search(top_k=top_k, num_beams=num_beams, exclude_seen=exclude_seen)
+        for user, history in enumerate(histories):
+            check_history(self.tokenizer, history, f"histories[{user}]: " if len(histories) > 1 else "")
+        found: list[list[tuple[int, float]]] = []
+        for start in range(0, len(histories), self.batch_size):
+            batch = histories[start : start + self.batch_size]
+            cache = item_cache or self.item_cache
+            found += search(self.model, self.tokenizer, batch, top_k, exclude_seen, num_beams, cache)
+        item_ids, titles = self.tokenizer.item_ids, self.tokenizer.titles
+        return [[Recommendation(item_ids[row], titles[row], score) for row, score in user] for user in found]
+
+
+def recommend_users(
+    recommender: Recommender,
+    users_file: str | Path,
+    output: str | Path,
+    top_k: int = 10,
+    exclude_seen: bool = True,
+    num_beams: int = 50,
+    users_per_part: int = USERS_PER_PART,
+    progress: bool = True,
+) -> int:
+    r"""Recommend to every user of a file, and write a table.
+
+    Finished parts are kept in the folder `OUTPUT.parts` until all are done: called again with the same model, users and
+    settings, an interrupted run goes on where it was. Parts of other settings are of no use to it and are removed.
+    Where the recommender has no item cache, the items of all users are encoded once, in memory, or where they need too
+    much of it, once for each part or less (see `gram.serving.user_batches`).
+
+    Args:
+        recommender: what to ask.
+        users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, at least one item, UTF-8.
+        output: `.parquet` or `.csv`, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
+        top_k: items per user.
+        exclude_seen: leave out every item of the user's whole history.
+        num_beams: width of the search; at least `top_k` are taken.
+        users_per_part: users in a part; what an interruption may cost.
+        progress: show a bar with the time left.
+
+    Returns:
+        The number of users.
+
+    Raises:
+        FileNotFoundError: the users' file is missing.
+        ValueError: a malformed line, an unknown item, a user who has two lines; the message names file, line and user.
+            Or the output has another ending, is the users' file, is there and holds something else, or is being
+            written by another process.
+
+    Example:
+        >>> _ = Path("users.txt").write_text("anna B0003 B0007\nben B0001\n")
+        >>> recommend_users(Recommender(model, tokenizer), "users.txt", "table.parquet", top_k=3, progress=False)
+        2
+        >>> pq.read_table("table.parquet")["user_id"].to_pylist()
+        ['anna', 'anna', 'anna', 'ben', 'ben', 'ben']
+    """
+    users_file, output = Path(users_file), Path(output)
+    if output.suffix not in (".parquet", ".csv") or output.is_dir():
+        raise ValueError(f"{output}: give the name of a file that ends in .parquet or .csv")
+    check_outputs({output: _holds_recommendations}, [users_file])
+    with locked(output):
+        return _recommend_users(
+            recommender, users_file, output, top_k, exclude_seen, num_beams, users_per_part, progress
+        )
+
+
+def _holds_recommendations(path: Path) -> bool:
+    columns = RECOMMENDATIONS_SCHEMA.names
+    if path.suffix == ".parquet":
+        return holds_table(path, *columns)
+    with path.open("rb") as file:
+        return file.readline().replace(b'"', b"").rstrip() == ",".join(columns).encode()
+
+
+def _recommend_users(
+    recommender: Recommender,
+    users_file: Path,
+    output: Path,
+    top_k: int,
+    exclude_seen: bool,
+    num_beams: int,
+    users_per_part: int,
+    progress: bool,
+) -> int:
+    users = _read_users(users_file, recommender.tokenizer)
+    folder = output.with_name(output.name + ".parts")
+    search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
+    _make_room(folder, _provenance(recommender, users_file, {**search, "users_per_part": users_per_part}))
+
+    parts = {start: folder / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}
+    left = {start: users[start : start + users_per_part] for start, part in parts.items() if not part.is_file()}
+    item_cache = recommender.item_cache
+    if left and item_cache is None:
+        # Of all users, not of those that are left: an encoding's last bits depend on what is encoded beside it.
+        histories = _rows(recommender.tokenizer, users)
+        item_cache = cache_of_users(recommender.model, recommender.tokenizer, histories, progress)
+    done = len(users) - sum(map(len, left.values()))
+    with tqdm(total=len(users), initial=done, desc="recommending", unit="user", disable=not progress) as bar:
+        for start, chunk in left.items():
+            rows = _recommend_chunk(recommender, chunk, tuple(search.values()), item_cache, bar)
+            table = pa.table(list(zip(*rows, strict=True)) or [[]] * 5, schema=RECOMMENDATIONS_SCHEMA)
+            _write_tables([table], parts[start])
+    _write_tables((pq.read_table(part) for part in parts.values()), output)
+    _remove_parts(folder)
+    return len(users)
+
+
+def _provenance(recommender: Recommender, users_file: Path, settings: dict[str, int]) -> Provenance:
+    """Everything that decides the recommendations, to the last bit of a score."""
+    inputs = {
+        "weights or configuration": hash_of_model(recommender.model),
+        "catalogue or prompts": hash_of_tokenizer(recommender.tokenizer),
+        "users": hash_of_file(users_file),
+    }
+    stored = recommender.item_cache.dtype if recommender.item_cache else "float32"
+    more = {"batch_size": recommender.batch_size, "item_encodings": stored, **versions(COMPUTING)}
+    return Provenance("recommendations", inputs, {**settings, **more})
+
+
+def _make_room(folder: Path, provenance: Provenance) -> None:
+    """A folder for parts of this provenance alone; those of another are removed, and it is said why."""
+    path = folder / PROVENANCE_FILE
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        written = {}
+    if written.get("key") == provenance.key:
+        return
+    if written:
+        what = ", ".join(provenance.differences(written))
+        logger.warning("%s: parts of %s are of no use; all is done anew", folder, what)
+    _remove_parts(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as part:
+        part.write_text(json.dumps(provenance.facts), encoding="utf-8")
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove what a run has left in the folder, and the folder, unless somebody else has put something there."""
+    for path in folder.glob("*"):
+        if path.name == PROVENANCE_FILE or PART_NAME.fullmatch(path.name):
+            path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _recommend_chunk(recommender: Recommender, chunk, search, item_cache, bar: tqdm) -> list[tuple]:
+    """Rows of the table, users in their order; users of similar history length are searched for together."""
+    model, tokenizer, found = recommender.model, recommender.tokenizer, {}
+    histories = _rows(tokenizer, chunk)
+    for users, cache in batches_of_users(model, tokenizer, histories, recommender.batch_size, item_cache):
+        places = users.tolist()
+        items = recommender.recommend([chunk[place][1] for place in places], *search, cache)
+        found.update(zip(places, items, strict=True))
+        bar.update(len(places))
+    return [
+        (chunk[place][0], rank, item.item_id, item.title, item.score)
+        for place in range(len(chunk))
+        for rank, item in enumerate(found[place], start=1)
+    ]
+
+
+def _rows(tokenizer: GramTokenizer, users: list[tuple[str, list[str]]]) -> list[list[int]]:
+    return [[tokenizer.item_rows[item] for item in history] for _, history in users]
+
+
+def _write_tables(tables: Iterable[pa.Table], path: Path) -> None:
+    kind = pyarrow.csv.CSVWriter if path.suffix == ".csv" else pq.ParquetWriter
+    with new_file(path) as part, kind(part, RECOMMENDATIONS_SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[str]]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give one with a line 'USER ITEM ITEM ...' per user")
+    users: list[tuple[str, list[str]]] = []
+    lines: dict[str, int] = {}
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                user, *history = raw.decode("utf-8-sig" if number == 1 else "utf-8").split() or [""]
+            except UnicodeDecodeError:
+                raise ValueError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
+            if not user:
+                continue
+            check_history(tokenizer, history, f"{path}:{number}: user {user}: ")
+            if lines.setdefault(user, number) != number:
+                raise ValueError(f"{path}:{number}: user {user} stands on line {lines[user]} already; keep one line")
+            users.append((user, history))
+    if not users:
+        raise ValueError(f"{path}: no users; the form is 'USER ITEM ITEM ...', one user per line")
+    return users

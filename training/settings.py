@@ -1,0 +1,190 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .trackers import tracker_names
+
+PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
+# Settings that change no weight, or say where to find what does.
+PLACES = {"data", "output_dir", "overwrite", "translation", "workers", "save_every", "report_to"}
+
+
+# Beyond these a run only fills the memory, or never ends.
+_MOST = {
+    **dict.fromkeys(("num_layers", "num_decoder_layers"), 256),
+    **dict.fromkeys(("num_heads", "workers"), 1024),
+    **dict.fromkeys(("d_model", "d_kv", "d_ff", "max_history", "max_passage_length"), 1 << 16),
+    "validation_beams": 10_000,
+    "lora": 1 << 16,
+}
+
+
+@dataclass
+class TrainingSettings:
+    """Settings of one training run; the defaults are the paper's.
+
+    Attributes:
+        data: data folder, as `gram prepare` makes it, or with `user_sequence.txt` and `item_text.tsv`.
+        output_dir: folder of the trained model; holds the checkpoints until it is done.
+        overwrite: train anew where that folder holds a run of other data or settings; a model that is there stays until
+            the new one takes its place.
+        translation: folder made by `gram translate`; without it the data are translated first.
+        tokenizer: text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it the
+            backbone's, or a vocabulary trained on the items' text.
+        backbone: T5 checkpoint to start from, a folder or a name on the Hub; without it a T5 of the following shape
+            starts from random weights.
+        init_from: trained GRAM to start from, a folder or a name on the Hub, in place of a backbone; its catalogue must
+            be that of the data.
+        lora: rank of LoRA adapters, which are trained in place of the weights of a backbone or a trained GRAM.
+        lora_alpha: the adapters' part is scaled by this over the rank; without it by 2.
+        lora_dropout: dropout of what the adapters read.
+        lora_targets: linear layers that get adapters, by name, such as `q v` or `q,k,v,o`.
+        d_model: width of the model.
+        d_kv: width of an attention head.
+        d_ff: width of the feed-forward layers.
+        num_layers: layers of the encoder.
+        num_decoder_layers: layers of the decoder; without it as many.
+        num_heads: attention heads.
+        dropout_rate: dropout, as in T5.
+        max_history: most items of a history that the model reads.
+        max_passage_length: tokens of the longest prompt.
+        user_prompt: whether the model reads the user prompt.
+        item_prompts: whether it reads the item prompts; without them the user prompt is all that it reads.
+        id_in_item_prompt: whether an item prompt begins with the item's own lexical ID.
+        passage_position: whether an item prompt's encoding tells its place in the history.
+        epochs: passes over the training part.
+        batch_size: samples of an optimizer step, over all processes.
+        micro_batch_size: samples that a process runs through the model at once.
+        micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
+        prefixes_per_group: prefixes of one user's sequence that share their encoded history.
+        label_smoothing: share of a target token that is spread evenly over the vocabulary.
+        denoising_epochs: passes over the catalogue's own texts before the training proper: the model learns to fill in
+            spans that were cut out, with a warm-up and decay of the learning rate of its own.
+        learning_rate: highest learning rate of AdamW.
+        adam_epsilon: epsilon of AdamW.
+        weight_decay: weight decay of AdamW; the layer norms have none.
+        warmup_ratio: share of the steps in which the learning rate rises from 0; it then falls to 0, both linearly.
+        max_grad_norm: gradients are clipped to this norm.
+        gradient_checkpointing: compute activations anew in the backward pass, for less memory.
+        compile: compile the feed-forward layers with `torch.compile`, which needs a C++ compiler.
+        mixed_precision: `auto` (bf16 autocast on GPUs that have it), `bf16` or `no`.
+        validate_every: validate after this many epochs by NDCG@10, and keep the best weights.
+        validation_users: users to validate on, the same every time; 0 takes all.
+        validation_beams: beams of the validation.
+        patience: stop after this many validations without a better one; 0 never stops early.
+        save_every: optimizer steps between checkpoints to resume from.
+        workers: processes that prepare batches ahead; 0 prepares them in the training process, and without it there is
+            one for a GPU and none for a CPU, which would share its cores.
+        report_to: trackers of Accelerate, such as tensorboard, trackio or wandb; several with commas, or all that are
+            installed with `all`.
+        seed: of the initial weights, the order of the samples and the dropout.
+
+    Raises:
+        ValueError: a value that cannot be, with the name of its field.
+
+    Example:
+        >>> TrainingSettings("data/beauty", "runs/beauty", epochs=10).translation_folder.as_posix()
+        'runs/beauty/translation'
+        >>> TrainingSettings("data/beauty", "runs/beauty", epochs=0)
+        Traceback (most recent call last):
+        ValueError: epochs must be at least 1, got 0
+    """
+
+    data: str
+    output_dir: str
+    overwrite: bool = False
+    translation: str | None = None
+    tokenizer: str | None = None
+    backbone: str | None = None
+    init_from: str | None = None
+    lora: int | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float = 0.0
+    lora_targets: str = "q v"
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_decoder_layers: int | None = None
+    num_heads: int = 8
+    dropout_rate: float = 0.1
+    max_history: int = 20
+    max_passage_length: int = 128
+    user_prompt: bool = True
+    item_prompts: bool = True
+    id_in_item_prompt: bool = True
+    passage_position: bool = True
+    epochs: int = 30
+    batch_size: int = 128
+    micro_batch_size: int = 128
+    micro_batch_tokens: int = 16384
+    prefixes_per_group: int = 16
+    label_smoothing: float = 0.0
+    denoising_epochs: int = 0
+    learning_rate: float = 1e-3
+    adam_epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.05
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    mixed_precision: str = "auto"
+    validate_every: int = 1
+    validation_users: int = 0
+    validation_beams: int = 50
+    patience: int = 5
+    save_every: int = 500
+    workers: int | None = None
+    report_to: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        at_least_one = (
+            *("max_passage_length", "epochs", "batch_size", "micro_batch_size", "micro_batch_tokens"),
+            *("prefixes_per_group", "validate_every", "validation_beams", "save_every", "max_history"),
+            *("d_model", "d_kv", "d_ff", "num_layers", "num_heads"),
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        for name in ("validation_users", "patience", "workers", "seed", "weight_decay", "denoising_epochs"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
+        if self.init_from is not None and (self.backbone, self.translation) != (None, None):
+            raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
+        if not (self.user_prompt or self.item_prompts):
+            raise ValueError("user_prompt and item_prompts are both off; the model needs one of them to read")
+        self._check_lora()
+        tracker_names(self.report_to)
+        if self.mixed_precision not in ("auto", "bf16", "no"):
+            raise ValueError(f"mixed_precision must be auto, bf16 or no, got {self.mixed_precision!r}")
+
+    def _check_lora(self) -> None:
+        if self.lora is not None and self.backbone is None and self.init_from is None:
+            raise ValueError("lora adapts weights that have been trained before; give backbone or init_from")
+        if self.lora is not None and self.lora < 1:
+            raise ValueError(f"lora must be at least 1, got {self.lora}")
+        if self.lora_alpha is not None and self.lora_alpha <= 0:
+            raise ValueError(f"lora_alpha must be positive, got {self.lora_alpha}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout must be at least 0 and below 1, got {self.lora_dropout}")
+        if not self.lora_targets.replace(",", " ").split():
+            raise ValueError("lora_targets must name a layer, such as `q v`")
+
+    @property
+    def translation_folder(self) -> Path:
+        """Where the tokenizer is, or will be made."""
+        return Path(self.translation or self.init_from or Path(self.output_dir) / "translation")

@@ -1,0 +1,217 @@
+"""Optimizer steps as batches: every prefix a sample, a user's prefixes grouped, each item prompt once.
+
+A group is a run of consecutive prefixes of one user's sequence. Its samples share their history items, so the model
+encodes each once and folds the samples into the query length of the cross-attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..data.interactions import Interactions
+from .ragged import Ragged
+
+if TYPE_CHECKING:
+    from ..tokenization_gram import GramTokenizer
+
+_STEPS_SORTED_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class PrefixGroup:
+    """Samples of one user: predict items `first ... last - 1` of the sequence, each from the items before it."""
+
+    user: int
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+def prefix_groups(interactions: Interactions, prefixes_per_group: int) -> np.ndarray:
+    """All prefixes of all users, in groups of at most `prefixes_per_group`; the first item is never a target.
+
+    Returns:
+        (G, 3) int64, the fields of a [`PrefixGroup`]: a run counts its steps long before it needs their groups.
+    """
+    samples = np.maximum(interactions.lengths - 1, 0)  # (users,)
+    counts = -(-samples // prefixes_per_group)
+    users = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(users)) - np.repeat(counts.cumsum() - counts, counts)  # of the group among its user's
+    first, last = (1 + samples[users] * bound // counts[users] for bound in (place, place + 1))
+    return np.stack([users, first, last], axis=1)
+
+
+@dataclass(frozen=True)
+class TokenizedCatalogue:
+    """What batches are made of, tokenised once.
+
+    Attributes:
+        tokenizer: writes the user prompts.
+        item_prompts: every item's prompt.
+        targets: every item's lexical ID with its end token.
+    """
+
+    tokenizer: GramTokenizer
+    item_prompts: Ragged
+    targets: Ragged
+
+    @classmethod
+    @lru_cache(maxsize=1)  # every epoch has steps of its own, over one catalogue
+    def of(cls, tokenizer: GramTokenizer) -> TokenizedCatalogue:
+        """Tokenise a tokenizer's catalogue."""
+        tokenizer.user_prompt([0])  # keeps the wording, so that no worker process needs the text tokenizer
+        return cls(tokenizer, Ragged.of(tokenizer.item_prompts), Ragged.of(tokenizer.sequences))
+
+
+class TrainingSteps(Dataset):
+    """The optimizer steps of one epoch: item `i` is what one process does in step `i`.
+
+    The steps are a function of the arguments alone, so that training can resume at any of them, and the samples of a
+    step are the same for any number of processes.
+
+    Args:
+        interactions: the training part.
+        tokenizer: makes the prompts.
+        batch_size: samples of a step, over all processes; the last groups may overshoot it by less than one group.
+        micro_batch_size: samples that a process runs through the model at once.
+        micro_batch_tokens: tokens of prompts that it encodes at once; a single group may have more.
+        prefixes_per_group: see [`prefix_groups`].
+        seed, epoch: determine the order.
+        process, num_processes: which share of every step to give.
+        same_count: give every process as many micro-batches of a step; those that it has too few of count nothing.
+    """
+
+    def __init__(
+        self,
+        interactions: Interactions,
+        tokenizer: GramTokenizer,
+        batch_size: int,
+        micro_batch_size: int,
+        prefixes_per_group: int,
+        seed: int,
+        epoch: int,
+        process: int = 0,
+        num_processes: int = 1,
+        micro_batch_tokens: int = 16384,
+        same_count: bool = False,
+    ):
+        self.interactions, self.catalogue = interactions, TokenizedCatalogue.of(tokenizer)
+        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
+        self.process, self.num_processes, self.same_count = process, num_processes, same_count
+        rng = np.random.default_rng([seed, epoch])
+        self._groups = prefix_groups(interactions, prefixes_per_group)  # (G, 3)
+        self._groups = self._groups[rng.permutation(len(self._groups))]
+        self._steps = _steps(self._groups, batch_size, rng)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def groups(self, index: int) -> list[PrefixGroup]:
+        """What is done in a step, over all processes."""
+        return [PrefixGroup(*group) for group in self._groups[self._steps[index]].tolist()]
+
+    def num_samples(self, index: int) -> int:
+        """Samples of a step, over all processes."""
+        return sum(map(len, self.groups(index)))
+
+    def __getitem__(self, index: int) -> tuple[list[dict], int]:
+        """Micro-batches, keyword arguments of the model's `forward`, and the target tokens of all processes' shares."""
+        step = self.groups(index)
+        targets = np.concatenate([self._targets(group) for group in step])
+        num_tokens = int(self.catalogue.targets.lengths[targets].sum())
+        # A process without a share still takes part in the exchange of gradients, with a sample that counts nothing.
+        share = step[self.process :: self.num_processes] or [step[0]]
+        idle = self.process >= len(step)
+        batches = [self._collate(groups, idle) for groups in self._micro_batches(share)]
+        if self.same_count:
+            shares = [step[process :: self.num_processes] for process in range(min(self.num_processes, len(step)))]
+            most = max(sum(1 for _ in self._micro_batches(groups)) for groups in shares)
+            batches = [self._collate([step[0]], idle=True)] * (most - len(batches)) + batches
+        return batches, num_tokens
+
+    def _micro_batches(self, groups: Sequence[PrefixGroup]) -> Iterator[list[PrefixGroup]]:
+        batch: list[PrefixGroup] = []
+        longest = tokens = 0
+        for group in groups:
+            longest, tokens = max(longest, len(group)), tokens + self._num_tokens(group)
+            too_many = (len(batch) + 1) * longest > self.micro_batch_size or tokens > self.micro_batch_tokens
+            if batch and too_many:
+                yield batch
+                batch, longest, tokens = [], len(group), self._num_tokens(group)
+            batch.append(group)
+        yield batch
+
+    def _targets(self, group: PrefixGroup) -> np.ndarray:
+        return self.interactions[group.user][group.first : group.last]
+
+    def _start(self, group: PrefixGroup) -> int:
+        """Place of the oldest item that any sample of the group reads."""
+        return max(0, group.first - self.catalogue.tokenizer.max_history)
+
+    def _num_tokens(self, group: PrefixGroup) -> int:
+        """Tokens of a group's prompts; those of user prompts are bounded by the longest passage."""
+        items = self.interactions[group.user][self._start(group) : group.last - 1]
+        ids = (self.catalogue.targets.lengths[items].sum() + 8).clip(max=self.catalogue.tokenizer.max_passage_length)
+        return int(self.catalogue.item_prompts.lengths[items].sum() + len(group) * ids)
+
+    def _collate(self, groups: list[PrefixGroup], idle: bool) -> dict:
+        """Inputs of the grouped form; see `GramForConditionalGeneration.forward` for the shapes."""
+        catalogue, longest = self.catalogue, self.catalogue.tokenizer.max_history
+        starts = [self._start(group) for group in groups]
+        num_samples = max(map(len, groups))  # R
+        num_slots = max(group.last - 1 - start for group, start in zip(groups, starts, strict=True))  # S
+        rows = np.full((len(groups), num_slots), -1)
+        targets = np.full((len(groups), num_samples), -1)
+        positions = np.zeros((len(groups), num_samples, num_slots), dtype=np.int64)
+        prompts = []
+        for index, (group, start) in enumerate(zip(groups, starts, strict=True)):
+            items = self.interactions[group.user][start : group.last - 1]
+            rows[index, : len(items)] = items
+            targets[index, : len(group)] = self._targets(group)
+            places = np.arange(group.first, group.last)
+            distance = places[:, None] - np.arange(start, group.last - 1)
+            in_history = (distance >= 1) & (distance <= longest)
+            positions[index, : len(places), : len(items)] = np.where(in_history, distance, 0)
+            newest_first = items[::-1].tolist()
+            for newer in range(len(group) - 1, -1, -1):  # how many items of the group come after the sample's newest
+                prompts.append(catalogue.tokenizer.user_prompt(newest_first[newer : newer + longest]))
+            prompts += [[catalogue.tokenizer.eos_token_id]] * (num_samples - len(places))
+        unique, slots = np.unique(rows, return_inverse=True)
+        if unique[0] < 0:  # padding slots: no sample's history holds them, so any item will do
+            unique, slots = unique[1:], np.maximum(slots - 1, 0)
+        pad = catalogue.tokenizer.pad_token_id
+        input_ids, attention_mask = Ragged.of(prompts).padded(pad)
+        item_ids, item_mask = catalogue.item_prompts.take(unique).padded(pad)
+        labels, _ = catalogue.targets.take(np.maximum(targets, 0).flatten()).padded(-100)
+        labels[targets.flatten() < 0] = -100
+        if idle:
+            labels = np.full_like(labels[:, :1], -100)
+        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        shared = {"input_ids": item_ids, "attention_mask": item_mask, "items": slots.reshape(rows.shape)}
+        history = {name: torch.from_numpy(array) for name, array in {**shared, "positions": positions}.items()}
+        return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "history": history}
+
+
+def _steps(groups: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Rows of groups (G, 3) of similar shape together, so that little is padded, in random order nevertheless."""
+    _, firsts, lasts = groups.T
+    sizes = lasts - firsts
+    steps, chunk = [], max(int(_STEPS_SORTED_TOGETHER * batch_size / max(sizes.mean(), 1)), 1) if len(groups) else 1
+    for start in range(0, len(groups), chunk):
+        order = start + np.lexsort((lasts[start : start + chunk], sizes[start : start + chunk]))
+        total, first = sizes[order].cumsum(), 0
+        while first < len(order):
+            before = total[first - 1] if first else 0
+            last = min(int(np.searchsorted(total, before + batch_size)) + 1, len(order))
+            steps.append(order[first:last])
+            first = last
+    return [steps[index] for index in rng.permutation(len(steps))]

@@ -1,0 +1,232 @@
+"""Files that a user gives in place of a stage: lexical IDs, similar items, vectors, words that no ID may have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..data.text_folder import filled_lines, known_row
+from .embedding import _unit_length
+
+
+def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
+    """Given item vectors.
+
+    Args:
+        path: `.npy` or `.safetensors` with one array (N, d) in catalogue order, or `.parquet` with the columns
+            `item_id` and `vector` in any order.
+        item_ids: the catalogue.
+
+    Returns:
+        (N, d) float32, rows of length 1 (or 0).
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: another kind of file, a wrong shape, a number that is not finite, or an item without vector.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give one with the items' vectors")
+    readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".parquet": _read_parquet}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: not a kind of file that vectors are read from; give {', '.join(readers)}")
+    try:
+        vectors = readers[path.suffix](path, item_ids)
+    except (SafetensorError, pa.ArrowException, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())}); write it again") from None
+    if vectors.ndim != 2 or len(vectors) != len(item_ids) or vectors.dtype.kind not in "iuf" or not vectors.size:
+        shape = f"({len(item_ids)}, d)"
+        raise ValueError(f"{path}: holds {vectors.dtype} of shape {vectors.shape}; it must be numbers, {shape}")
+    vectors = vectors.astype(np.float64)
+    broken = ~np.isfinite(vectors).all(axis=1)
+    if broken.any():
+        raise ValueError(f"{path}: the vector of item {item_ids[int(broken.argmax())]} is not finite; correct it")
+    return _unit_length(vectors)
+
+
+def _read_npy(path: Path, item_ids: Sequence[str]) -> np.ndarray:
+    try:
+        vectors = np.load(path, allow_pickle=False)
+        if isinstance(vectors, np.ndarray):
+            return vectors
+        said = "it is an archive of several"
+    except ValueError as error:
+        said = error
+    raise ValueError(f"{path}: not a .npy file of numbers ({said}); write it with numpy.save") from None
+
+
+def _read_safetensors(path: Path, item_ids: Sequence[str]) -> np.ndarray:
+    tensors = load_file(path)
+    if len(tensors) != 1:
+        raise ValueError(f"{path}: holds {len(tensors)} arrays; it must hold one, the vectors")
+    (vectors,) = tensors.values()
+    is_short = vectors.is_floating_point() and vectors.dtype.itemsize < 4  # numpy has no bfloat16
+    return (vectors.float() if is_short else vectors).numpy()
+
+
+def _read_parquet(path: Path, item_ids: Sequence[str]) -> np.ndarray:
+    table = pq.read_table(path)
+    for name in ("item_id", "vector"):
+        if table.column_names.count(name) != 1:
+            raise ValueError(f"{path}: needs one column {name}; the columns must be item_id and vector")
+    kind = table["vector"].type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise ValueError(f"{path}: column vector holds {kind}; it must hold lists of numbers")
+    ids = table["item_id"].cast(pa.string()).to_pylist()
+    rows = {item: row for row, item in enumerate(ids)}
+    if len(rows) < len(ids):
+        twice = next(item for row, item in enumerate(ids) if rows[item] != row)
+        raise ValueError(f"{path}: item {twice} has two vectors; keep one")
+    missing = next((item for item in item_ids if item not in rows), None)
+    if missing is not None:
+        raise ValueError(f"{path}: item {missing} has no vector; add a row for it")
+    column = table["vector"].combine_chunks()
+    lengths = pc.list_value_length(column)
+    if column.null_count or pc.min(lengths).as_py() != pc.max(lengths).as_py():
+        raise ValueError(f"{path}: the vectors are not all of one length; correct the file")
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(table.num_rows, -1)[[rows[item] for item in item_ids]]
+
+
+def read_block_list(path: str) -> list[str]:
+    """Words that lexical IDs may not show, one per line; blank lines and lines that start with `#` are left out.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            words = [line.strip() for line in file]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
+    return [word for word in words if word and not word.startswith("#")]
+
+
+def read_neighbours(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
+    """Given similar items from a Parquet file: columns `item_id` and `similar_items`, a list, nearest first.
+
+    Args:
+        path: the file.
+        item_ids: the catalogue.
+
+    Returns:
+        (N, longest list) int32 rows of the catalogue, -1 padded; items without a row have no neighbours.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: no Parquet, a missing column, an unknown item, an item with two rows, or one that is its own
+            neighbour or has one twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give one with the items' neighbours")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
+    for name in ("item_id", "similar_items"):
+        if name not in table.column_names:
+            raise ValueError(f"{path}: column {name} is missing; the columns must be item_id and similar_items")
+    kinds = {"item_id": pa.string(), "similar_items": pa.list_(pa.string())}
+    try:
+        columns = [table[name].cast(kind).to_pylist() for name, kind in kinds.items()]
+    except pa.ArrowException:
+        raise ValueError(f"{path}: item_id must be ids as text, similar_items lists of them; correct it") from None
+    rows = {item: row for row, item in enumerate(item_ids)}
+    neighbours: dict[int, list[int]] = {}
+    for number, (item, similar) in enumerate(zip(*columns, strict=True), start=1):
+        unknown = next((name for name in [item, *(similar or [])] if name not in rows), None)
+        if unknown is not None:
+            raise ValueError(f"{path}: row {number}: item {unknown} is not in the catalogue; remove it")
+        found = [rows[name] for name in similar or []]
+        if rows[item] in neighbours:
+            raise ValueError(f"{path}: row {number}: item {item} has a row already; keep one of them")
+        if len({rows[item], *found}) <= len(found):
+            raise ValueError(f"{path}: row {number}: an item stands twice among {item} and its neighbours; remove one")
+        neighbours[rows[item]] = found
+    table_of_rows = np.full((len(item_ids), max(map(len, neighbours.values()), default=0)), -1, dtype=np.int32)
+    for row, found in neighbours.items():
+        table_of_rows[row, : len(found)] = found
+    return table_of_rows
+
+
+def read_lexical_ids(path: str | Path, item_ids: Sequence[str]) -> list[list[str]]:
+    """Read given lexical IDs, `ITEM |token|token...` per line, in any order.
+
+    Args:
+        path: the file.
+        item_ids: the catalogue.
+
+    Returns:
+        The tokens of every item, in catalogue order.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: a malformed line, an unknown or repeated item, two items with the same ID, or an item left without
+            one.
+    """
+    path = Path(path)
+    rows = {item: row for row, item in enumerate(item_ids)}
+    tokens_of: dict[int, list[str]] = {}
+    owner: dict[tuple[str, ...], str] = {}
+    for number, line in filled_lines(path):
+        item, bar, rest = line.strip().partition(" |")
+        tokens = rest.split("|")
+        if not bar or not item or not all(tokens) or any(character.isspace() for character in item + rest):
+            raise ValueError(f"{path}:{number}: not of the form 'ITEM |token|token...'; correct the line")
+        row = known_row(rows, item, path, number)
+        if row in tokens_of:
+            raise ValueError(f"{path}:{number}: item {item} has a lexical ID already; keep one of the lines")
+        other = owner.setdefault(tuple(tokens), item)
+        if other != item:
+            raise ValueError(f"{path}:{number}: items {other} and {item} have the same lexical ID; make them differ")
+        tokens_of[row] = tokens
+    for row, item in enumerate(item_ids):
+        if row not in tokens_of:
+            raise ValueError(f"{path}: item {item} has no lexical ID; add a line for it")
+    return [tokens_of[row] for row in range(len(item_ids))]
+
+
+def read_similar_items(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
+    """Read given similar items: a header that starts with `anchor`, then `ITEM ITEM ITEM ...` per line, nearest first.
+
+    Args:
+        path: the file.
+        item_ids: the catalogue.
+
+    Returns:
+        (N, k) int32 rows of the catalogue, nearest first; -1 where an item has fewer than the longest line has, or
+        none.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: no header, an unknown item, an item with two lines, or one that is its own neighbour or has one
+            twice.
+    """
+    path = Path(path)
+    rows = {item: row for row, item in enumerate(item_ids)}
+    lines = filled_lines(path)
+    number, header = next(lines, (1, ""))
+    if header.split()[:1] != ["anchor"]:
+        raise ValueError(f"{path}:{number}: no header; the first line must be 'anchor top1 top2 ...'")
+    neighbours: dict[int, list[int]] = {}
+    for number, line in lines:
+        anchor, *similar = [known_row(rows, item, path, number) for item in line.split()]
+        if anchor in neighbours:
+            raise ValueError(f"{path}:{number}: item {item_ids[anchor]} has a line already; keep one of them")
+        if len({anchor, *similar}) <= len(similar):
+            raise ValueError(f"{path}:{number}: an item stands twice on the line of {item_ids[anchor]}; remove one")
+        neighbours[anchor] = similar
+    width = max(map(len, neighbours.values()), default=0)
+    table = np.full((len(item_ids), width), -1, dtype=np.int32)
+    for anchor, similar in neighbours.items():
+        table[anchor, : len(similar)] = similar
+    return table
