@@ -313,11 +313,11 @@ def catalogue_rows(
     """
     expected = f"({batch_size}, {'1 or more' if most is None else f'{most} or fewer'})"
     if isinstance(rows, torch.Tensor) or (isinstance(rows, np.ndarray) and rows.dtype != object):
-        users = rows = torch.as_tensor(rows)
+        users = rows = _as_tensor(rows)
         got = f"{tuple(rows.shape)}"
     else:
         try:
-            users = [torch.as_tensor(user) for user in rows]
+            users = [_as_tensor(user) for user in rows]
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"`{name}` must be catalogue rows {expected}, got {rows!r:.80}") from None
         users = [user if user.numel() else torch.full((1,), -1, device=user.device) for user in users]
@@ -333,6 +333,11 @@ def catalogue_rows(
     if rows.numel():
         check_ranges((name, rows, -1, None if num_items is None else num_items - 1))
     return rows
+
+
+def _as_tensor(values: Any) -> torch.Tensor:
+    # A tensor stays where it is; all else is read on the CPU, whatever the default device.
+    return values if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")
 
 
 def check_trie(trie: Any, vocab_size: int) -> None:

@@ -376,7 +376,7 @@ def _read_shard(path: Path) -> _Shard:
     if len(tensors["lengths"]) != last + 1 - first:
         raise ValueError(f"holds {len(tensors['lengths'])} items, not those that its name says")
     if facts.get("lengths") != _hash_of_lengths(tensors):
-        raise ValueError("tells another number of tokens for an item than it was written with")
+        raise ValueError("holds other numbers of tokens than it was written with")
     lengths = tensors["lengths"].numpy().astype(np.int64)
     block = _Block(np.arange(first, last + 1), lengths, tensors["states"], tensors.get("scales"))
     return _Shard(first, last + 1, facts["dtype"], facts.get("encoder"), facts.get("item_prompts"), block)

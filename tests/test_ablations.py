@@ -117,7 +117,7 @@ def test_without_passage_position_the_order_of_the_item_prompts_does_not_matter(
 
 def test_the_grouped_form_is_the_plain_form(ablated, data):
     part, tokenizer, model = ablated
-    model = copy.deepcopy(model)  # in evaluation mode: no dropout
+    model = copy.deepcopy(model).double()  # in evaluation mode: no dropout; in float32 sums differ by their order
     model.position_embedding.requires_grad_(model.config.passage_position)
     training = training_part(data)
     steps = TrainingSteps(training, tokenizer, 24, 16, 4, seed=0, epoch=0)
@@ -145,7 +145,7 @@ def test_the_grouped_form_is_the_plain_form(ablated, data):
         else:
             assert weight.grad.abs().max() > 0, name
             error = (gradients[name] - weight.grad).abs().max() / weight.grad.abs().max()
-            assert error < 3e-5, name  # sums in float32; in float64 they are 6e-8 apart
+            assert error < 1e-5, name  # T5 keeps some steps in float32
 
 
 def test_every_way_to_recommend_gives_the_plain_forms_scores(ablated, histories):

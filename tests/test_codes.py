@@ -91,16 +91,16 @@ def test_a_catalogue_of_codes(data, translated, tokenizer, tmp_path):
     [
         ({}, set()),
         ({"depth": 3}, set()),
-        ({"codebook_size": 5}, {"codes.safetensors", "catalogue.parquet", "tokenizer.json"}),
-        ({"num_codebooks": 3}, {"codes.safetensors", "catalogue.parquet", "tokenizer.json"}),
-        ({"num_similar": 3}, {"similar_items.parquet", "catalogue.parquet"}),
+        ({"codebook_size": 5}, {"codes.safetensors", "catalogue.parquet", "tokenizer.json", "tokenizer_config.json"}),
+        ({"num_codebooks": 3}, {"codes.safetensors", "catalogue.parquet", "tokenizer.json", "tokenizer_config.json"}),
+        ({"num_similar": 3}, {"similar_items.parquet", "catalogue.parquet", "tokenizer_config.json"}),
     ],
 )
 def test_a_changed_setting_redoes_what_depends_on_it(data, tmp_path, changes, redone):
     folder, _ = make(data, tmp_path / "codes")
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     make(data, folder, **changes)
-    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {name for name in before if before[name] != after[name]} == redone
 
 

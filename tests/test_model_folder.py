@@ -121,7 +121,7 @@ def change_weights(path, draw):
         "infinite": tensor.where(torch.arange(tensor.numel()).view(tensor.shape) > 0, torch.inf),
         "shorter": tensor[1:].contiguous(),
         "a little more": tensor + 1,
-        "superfluous": tensor,
+        "superfluous": tensor.clone(),
     }
     how = draw(st.sampled_from(sorted(changed)))
     tensors[name if how != "superfluous" else "other"] = changed[how]
@@ -133,7 +133,7 @@ def change_catalogue(path, draw):
     order = draw(st.permutations(range(len(table))))
     column = draw(st.sampled_from(["rows", *table.column_names]))
     if column == "rows":
-        table = table.take(order[: draw(st.sampled_from([30, 30, 20, 0]))])
+        table = table.take(pa.array(order[: draw(st.sampled_from([30, 30, 20, 0]))], pa.int64()))
     else:
         values = draw(st.sampled_from([table[column].take(pa.array(order)), pa.nulls(len(table), table[column].type)]))
         table = table.set_column(table.column_names.index(column), column, values)

@@ -89,6 +89,7 @@ def test_scores_are_the_exhaustive_truth_and_enough_beams_give_the_exhaustive_ra
 def test_the_grouped_form_gives_loss_and_gradients_of_the_plain_form(data, tokenizer, checkpointing):
     torch.manual_seed(0)
     model = GramForConditionalGeneration(GramConfig(**{**SMALL, "vocab_size": 512}, max_history=8, dropout_rate=0.0))
+    model = model.double()  # in float32 sums differ by their order
     model.position_embedding.weight.data.mul_(50)  # as large as the encoder's states, so that places matter
     training = training_part(data)
     steps = TrainingSteps(training, tokenizer, 24, 16, 4, seed=0, epoch=0)
@@ -113,7 +114,7 @@ def test_the_grouped_form_gives_loss_and_gradients_of_the_plain_form(data, token
     torch.testing.assert_close(torch.stack(grouped).sum(), plain, rtol=1e-5, atol=0)
     for name, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 0, name
-        assert relative_error(gradients[name], parameter.grad) < 3e-5, name  # sums in float32, in another order
+        assert relative_error(gradients[name], parameter.grad) < 1e-5, name  # T5 keeps some steps in float32
 
 
 @pytest.mark.parametrize("tied", [True, False])
