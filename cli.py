@@ -5,6 +5,10 @@ Importing this module loads nothing heavy, so that `gram --help` answers at once
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads that wait sleep
+
 import argparse
 import re
 import sys

@@ -5,10 +5,13 @@ One process on a CPU, several, or GPUs: the same code, and the same samples in e
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads that wait sleep
+
 import argparse
 import logging
 import math
-import os
 import re
 import shutil
 import time

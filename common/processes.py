@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 from datetime import timedelta
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = timedelta(days=7)  # of processes that wait while one of them translates, or trains a SASRec
 
@@ -66,7 +69,24 @@ def gather_users(values: np.ndarray, num_users: int, accelerator: Accelerator) -
 
 
 def precision(choice: str) -> str:
-    """What `mixed_precision` of the settings means on this machine: `bf16` or `no`."""
-    if choice != "auto":
-        return choice
-    return "bf16" if this_process().device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    """What `mixed_precision` of the settings means on this machine: `bf16` or `no`.
+
+    `auto` is bf16 where products in it are faster: on GPUs and processors that have them. A processor without emulates
+    them, which takes some 50 times as long as float32.
+    """
+    is_fast = _multiplies_bf16()
+    if choice == "bf16" and not is_fast:
+        logger.warning(
+            "this processor emulates bf16, tens of times slower than float32: --mixed-precision no is faster"
+        )
+    return ("bf16" if is_fast else "no") if choice == "auto" else choice
+
+
+def _multiplies_bf16() -> bool:
+    kind = this_process().device.type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if kind != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # that is of torch 2.10
+        return False
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

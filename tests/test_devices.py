@@ -62,4 +62,27 @@ def test_a_gpu_that_is_not_used_chooses_no_precision(monkeypatch):
     this_process()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert (precision("auto"), precision("bf16")) == ("no", "bf16")  # this process is on the CPU
+
+
+@pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16", "avx512_f"])
+def test_a_processor_is_asked_for_bf16_only_where_it_multiplies_in_it(monkeypatch, caplog, feature):
+    this_process()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True})
+    is_fast = feature != "avx512_f"
+    assert precision("auto") == ("bf16" if is_fast else "no")
+    assert not caplog.records
+    assert precision("bf16") == "bf16"
+    assert ("emulates bf16" in caplog.text) is not is_fast
+
+
+def test_threads_of_commands_sleep_while_they_wait(tmp_path):
+    for module in ("gram.cli", "gram.train_accelerate"):
+        script = (
+            f"import os, sys; assert 'torch' not in sys.modules; import {module}; print(os.environ['OMP_WAIT_POLICY'])"
+        )
+        command = [sys.executable, "-c", script]
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == "PASSIVE\n", module

@@ -70,7 +70,7 @@ class TrainingSettings:
         max_grad_norm: gradients are clipped to this norm.
         gradient_checkpointing: compute activations anew in the backward pass, for less memory.
         compile: compile the feed-forward layers with `torch.compile`, which needs a C++ compiler.
-        mixed_precision: `auto` (bf16 autocast on GPUs that have it), `bf16` or `no`.
+        mixed_precision: `auto` (bf16 autocast on GPUs and processors that multiply in it), `bf16` or `no`.
         validate_every: validate after this many epochs by NDCG@10, and keep the best weights.
         validation_users: users to validate on, the same every time; 0 takes all.
         validation_beams: beams of the validation.
