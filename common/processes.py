@@ -86,7 +86,7 @@ def _multiplies_bf16() -> bool:
     kind = this_process().device.type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported()
-    if kind != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # that is of torch 2.10
+    if kind != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # an older torch does not tell
         return False
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
