@@ -92,7 +92,8 @@ def translate(
         (30, ['item_id', 'title', 'text', 'lexical_id', 'similar_items'])
     """
     settings = settings or TranslationSettings()
-    stages = _Stages(data, tokenizer, settings, sasrec_settings or _sasrec_settings(settings), folder, progress)
+    sasrec_settings = sasrec_settings or SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs)
+    stages = _Stages(data, tokenizer, settings, sasrec_settings, folder, progress)
     lexical_ids, ids_from, new_tokens = stages.ids()
     similar, similar_from, sasrec = stages.similar_items()
     items = data.items
@@ -118,10 +119,6 @@ def _encoder_options(settings: TranslationSettings, folder: Path | None) -> dict
     names = ("prompt", "max_length", "append_eos", "trust_remote_code")
     options = {name: getattr(settings, f"encoder_{name}") for name in names}
     return {**options, "folder": folder and folder / SHARDS_FOLDER}
-
-
-def _sasrec_settings(settings: TranslationSettings) -> SASRecSettings:
-    return SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs, patience=settings.sasrec_patience)
 
 
 class _Stages:

@@ -33,34 +33,6 @@ class ClusterTree:
     nodes: np.ndarray
     centroids: np.ndarray
 
-    def place(self, vectors: np.ndarray) -> np.ndarray:
-        """Where new items belong.
-
-        Args:
-            vectors: (n, d) float, of the same encoder.
-
-        Returns:
-            (n, depth) int32: the path of the nearest cluster, of its nearest sub-cluster, and so on; -1 below.
-        """
-        vectors = np.asarray(vectors, dtype=np.float32)
-        found = np.full((len(vectors), self.paths.shape[1]), -1, dtype=np.int32)
-        children: dict[tuple[int, ...], list[int]] = {}
-        for row, path in enumerate(self.nodes.tolist()):
-            known = tuple(number for number in path if number >= 0)
-            children.setdefault(known[:-1], []).append(row)
-        waiting = [((), np.arange(len(vectors)))]
-        while waiting:
-            path, items = waiting.pop()
-            rows = children.get(path)
-            if rows is None or not len(items):
-                continue
-            centroids = self.centroids[rows]  # (k, d)
-            distance = (centroids**2).sum(axis=1) - 2 * vectors[items] @ centroids.T
-            numbers = self.nodes[rows, len(path)][distance.argmin(axis=1)]
-            found[items, len(path)] = numbers
-            waiting += [((*path, int(number)), items[numbers == number]) for number in np.unique(numbers)]
-        return found
-
 
 def cluster_hierarchy(
     vectors: np.ndarray, num_clusters: int, depth: int, seed: int = 0, num_workers: int = 1, progress: bool = False

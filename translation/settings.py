@@ -15,6 +15,7 @@ _LEAST = {
     "num_codebooks": 1,
     "codebook_size": 2,
     "num_similar": 0,
+    "encoder_max_length": 1,
     "max_fan_out": 2,
     "vocab_size": 32,
     "sasrec_dim": 2,
@@ -61,8 +62,7 @@ class TranslationSettings:
         similar_items: where similar items come from: `"sasrec"`, `"item-knn"`, or a file: `.parquet` with the columns
             `item_id` and `similar_items` (a list, nearest first), or the authors' text form.
         sasrec_dim: width of the SASRec.
-        sasrec_epochs: how often it sees the training part, at most.
-        sasrec_patience: stop it after so many epochs without a better NDCG@10 on held-out training items; none: never.
+        sasrec_epochs: how often it sees the training part.
         num_workers: processes that cluster; any number gives the same IDs.
         seed: of clustering, of the built-in encoder and of the SASRec.
 
@@ -90,14 +90,14 @@ class TranslationSettings:
     similar_items: str = SASREC
     sasrec_dim: int = 64
     sasrec_epochs: int = 20
-    sasrec_patience: int | None = None
     num_workers: int = 1
     seed: int = 0
 
     def __post_init__(self):
-        given = {name: 1 for name in ("encoder_max_length", "sasrec_patience") if getattr(self, name) is not None}
-        for name, least in {**_LEAST, **given}.items():
+        for name, least in _LEAST.items():
             value = getattr(self, name)
+            if name == "encoder_max_length" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
             if value > _MOST.get(name, value):
