@@ -1,4 +1,4 @@
-"""A data folder: tables in Parquet, or else the text form (see `text_folder`).
+"""A data folder: tables in Parquet, or else the text form (see `sources.folder`).
 
 - `interactions.parquet`: `user_id`, `item_id` (strings), `time` (int64 or float64, seconds since 1970 or any other
   count), and `split` (`train`, `validation` or `test`); a user's rows are together, in order of time. Without a column
@@ -12,6 +12,9 @@ Errors name the file and the row, from 1.
 from __future__ import annotations
 
 import json
+import re
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,16 @@ import pyarrow.parquet as pq
 
 from ..common.files import new_file
 from .interactions import SPLIT_NAMES, Interactions, ItemTable, RecommendationData, leave_one_out
-from .strings import id_fault
-from .text_folder import ItemTableBuilder, read_text_folder
+from .sources.folder import SEQUENCES, TABLE, item_table, sequences, texts_file
+from .sources.lines import Reading, filled_lines, id_fault
 
 INTERACTIONS_FILE, ITEMS_FILE, REPORT_FILE = "interactions.parquet", "items.parquet", "prepare.json"
 PROVENANCE = b"gram.provenance"
+MIN_ITEMS = 3  # one to learn from, one to validate, one to test
+SHOWN_CHARACTERS = 80  # of the text, where an item has no title
 _ROWS_WRITTEN_TOGETHER = 1 << 20
+_PLAIN_TITLE = re.compile(r"(?:^|; )title: (.*?)(?=; \w+: |;?$)")
+_PLAIN_EMPTY = re.compile(r"(?:\w+:|;|\s)*")
 
 
 def write_parquet_folder(
@@ -173,11 +180,101 @@ def _refuse(path: Path, wrong: np.ndarray, why) -> None:
         raise ValueError(f"{path}:{row + 1}: {why(row)}")
 
 
+class ItemTableBuilder:
+    """Collects items and refuses those that nothing can be said of."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.table = ItemTable([], [], [])
+        self.lines: dict[str, int] = {}
+
+    def add_fields(self, number: int, item: str, fields: Iterable[tuple[str, str]]) -> None:
+        """Add an item by its text fields; empty ones are left out of its text."""
+        filled = {name: value for name, value in fields if value}
+        text = "; ".join(f"{name}: {value}" for name, value in filled.items())
+        self.add(number, item, filled.get("title", ""), text)
+
+    def add(self, number: int, item: str, title: str, text: str) -> None:
+        """Add the item of a line.
+
+        Raises:
+            ValueError: its id cannot be one or was there before, or the text is empty.
+        """
+        if fault := id_fault(item):
+            raise ValueError(f"{self.path}:{number}: item id {fault}; correct the line")
+        if item in self.lines:
+            raise ValueError(f"{self.path}:{number}: item {item} stands on line {self.lines[item]} already; keep one")
+        if not text:
+            raise ValueError(f"{self.path}:{number}: item {item} has an empty text; fill a field or drop the item")
+        self.lines[item] = number
+        self.table.item_ids.append(item)
+        self.table.titles.append(title or textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ..."))
+        self.table.texts.append(text)
+
+    def finish(self) -> ItemTable:
+        """The table.
+
+        Raises:
+            ValueError: it is empty.
+        """
+        if not len(self.table):
+            raise ValueError(f"{self.path}: no items; add a line for each item")
+        return self.table
+
+
+def read_text_folder(folder: Path) -> RecommendationData:
+    """Read a folder of the text form; raises as [`read_folder`] does."""
+    texts = texts_file(folder)
+    items = _read_item_table(texts) if texts.name == TABLE else _read_plain_text(texts)
+    return RecommendationData(items, _read_sequences(folder / SEQUENCES, items, texts.name), folder)
+
+
+def _read_sequences(path: Path, items: ItemTable, text_file: str) -> Interactions:
+    rows = {item: row for row, item in enumerate(items.item_ids)}
+    found: dict[str, list[int]] = {}
+    for number, user, sequence in sequences(path, Reading(may_skip=False)):
+        if fault := id_fault(user):
+            raise ValueError(f"{path}:{number}: user id {fault}; correct the line")
+        for item in sequence:
+            if item not in rows:
+                raise ValueError(
+                    f"{path}:{number}: user {user}: item {item} has no text; add it to {text_file} or remove it here"
+                )
+        if len(sequence) < MIN_ITEMS:
+            raise ValueError(
+                f"{path}:{number}: user {user} has {len(sequence)} of the {MIN_ITEMS} items that are needed "
+                "(training, validation, test); drop the user"
+            )
+        found[user] = [rows[item] for item in sequence]
+    if not found:
+        raise ValueError(f"{path}: no users; the form is 'USER ITEM ITEM ...', one user per line")
+    return Interactions.from_sequences(list(found), found.values())
+
+
+def _read_item_table(path: Path) -> ItemTable:
+    builder = ItemTableBuilder(path)
+    for batch in item_table(path, Reading(may_skip=False)):
+        for number, *values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            item, *values = [" ".join(value.split()) for value in values]
+            builder.add_fields(number, item, zip(batch.schema.names[2:], values, strict=True))
+    return builder.finish()
+
+
+def _read_plain_text(path: Path) -> ItemTable:
+    builder = ItemTableBuilder(path)
+    for number, line in filled_lines(path):
+        item, *words = line.split()
+        text = " ".join(words)
+        title = _PLAIN_TITLE.search(text)
+        builder.add(number, item, title.group(1) if title else "", "" if _PLAIN_EMPTY.fullmatch(text) else text)
+    return builder.finish()
+
+
 def read_folder(path: str | Path) -> RecommendationData:
     r"""Read a data folder.
 
     Args:
-        path: the folder, see the heads of this module and of `text_folder`.
+        path: the folder, see the heads of this module and of `sources.folder`.
 
     Returns:
         Items in the order of their file, users in the order of theirs. Items that no user has are kept.

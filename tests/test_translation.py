@@ -188,7 +188,7 @@ def test_blocked_words_are_in_no_id(vocabulary, tmp_path):
     check(lexical_ids, vocabulary, len(TEXTS))
     assert not {token.strip("▁").lower() for tokens in lexical_ids for token in tokens} & set(words)
     (tmp_path / "words.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"words\.txt: not UTF-8"):
+    with pytest.raises(ValueError, match=r"words\.txt:1: not UTF-8"):
         translate(catalogue_of(TEXTS), vocabulary, chosen, progress=False)
 
 

@@ -23,7 +23,7 @@ from ..data.splits import training_part
 from ..tokenization_gram import CATALOGUE_SCHEMA
 from .codes import code_ids, code_tokens, residual_codes
 from .embedding import embed_texts, encode_in_shards, encoder_inputs
-from .given import read_block_list, read_lexical_ids, read_neighbours, read_similar_items, read_vectors
+from .given import read_block_list, read_lexical_ids, read_similar_items, read_vectors
 from .hierarchy import ClusterTree, cluster_hierarchy, flat_paths
 from .lexical_ids import name_items
 from .settings import BUILT_IN_ENCODER, CODES, ITEM_KNN, SASREC, TranslationSettings
@@ -222,8 +222,7 @@ class _Stages:
         if k == 0:
             return np.zeros((num_items, 0), dtype=np.int32), Provenance("similar items", {}, {"num_similar": 0}), None
         if source not in (SASREC, ITEM_KNN):
-            read = read_neighbours if Path(source).suffix == ".parquet" else read_similar_items
-            similar = read(source, self.data.items.item_ids)[:, :k]
+            similar = read_similar_items(source, self.data.items.item_ids)[:, :k]
             inputs = {"similar items": hash_of_file(source), "item ids": self.item_ids}
             return similar, Provenance("similar items", inputs, {"num_similar": k}), None
         training = training_part(self.data)

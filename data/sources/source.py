@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from ..strings import whole_characters
-from .lines import existing
-
-if TYPE_CHECKING:
-    from ..prepare_settings import PrepareSettings
+from ..prepare_settings import PrepareSettings
+from .lines import existing, whole_characters
 
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 
@@ -23,24 +20,31 @@ class Source:
     """A data set in some format, not read yet.
 
     Attributes:
+        places: files or data sets of the interactions and of the items.
         interactions: gives raw batches of `line`, `user`, `item`, `time` and, if the settings ask for it, `rating`.
         items: gives raw batches of `line`, `item_id` and the text fields in their order.
-        interactions_name: the interactions' file or data set, for errors.
-        items_name: the items' file or data set, for errors.
-        files: all that is read.
+        files: all that is read; None: the places.
         facts: what else there is to say of the origin.
         time_unit: what a time given as a number counts, unless the settings say.
         has_times: False where only the order is known.
     """
 
+    places: tuple[str | Path, str | Path]
     interactions: Batches
     items: Batches
-    interactions_name: str | Path
-    items_name: str | Path
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     time_unit: str = "s"
     has_times: bool = True
+
+    def __post_init__(self):
+        for file in self.inputs:
+            existing(file)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """All files that are read."""
+        return self.places if self.files is None else self.files
 
 
 def input_folder(settings: PrepareSettings) -> Path:
