@@ -92,13 +92,21 @@ def fit_sasrec(
 
 
 class _Batch:
-    """Windows of users' sequences, several to a row; each array is (rows, max_length) long."""
+    """Windows of users' sequences, several to a row; each array is (rows, length) long."""
 
-    def __init__(self, rows: int, length: int):
-        self.items = torch.zeros(rows, length, dtype=torch.long)
-        self.positions = torch.zeros(rows, length, dtype=torch.long)
-        self.targets = torch.full((rows, length), -1)  # -1: none
-        self.segments = torch.zeros(rows, length, dtype=torch.long)  # number of the window in its row, 0: padding
+    def __init__(self, packed: list[list[np.ndarray]], length: int):
+        self.items, self.positions, self.segments = torch.zeros(3, len(packed), length, dtype=torch.long)
+        self.targets = torch.full((len(packed), length), -1)  # -1: none
+        for row, windows in enumerate(packed):
+            start = 0
+            for number, window in enumerate(windows, start=1):
+                items = torch.from_numpy(window.astype(np.int64))
+                place = slice(start, start + len(items) - 1)
+                self.items[row, place] = items[:-1]
+                self.targets[row, place] = items[1:]
+                self.positions[row, place] = torch.arange(len(items) - 1)
+                self.segments[row, place] = number  # of the window in its row; 0: padding
+                start = place.stop
 
     def mask(self) -> Tensor:
         """(rows, 1, L, L) bool: a place sees itself and what is before it in the same window."""
@@ -114,14 +122,14 @@ def _batches(interactions: Interactions, settings: SASRecSettings, shuffler: np.
     for window in _windows(interactions, length, shuffler):
         if len(window) - 1 > room:
             if len(packed) == rows:
-                yield _fill(packed, length)
+                yield _Batch(packed, length)
                 packed = []
             packed.append([])
             room = length
         packed[-1].append(window)
         room -= len(window) - 1
     if packed:
-        yield _fill(packed, length)
+        yield _Batch(packed, length)
 
 
 def _windows(interactions: Interactions, length: int, shuffler: np.random.Generator) -> Iterator[np.ndarray]:
@@ -130,21 +138,6 @@ def _windows(interactions: Interactions, length: int, shuffler: np.random.Genera
         items = interactions[user]
         for start in range(0, len(items) - 1, length):
             yield items[start : start + length + 1]
-
-
-def _fill(packed: list[list[np.ndarray]], length: int) -> _Batch:
-    batch = _Batch(len(packed), length)
-    for row, windows in enumerate(packed):
-        start = 0
-        for number, window in enumerate(windows, start=1):
-            items = torch.from_numpy(window.astype(np.int64))
-            place = slice(start, start + len(items) - 1)
-            batch.items[row, place] = items[:-1]
-            batch.targets[row, place] = items[1:]
-            batch.positions[row, place] = torch.arange(len(items) - 1)
-            batch.segments[row, place] = number
-            start = place.stop
-    return batch
 
 
 class _FullSoftmaxLoss(torch.autograd.Function):

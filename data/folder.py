@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,11 @@ def _read_items(path: Path) -> ItemTable:
     fields = [name for name in table.column_names if name != "item_id"]
     if not fields:
         raise ValueError(f"{path}: no text columns; add some, title first")
-    columns = [_strings(path, table, name) for name in ("item_id", *fields)]
-    builder = ItemTableBuilder(path)
-    for number, (item, *values) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True), start=1):
-        builder.add_fields(number, item or "", zip(fields, (value or "" for value in values), strict=True))
-    return builder.finish()
+    columns = [_strings(path, table, name).to_pylist() for name in ("item_id", *fields)]
+    rows = enumerate(zip(*columns, strict=True), start=1)
+    return _items_of(
+        path, (_row_of_fields(number, item or "", zip(fields, values, strict=True)) for number, (item, *values) in rows)
+    )
 
 
 def _read_interactions(path: Path, items: ItemTable) -> tuple[Interactions, np.ndarray]:
@@ -180,52 +180,38 @@ def _refuse(path: Path, wrong: np.ndarray, why) -> None:
         raise ValueError(f"{path}:{row + 1}: {why(row)}")
 
 
-class ItemTableBuilder:
-    """Collects items and refuses those that nothing can be said of."""
+def _items_of(path: Path, rows: Iterable[tuple[int, str, str, str]]) -> ItemTable:
+    """The table of rows of line or row number, item id, title and text.
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.table = ItemTable([], [], [])
-        self.lines: dict[str, int] = {}
-
-    def add_fields(self, number: int, item: str, fields: Iterable[tuple[str, str]]) -> None:
-        """Add an item by its text fields; empty ones are left out of its text."""
-        filled = {name: value for name, value in fields if value}
-        text = "; ".join(f"{name}: {value}" for name, value in filled.items())
-        self.add(number, item, filled.get("title", ""), text)
-
-    def add(self, number: int, item: str, title: str, text: str) -> None:
-        """Add the item of a line.
-
-        Raises:
-            ValueError: its id cannot be one or was there before, or the text is empty.
-        """
+    Raises:
+        ValueError: there is none, an id cannot be one or was there before, or a text is empty.
+    """
+    table, lines = ItemTable([], [], []), {}
+    for number, item, title, text in rows:
         if fault := id_fault(item):
-            raise ValueError(f"{self.path}:{number}: item id {fault}; correct the line")
-        if item in self.lines:
-            raise ValueError(f"{self.path}:{number}: item {item} stands on line {self.lines[item]} already; keep one")
+            raise ValueError(f"{path}:{number}: item id {fault}; correct the line")
+        if item in lines:
+            raise ValueError(f"{path}:{number}: item {item} stands on line {lines[item]} already; keep one")
         if not text:
-            raise ValueError(f"{self.path}:{number}: item {item} has an empty text; fill a field or drop the item")
-        self.lines[item] = number
-        self.table.item_ids.append(item)
-        self.table.titles.append(title or textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ..."))
-        self.table.texts.append(text)
+            raise ValueError(f"{path}:{number}: item {item} has an empty text; fill a field or drop the item")
+        lines[item] = number
+        table.item_ids.append(item)
+        table.titles.append(title or textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ..."))
+        table.texts.append(text)
+    if not lines:
+        raise ValueError(f"{path}: no items; add a line for each item")
+    return table
 
-    def finish(self) -> ItemTable:
-        """The table.
 
-        Raises:
-            ValueError: it is empty.
-        """
-        if not len(self.table):
-            raise ValueError(f"{self.path}: no items; add a line for each item")
-        return self.table
+def _row_of_fields(number: int, item: str, fields: Iterable[tuple[str, str]]) -> tuple[int, str, str, str]:
+    filled = {name: value for name, value in fields if value}
+    return number, item, filled.get("title", ""), "; ".join(f"{name}: {value}" for name, value in filled.items())
 
 
 def read_text_folder(folder: Path) -> RecommendationData:
     """Read a folder of the text form; raises as [`read_folder`] does."""
     texts = texts_file(folder)
-    items = _read_item_table(texts) if texts.name == TABLE else _read_plain_text(texts)
+    items = _items_of(texts, (_rows_of_table if texts.name == TABLE else _rows_of_plain_texts)(texts))
     return RecommendationData(items, _read_sequences(folder / SEQUENCES, items, texts.name), folder)
 
 
@@ -251,23 +237,19 @@ def _read_sequences(path: Path, items: ItemTable, text_file: str) -> Interaction
     return Interactions.from_sequences(list(found), found.values())
 
 
-def _read_item_table(path: Path) -> ItemTable:
-    builder = ItemTableBuilder(path)
+def _rows_of_table(path: Path) -> Iterator[tuple[int, str, str, str]]:
     for batch in item_table(path, Reading(may_skip=False)):
         for number, *values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             item, *values = [" ".join(value.split()) for value in values]
-            builder.add_fields(number, item, zip(batch.schema.names[2:], values, strict=True))
-    return builder.finish()
+            yield _row_of_fields(number, item, zip(batch.schema.names[2:], values, strict=True))
 
 
-def _read_plain_text(path: Path) -> ItemTable:
-    builder = ItemTableBuilder(path)
+def _rows_of_plain_texts(path: Path) -> Iterator[tuple[int, str, str, str]]:
     for number, line in filled_lines(path):
         item, *words = line.split()
         text = " ".join(words)
         title = _PLAIN_TITLE.search(text)
-        builder.add(number, item, title.group(1) if title else "", "" if _PLAIN_EMPTY.fullmatch(text) else text)
-    return builder.finish()
+        yield number, item, title[1] if title else "", "" if _PLAIN_EMPTY.fullmatch(text) else text
 
 
 def read_folder(path: str | Path) -> RecommendationData:

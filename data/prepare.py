@@ -296,28 +296,14 @@ def _without_places(settings: PrepareSettings) -> dict[str, Any]:
 
 
 def first_of_each(*columns: np.ndarray) -> np.ndarray:
-    """(n,) bool: the first of the rows that are alike in all columns."""
-    order = np.lexsort(columns)
-    same = np.ones(max(len(order) - 1, 0), dtype=bool)
-    for column in columns:
-        same &= column[order[1:]] == column[order[:-1]]
-    first = np.ones(len(order), dtype=bool)
-    first[order[1:][same]] = False
-    return first
+    """(m,) the first of the rows that are alike in all columns, in ascending order."""
+    names = [str(number) for number in range(len(columns))]
+    table = pa.table([*columns, np.arange(len(columns[0]))], names=[*names, "row"])
+    return np.sort(table.group_by(names).aggregate([("row", "min")])["row_min"].to_numpy())
 
 
 def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int) -> np.ndarray:
-    """Rows that are left when users and items with too few interactions are dropped again and again.
-
-    Args:
-        users: (n,) codes from 0.
-        items: (n,) codes from 0.
-        user_core: fewest interactions of a user.
-        item_core: fewest interactions of an item.
-
-    Returns:
-        (m,) rows in ascending order.
-    """
+    """Rows that are left when users and items with too few interactions are dropped again and again, ascending."""
     kept = np.arange(len(users))
     while True:
         enough = np.ones(len(kept), dtype=bool)

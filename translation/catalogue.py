@@ -26,8 +26,8 @@ from .embedding import embed_texts, encode_in_shards, encoder_inputs
 from .given import read_block_list, read_lexical_ids, read_similar_items, read_vectors
 from .hierarchy import ClusterTree, cluster_hierarchy, flat_paths
 from .lexical_ids import name_items
+from .report import TreeStatistics
 from .settings import BUILT_IN_ENCODER, CODES, ITEM_KNN, SASREC, TranslationSettings
-from .statistics import TreeStatistics
 
 SASREC_FILE = "sasrec.safetensors"
 VECTORS_FILE, TREE_FILE, CODES_FILE = "vectors.safetensors", "tree.safetensors", "codes.safetensors"
