@@ -47,13 +47,7 @@ def write_parquet_folder(
 ) -> None:
     """Write the two tables, and the facts beside them and in their schemas.
 
-    Args:
-        folder: is there, and empty.
-        items: the catalogue, `item_id` and text fields.
-        interactions: sequences of its rows.
-        times: (total,) int64 or float64.
-        splits: (total,) int8.
-        facts: how the data came about.
+    The folder is there, and empty; `times` (total,) are int64 or float64, `splits` (total,) int8.
     """
     metadata = {PROVENANCE: json.dumps(facts, sort_keys=True)}
     pq.write_table(items.combine_chunks().replace_schema_metadata(metadata), folder / ITEMS_FILE)

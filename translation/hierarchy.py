@@ -108,15 +108,10 @@ def _split(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[
 
 
 def k_means(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster vectors, by scikit-learn, or by faiss where there are very many.
+    """Cluster (n, d) float32 vectors, by scikit-learn, or by faiss where there are very many.
 
-    Args:
-        vectors: (n, d) float32, n at least `num_clusters`.
-        num_clusters: the most clusters; there are fewer where there are fewer distinct vectors.
-        entropy: makes the seed; the same numbers give the same clusters.
-
-    Returns:
-        (n,) int32 labels 0 .. k-1, each of them in use, and the (k, d) float32 centres.
+    Gives (n,) int32 labels 0 .. k-1, each in use, and the (k, d) float32 centres; k is below `num_clusters` where there
+    are fewer distinct vectors. The same numbers of `entropy`, which makes the seed, give the same clusters.
     """
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     fit = _faiss if len(vectors) > FAISS_ITEMS else _scikit_learn

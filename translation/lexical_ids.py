@@ -189,14 +189,10 @@ class Candidates:
 
 
 class _Namer:
-    """Names the nodes of one level.
+    """Names the n nodes of one level.
 
-    Args:
-        candidates: of items and nodes.
-        row: (n,) the row of each node among the candidates.
-        groups: (n,) int64, equal for the nodes of one named parent.
-        paths: (n, level) tokens of the ancestors.
-        sizes: (n,) items of each node.
+    `row` (n,) is each node's among the candidates, `groups` (n,) are equal for the nodes of one named parent, `paths`
+    (n, level) hold the tokens of the ancestors, `sizes` (n,) count the items.
     """
 
     def __init__(self, candidates, row, groups, paths, sizes):

@@ -160,13 +160,9 @@ def _evenly(total: int, most: int) -> list[int]:
 def _tree(shown: Sequence[Sequence[str]], lexical_ids: Sequence[Sequence[str]]) -> tuple[list[str], list[list]]:
     """The ID tree, front-coded, in few bytes.
 
-    Args:
-        shown: sorted lexical IDs.
-        lexical_ids: those of the whole catalogue, which the sizes of the nodes count.
-
-    Returns:
-        The distinct tokens; and per lexical ID `[number of leading tokens shared with the one before, the other tokens
-        as indices, the items below the node of each of these]`, without the ones that the sizes end with.
+    Gives the distinct tokens; and per lexical ID of `shown`, which are sorted, `[number of leading tokens shared with
+    the one before, the other tokens as indices, the items of the whole catalogue below the node of each of these]`,
+    without the ones that the sizes end with.
     """
     vocabulary = sorted({token for tokens in shown for token in tokens})
     index = {token: number for number, token in enumerate(vocabulary)}

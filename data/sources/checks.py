@@ -30,11 +30,7 @@ def checked_interactions(
 ) -> Iterator[pa.RecordBatch]:
     """Rows of `user`, `item` (string), `time` (float64 seconds since 1970) and, where it is read, `rating` (float64).
 
-    Args:
-        raw: batches of `line`, `user`, `item`, `time` and perhaps `rating`, of any type that `plain` leaves.
-        source: named in errors.
-        reading: decides on bad rows.
-        unit: of a time given as number, `s` or `ms`.
+    The raw batches have these columns, of any type, and `line`. `unit` is that of a time given as number, `s` or `ms`.
     """
     for batch in raw:
         columns = {name: _ids(batch[name], name, source) for name in ("user", "item")}
@@ -55,10 +51,7 @@ def checked_interactions(
 def checked_items(raw: Iterator[pa.RecordBatch], source: str | Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     """Rows of `item_id` and text fields, all strings, the texts clean, nothing null.
 
-    Args:
-        raw: batches of `line`, `item_id` and the fields.
-        source: named in errors.
-        reading: decides on bad rows.
+    The raw batches have these columns, of any type, and `line`.
     """
     for batch in raw:
         ids = _ids(batch["item_id"], "item", source)

@@ -148,12 +148,7 @@ def records(
 ) -> Iterator[pa.RecordBatch]:
     """A row per line that is not blank: `line`, the number, and the columns, all strings, that `parse` takes from it.
 
-    Args:
-        path: the file.
-        reading: decides on lines for which `parse` raises `BadLineError`.
-        columns: names for what `parse` returns.
-        parse: gets the line without its end.
-        encoding: of the file.
+    `parse` gets the line without its end, and may raise `BadLineError`.
     """
 
     def rows() -> Iterator[tuple]:

@@ -65,11 +65,7 @@ def input_folder(settings: PrepareSettings) -> Path:
 def find(settings: PrepareSettings, kind: str, *patterns: str, without: str = "") -> Path:
     """The file that the setting `interactions` or `items` names, or else the one in the input folder that matches.
 
-    Args:
-        settings: of the preparation.
-        kind: `interactions` or `items`.
-        patterns: of the file's name.
-        without: a prefix of names that are passed over.
+    Names that start with `without` are passed over.
 
     Raises:
         FileNotFoundError: no such file.

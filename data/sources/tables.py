@@ -75,11 +75,8 @@ def read_table(
 ) -> Iterator[pa.RecordBatch]:
     """The chosen columns of a table, renamed, and `line`, the line or (Parquet) row number.
 
-    Args:
-        path: its suffix tells the kind of table.
-        reading: decides on malformed lines.
-        columns: name in the table to name in the batches; None: all of a Parquet file.
-        scalars: every value must be there, a text or a number.
+    The path's suffix tells the kind of table; without `columns` all of a Parquet file are read. With `scalars` every
+    value must be there, a text or a number.
 
     Raises:
         ValueError: another kind of table, or a column is missing.
@@ -139,9 +136,7 @@ class _Rows:
     def read(self, width: int, short: Mapping[int, bool]) -> Iterator[tuple[int, list[str], str]]:
         """The number of its first line, the cells, and what is wrong with it, of every row that is not blank.
 
-        Args:
-            width: columns of the table; 0: not known yet.
-            short: places of the columns that hold no text, and whether they hold ids.
+        `width` is 0 where it is not known yet; `short` has the columns that hold no text, and whether they hold ids.
         """
         table = csv.reader(self._lines(), **self.options)
         while True:
