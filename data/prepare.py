@@ -16,9 +16,9 @@ from ..common.files import new_folder
 from ..common.provenance import hash_of_file, versions
 from .folder import write_parquet_folder
 from .interactions import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Interactions, leave_one_out
-from .prepare_settings import PrepareSettings, day_start
 from .sources import FORMATS, Reading, Source, checked_interactions, checked_items
 from .sources.lines import whole_characters
+from .sources.source import PrepareSettings, day_start
 from .splits import split_targets
 
 

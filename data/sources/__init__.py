@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..prepare_settings import PrepareSettings
 from .checks import checked_interactions, checked_items
 from .folder import open_folder
 from .hub import open_hub
 from .lines import Reading
 from .movielens import open_movielens
 from .reviews import open_2014, open_2023, open_yelp
-from .source import Source
+from .source import PrepareSettings, Source
 from .tables import open_recbole, open_table
 
 FORMATS: dict[str, Callable[[PrepareSettings, Reading], Source]] = {

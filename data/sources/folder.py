@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..prepare_settings import PrepareSettings
 from .lines import BadLineError, Reading, batches, filled_lines, records
-from .source import Source, input_folder
+from .source import PrepareSettings, Source, input_folder
 from .tables import delimited, read_table
 
 SEQUENCES, TABLE, PLAIN_TEXT = "user_sequence.txt", "item_text.tsv", "item_plain_text.txt"

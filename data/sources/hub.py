@@ -9,9 +9,8 @@ from typing import Any
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from ..prepare_settings import PrepareSettings
 from .lines import BATCH_ROWS, Reading
-from .source import Source, interaction_columns, item_columns, required
+from .source import PrepareSettings, Source, interaction_columns, item_columns, required
 from .tables import delimited, numbered_rows
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..prepare_settings import PrepareSettings
 from .lines import BadLineError, Reading, records
-from .source import Source, input_folder
+from .source import PrepareSettings, Source, input_folder
 from .tables import delimited
 
 ITEMS_OF = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..prepare_settings import PrepareSettings
 from .lines import Reading, record, records, scalar, text
-from .source import Source, find
+from .source import PrepareSettings, Source, find
 
 REVIEWS, BUSINESSES = "yelp_academic_dataset_review.json", "yelp_academic_dataset_business.json"
 ITEMS_OF_YELP = {"name": "title", "categories": "categories", "city": "city", "state": "state"}

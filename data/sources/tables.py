@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..prepare_settings import PrepareSettings
 from .lines import BATCH_ROWS, Reading, batches, id_fault, lines, record, records, scalar, text
-from .source import Source, find, interaction_columns, item_columns, required
+from .source import PrepareSettings, Source, find, interaction_columns, item_columns, required
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _ID_FIELDS = ("user", "item", "item_id")
