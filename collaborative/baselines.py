@@ -1,4 +1,4 @@
-"""Recommenders that GRAM is measured against. A SASRec, of the translation room, has the same `score`."""
+"""Recommenders that GRAM is measured against. A SASRec has the same `score`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 WARM_UP = 0.05  # part of the training
 ADAM_BETAS = (0.9, 0.98)  # of the SASRec authors
 _REMEDY = "train it with a lower learning_rate"
-REFEREE_USERS, REFEREE_BATCH = 2000, 128
 
 
 def fit_sasrec(
@@ -37,10 +36,9 @@ def fit_sasrec(
     It is trained on the CPU wherever the rest runs: a GPU adds up gradients in an order of its own, and would give
     another catalogue every time.
 
-    Every item but a user's first is a target. The learning rate falls to zero over a fixed number of epochs. With
-    `patience` training stops early, judged by items that are taken from the training part for it, the last one of each
-    of 2,000 users: what is learned here goes into the prompts of a model that is validated on the validation items, so
-    that these may not be looked at.
+    Every item but a user's first is a target. The learning rate falls to zero over a fixed number of epochs. Training
+    never stops early, as nothing may judge it: what is learned here goes into the prompts of a model that is validated
+    on the validation items.
 
     Args:
         interactions: the training part only; whoever calls has taken the validation and test items off.
@@ -56,9 +54,6 @@ def fit_sasrec(
         ValueError: the loss or the weights are no longer finite.
     """
     settings = settings or SASRecSettings()
-    referee = None
-    if settings.patience is not None:
-        interactions, referee = _hold_out(interactions)
     targets_per_epoch = int(np.maximum(interactions.lengths - 1, 0).sum())
     if not targets_per_epoch:
         logger.warning("no user has two training items: SASRec learns nothing, and similar items are arbitrary")
@@ -91,58 +86,27 @@ def fit_sasrec(
                 bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
                 bar.update(len(hidden))
                 done += len(hidden)
-            if referee is not None and referee.wants_no_more(model, settings.patience):
-                break
-    if referee is not None and referee.best_weights is not None:
-        model.load_state_dict(referee.best_weights)
     if not all(weight.isfinite().all() for weight in model.parameters()):
         raise ValueError(f"SASRec: after its last step some weights are not finite; {_REMEDY}")
     return model.eval()
 
 
-class _Referee:
-    """Judges a SASRec by the NDCG@10 of held-out training items, and remembers its best weights."""
-
-    def __init__(self, histories: list[np.ndarray], targets: np.ndarray):
-        self.histories, self.targets = histories, torch.from_numpy(targets.astype(np.int64))
-        self.best, self.best_weights, self.epochs_since = 0.0, None, 0
-
-    def wants_no_more(self, model: SASRec, patience: int) -> bool:
-        gain = 0.0
-        for start in range(0, len(self.histories), REFEREE_BATCH):
-            scores = model.score(self.histories[start : start + REFEREE_BATCH])
-            target = scores.gather(1, self.targets[start : start + REFEREE_BATCH, None])
-            ranks = (scores >= target).sum(dim=1)
-            gain += (1 / torch.log2(ranks + 1.0))[ranks <= 10].sum().item()
-        self.epochs_since += 1
-        if gain > self.best:
-            weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-            self.best, self.best_weights, self.epochs_since = gain, weights, 0
-        return self.epochs_since >= patience
-
-
-def _hold_out(interactions: Interactions) -> tuple[Interactions, _Referee]:
-    """The interactions without the last one of some users, spread evenly; and what judges by those."""
-    able = np.flatnonzero(interactions.lengths >= 3)
-    users = able[np.linspace(0, len(able) - 1, min(REFEREE_USERS, len(able))).astype(int)] if len(able) else able
-    kept = np.ones(len(interactions.items), dtype=bool)
-    last = interactions.offsets[users + 1] - 1
-    kept[last] = False
-    lengths = interactions.lengths
-    lengths[users] -= 1
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    rest = Interactions(interactions.user_ids, interactions.items[kept], offsets)
-    return rest, _Referee([rest[user] for user in users], interactions.items[last])
-
-
 class _Batch:
-    """Windows of users' sequences, several to a row; each array is (rows, max_length) long."""
+    """Windows of users' sequences, several to a row; each array is (rows, length) long."""
 
-    def __init__(self, rows: int, length: int):
-        self.items = torch.zeros(rows, length, dtype=torch.long)
-        self.positions = torch.zeros(rows, length, dtype=torch.long)
-        self.targets = torch.full((rows, length), -1)  # -1: none
-        self.segments = torch.zeros(rows, length, dtype=torch.long)  # number of the window in its row, 0: padding
+    def __init__(self, packed: list[list[np.ndarray]], length: int):
+        self.items, self.positions, self.segments = torch.zeros(3, len(packed), length, dtype=torch.long)
+        self.targets = torch.full((len(packed), length), -1)  # -1: none
+        for row, windows in enumerate(packed):
+            start = 0
+            for number, window in enumerate(windows, start=1):
+                items = torch.from_numpy(window.astype(np.int64))
+                place = slice(start, start + len(items) - 1)
+                self.items[row, place] = items[:-1]
+                self.targets[row, place] = items[1:]
+                self.positions[row, place] = torch.arange(len(items) - 1)
+                self.segments[row, place] = number  # of the window in its row; 0: padding
+                start = place.stop
 
     def mask(self) -> Tensor:
         """(rows, 1, L, L) bool: a place sees itself and what is before it in the same window."""
@@ -158,14 +122,14 @@ def _batches(interactions: Interactions, settings: SASRecSettings, shuffler: np.
     for window in _windows(interactions, length, shuffler):
         if len(window) - 1 > room:
             if len(packed) == rows:
-                yield _fill(packed, length)
+                yield _Batch(packed, length)
                 packed = []
             packed.append([])
             room = length
         packed[-1].append(window)
         room -= len(window) - 1
     if packed:
-        yield _fill(packed, length)
+        yield _Batch(packed, length)
 
 
 def _windows(interactions: Interactions, length: int, shuffler: np.random.Generator) -> Iterator[np.ndarray]:
@@ -174,21 +138,6 @@ def _windows(interactions: Interactions, length: int, shuffler: np.random.Genera
         items = interactions[user]
         for start in range(0, len(items) - 1, length):
             yield items[start : start + length + 1]
-
-
-def _fill(packed: list[list[np.ndarray]], length: int) -> _Batch:
-    batch = _Batch(len(packed), length)
-    for row, windows in enumerate(packed):
-        start = 0
-        for number, window in enumerate(windows, start=1):
-            items = torch.from_numpy(window.astype(np.int64))
-            place = slice(start, start + len(items) - 1)
-            batch.items[row, place] = items[:-1]
-            batch.targets[row, place] = items[1:]
-            batch.positions[row, place] = torch.arange(len(items) - 1)
-            batch.segments[row, place] = number
-            start = place.stop
-    return batch
 
 
 class _FullSoftmaxLoss(torch.autograd.Function):
@@ -228,7 +177,8 @@ class _FullSoftmaxLoss(torch.autograd.Function):
 
 def sasrec_provenance(interactions: Interactions, num_items: int, settings: SASRecSettings, seed: int) -> Provenance:
     """Everything that decides what `fit_sasrec` learns."""
-    facts = {"num_items": num_items, "sasrec": asdict(settings), "seed": seed}
+    shape = {**asdict(settings), "patience": None}  # a setting of earlier versions, whose files stay of use
+    facts = {"num_items": num_items, "sasrec": shape, "seed": seed}
     return Provenance("sasrec", {"training interactions": hash_of_interactions(interactions)}, facts)
 
 

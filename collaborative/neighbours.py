@@ -69,7 +69,7 @@ def _largest(values: Tensor, k: int) -> Tensor:
 def _approximate(vectors: np.ndarray, k: int) -> np.ndarray:
     import faiss  # before its threads are limited
 
-    found = np.full((len(vectors), k), -1, dtype=np.int32)
+    found = np.zeros((len(vectors), k), dtype=np.int32)
     with threadpool_limits(limits=1):  # sums in an order that does not depend on the number of cores
         quantizer = faiss.IndexFlatIP(vectors.shape[1])
         cells = len(vectors) // ITEMS_PER_CELL
@@ -81,12 +81,9 @@ def _approximate(vectors: np.ndarray, k: int) -> np.ndarray:
         rows = 1 << 14
         for start in range(0, len(vectors), rows):
             _, nearest = index.search(vectors[start : start + rows], k + 1)
-            others = nearest != np.arange(start, start + len(nearest))[:, None]
-            others &= others.cumsum(axis=1) <= k
-            block = np.full((len(nearest), k), -1, dtype=np.int32)
-            row, column = np.nonzero(others)
-            block[row, (others.cumsum(axis=1) - 1)[row, column]] = nearest[row, column]
-            found[start : start + rows] = block
+            is_own = nearest == np.arange(start, start + len(nearest))[:, None]
+            last = np.argsort(is_own, axis=1, kind="stable")[:, :k]  # its own row, if it is there, comes last
+            found[start : start + rows] = np.take_along_axis(nearest, last, axis=1)
     return found
 
 

@@ -34,7 +34,6 @@ class SASRecSettings:
         batch_items: how many items a batch has room for; at least one row of `max_length`.
         learning_rate: the peak, reached after the warm-up.
         weight_decay: of the weights, apart from the gradient (AdamW).
-        patience: stop after so many epochs without a better NDCG@10 and keep the best weights; none: all epochs.
 
     Raises:
         ValueError: a value that cannot be, with the name of its field.
@@ -49,11 +48,9 @@ class SASRecSettings:
     batch_items: int = 1000
     learning_rate: float = 3e-3
     weight_decay: float = 0.0
-    patience: int | None = None
 
     def __post_init__(self):
-        whole = ["dim", "num_layers", "num_heads", "max_length", "epochs", "batch_items"]
-        for name in whole if self.patience is None else [*whole, "patience"]:
+        for name in ("dim", "num_layers", "num_heads", "max_length", "epochs", "batch_items"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
@@ -178,7 +175,8 @@ class SASRec(nn.Module):
         try:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})[METADATA_KEY])["settings"]
-                model = cls(facts["num_items"], SASRecSettings(**facts["sasrec"]))
+                settings = {name: value for name, value in facts["sasrec"].items() if name != "patience"}
+                model = cls(facts["num_items"], SASRecSettings(**settings))
                 model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())

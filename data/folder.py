@@ -1,4 +1,4 @@
-"""A data folder: tables in Parquet, or else the text form (see `text_folder`).
+"""A data folder: tables in Parquet, or else the text form (see `sources.folder`).
 
 - `interactions.parquet`: `user_id`, `item_id` (strings), `time` (int64 or float64, seconds since 1970 or any other
   count), and `split` (`train`, `validation` or `test`); a user's rows are together, in order of time. Without a column
@@ -12,6 +12,9 @@ Errors name the file and the row, from 1.
 from __future__ import annotations
 
 import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,16 @@ import pyarrow.parquet as pq
 
 from ..common.files import new_file
 from .interactions import SPLIT_NAMES, Interactions, ItemTable, RecommendationData, leave_one_out
-from .strings import id_fault
-from .text_folder import ItemTableBuilder, read_text_folder
+from .sources.folder import SEQUENCES, TABLE, item_table, sequences, texts_file
+from .sources.lines import Reading, filled_lines, id_fault
 
 INTERACTIONS_FILE, ITEMS_FILE, REPORT_FILE = "interactions.parquet", "items.parquet", "prepare.json"
 PROVENANCE = b"gram.provenance"
+MIN_ITEMS = 3  # one to learn from, one to validate, one to test
+SHOWN_CHARACTERS = 80  # of the text, where an item has no title
 _ROWS_WRITTEN_TOGETHER = 1 << 20
+_PLAIN_TITLE = re.compile(r"(?:^|; )title: (.*?)(?=; \w+: |;?$)")
+_PLAIN_EMPTY = re.compile(r"(?:\w+:|;|\s)*")
 
 
 def write_parquet_folder(
@@ -40,13 +47,7 @@ def write_parquet_folder(
 ) -> None:
     """Write the two tables, and the facts beside them and in their schemas.
 
-    Args:
-        folder: is there, and empty.
-        items: the catalogue, `item_id` and text fields.
-        interactions: sequences of its rows.
-        times: (total,) int64 or float64.
-        splits: (total,) int8.
-        facts: how the data came about.
+    The folder is there, and empty; `times` (total,) are int64 or float64, `splits` (total,) int8.
     """
     metadata = {PROVENANCE: json.dumps(facts, sort_keys=True)}
     pq.write_table(items.combine_chunks().replace_schema_metadata(metadata), folder / ITEMS_FILE)
@@ -87,11 +88,11 @@ def _read_items(path: Path) -> ItemTable:
     fields = [name for name in table.column_names if name != "item_id"]
     if not fields:
         raise ValueError(f"{path}: no text columns; add some, title first")
-    columns = [_strings(path, table, name) for name in ("item_id", *fields)]
-    builder = ItemTableBuilder(path)
-    for number, (item, *values) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True), start=1):
-        builder.add_fields(number, item or "", zip(fields, (value or "" for value in values), strict=True))
-    return builder.finish()
+    columns = [_strings(path, table, name).to_pylist() for name in ("item_id", *fields)]
+    rows = enumerate(zip(*columns, strict=True), start=1)
+    return _items_of(
+        path, (_row_of_fields(number, item or "", zip(fields, values, strict=True)) for number, (item, *values) in rows)
+    )
 
 
 def _read_interactions(path: Path, items: ItemTable) -> tuple[Interactions, np.ndarray]:
@@ -173,11 +174,83 @@ def _refuse(path: Path, wrong: np.ndarray, why) -> None:
         raise ValueError(f"{path}:{row + 1}: {why(row)}")
 
 
+def _items_of(path: Path, rows: Iterable[tuple[int, str, str, str]]) -> ItemTable:
+    """The table of rows of line or row number, item id, title and text.
+
+    Raises:
+        ValueError: there is none, an id cannot be one or was there before, or a text is empty.
+    """
+    table, lines = ItemTable([], [], []), {}
+    for number, item, title, text in rows:
+        if fault := id_fault(item):
+            raise ValueError(f"{path}:{number}: item id {fault}; correct the line")
+        if item in lines:
+            raise ValueError(f"{path}:{number}: item {item} stands on line {lines[item]} already; keep one")
+        if not text:
+            raise ValueError(f"{path}:{number}: item {item} has an empty text; fill a field or drop the item")
+        lines[item] = number
+        table.item_ids.append(item)
+        table.titles.append(title or textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ..."))
+        table.texts.append(text)
+    if not lines:
+        raise ValueError(f"{path}: no items; add a line for each item")
+    return table
+
+
+def _row_of_fields(number: int, item: str, fields: Iterable[tuple[str, str]]) -> tuple[int, str, str, str]:
+    filled = {name: value for name, value in fields if value}
+    return number, item, filled.get("title", ""), "; ".join(f"{name}: {value}" for name, value in filled.items())
+
+
+def read_text_folder(folder: Path) -> RecommendationData:
+    """Read a folder of the text form; raises as [`read_folder`] does."""
+    texts = texts_file(folder)
+    items = _items_of(texts, (_rows_of_table if texts.name == TABLE else _rows_of_plain_texts)(texts))
+    return RecommendationData(items, _read_sequences(folder / SEQUENCES, items, texts.name), folder)
+
+
+def _read_sequences(path: Path, items: ItemTable, text_file: str) -> Interactions:
+    rows = {item: row for row, item in enumerate(items.item_ids)}
+    found: dict[str, list[int]] = {}
+    for number, user, sequence in sequences(path, Reading(may_skip=False)):
+        if fault := id_fault(user):
+            raise ValueError(f"{path}:{number}: user id {fault}; correct the line")
+        for item in sequence:
+            if item not in rows:
+                raise ValueError(
+                    f"{path}:{number}: user {user}: item {item} has no text; add it to {text_file} or remove it here"
+                )
+        if len(sequence) < MIN_ITEMS:
+            raise ValueError(
+                f"{path}:{number}: user {user} has {len(sequence)} of the {MIN_ITEMS} items that are needed "
+                "(training, validation, test); drop the user"
+            )
+        found[user] = [rows[item] for item in sequence]
+    if not found:
+        raise ValueError(f"{path}: no users; the form is 'USER ITEM ITEM ...', one user per line")
+    return Interactions.from_sequences(list(found), found.values())
+
+
+def _rows_of_table(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    for batch in item_table(path, Reading(may_skip=False)):
+        for number, *values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            item, *values = [" ".join(value.split()) for value in values]
+            yield _row_of_fields(number, item, zip(batch.schema.names[2:], values, strict=True))
+
+
+def _rows_of_plain_texts(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    for number, line in filled_lines(path):
+        item, *words = line.split()
+        text = " ".join(words)
+        title = _PLAIN_TITLE.search(text)
+        yield number, item, title[1] if title else "", "" if _PLAIN_EMPTY.fullmatch(text) else text
+
+
 def read_folder(path: str | Path) -> RecommendationData:
     r"""Read a data folder.
 
     Args:
-        path: the folder, see the heads of this module and of `text_folder`.
+        path: the folder, see the heads of this module and of `sources.folder`.
 
     Returns:
         Items in the order of their file, users in the order of theirs. Items that no user has are kept.

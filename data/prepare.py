@@ -14,14 +14,12 @@ import pyarrow.compute as pc
 
 from ..common.files import new_folder
 from ..common.provenance import hash_of_file, versions
-from .codes import first_of_each, k_core, recoded
 from .folder import write_parquet_folder
 from .interactions import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Interactions, leave_one_out
-from .prepare_settings import PrepareSettings, day_start
 from .sources import FORMATS, Reading, Source, checked_interactions, checked_items
-from .sources.lines import existing
+from .sources.lines import whole_characters
+from .sources.source import PrepareSettings, day_start
 from .splits import split_targets
-from .strings import whole_characters
 
 
 @dataclass(frozen=True)
@@ -112,10 +110,8 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
     """
     reading = Reading(settings.skip_bad_lines, progress)
     source = FORMATS[settings.format](settings, reading)
-    for file in source.files:
-        existing(file)
     if not source.has_times and (settings.since or settings.until or settings.split == "global-time"):
-        raise ValueError(f"{source.interactions_name}: there are no times; unset since and until, split leave-one-out")
+        raise ValueError(f"{source.places[0]}: there are no times; unset since and until, split leave-one-out")
     packages = ("gram-recommender", "numpy", "pyarrow", *(["datasets"] if settings.format == "hub" else []))
     with new_folder(output) as folder:
         log = _read_interactions(source, settings, reading)
@@ -124,7 +120,7 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
         _check_ids(log, texts["item_id"].combine_chunks(), source)
         log, stages = _filtered(log, texts["item_id"].combine_chunks(), settings, num_bad)
         if not len(log.users):
-            raise ValueError(f"{source.interactions_name}: nothing is left; loosen the filters (after {_path(stages)})")
+            raise ValueError(f"{source.places[0]}: nothing is left; loosen the filters (after {_path(stages)})")
         log, user_ids, item_ids = _ordered(log)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(log.users))])
         interactions = Interactions(user_ids.to_pylist(), log.items, offsets)
@@ -132,7 +128,7 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
         counts["without_interactions"] = len(texts) - len(item_ids)
         facts = {
             "settings": _without_places(settings),
-            "inputs": [{"file": whole_characters(file.name), "sha256": hash_of_file(file)} for file in source.files],
+            "inputs": [{"file": whole_characters(file.name), "sha256": hash_of_file(file)} for file in source.inputs],
             **({"origin": source.facts} if source.facts else {}),
             "stages": [asdict(stage) for stage in stages],
             "items": counts,
@@ -147,14 +143,14 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
 def _read_interactions(source: Source, settings: PrepareSettings, reading: Reading) -> _Log:
     users, items, times, ratings = [], [], [], []
     unit = settings.time_unit or source.time_unit
-    for batch in checked_interactions(source.interactions(), source.interactions_name, reading, unit):
+    for batch in checked_interactions(source.interactions(), source.places[0], reading, unit):
         users.append(batch["user"].dictionary_encode())
         items.append(batch["item"].dictionary_encode())
         times.append(batch["time"].to_numpy())
         if "rating" in batch.schema.names:
             ratings.append(batch["rating"].to_numpy())
     if not sum(map(len, times)):
-        raise ValueError(f"{source.interactions_name}: no interactions; {_remedy(reading.shown)}")
+        raise ValueError(f"{source.places[0]}: no interactions; {_remedy(reading.shown)}")
     (user_ids, user_codes), (item_ids, item_codes) = _joined(users), _joined(items)
     return _Log(
         user_ids,
@@ -175,9 +171,9 @@ def _joined(batches: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
 def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, int]]:
     """Items with a text, each once, in its first row; and how many rows there were, and why some were left out."""
     num_bad, num_shown = reading.num_bad, len(reading.shown)
-    batches = list(checked_items(source.items(), source.items_name, reading))
+    batches = list(checked_items(source.items(), source.places[1], reading))
     if not sum(batch.num_rows for batch in batches):
-        raise ValueError(f"{source.items_name}: no items; {_remedy(reading.shown[num_shown:])}")
+        raise ValueError(f"{source.places[1]}: no items; {_remedy(reading.shown[num_shown:])}")
     table = pa.Table.from_batches(batches)
     filled = np.zeros(len(table), dtype=bool)
     for name in table.column_names[1:]:
@@ -186,7 +182,7 @@ def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, i
     counts = {"read": len(filled) + num_bad, "bad": num_bad, "without_text": int((~filled).sum())}
     table = table.filter(pa.array(filled))
     if not len(table):
-        raise ValueError(f"{source.items_name}: no item has a text; name other text columns")
+        raise ValueError(f"{source.places[1]}: no item has a text; name other text columns")
     codes = table["item_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     first = np.zeros(len(table), dtype=bool)
     first[np.unique(codes, return_index=True)[1]] = True
@@ -203,7 +199,7 @@ def _check_ids(log: _Log, with_text: pa.Array, source: Source) -> None:
     Raises:
         ValueError: no id of one is in the other, or one is written 1 in one place and 1.0 in another.
     """
-    log_name, items_name = source.interactions_name, source.items_name
+    log_name, items_name = source.places
     users, items, described = (log.user_ids, log_name), (log.item_ids, log_name), (with_text, items_name)
     for (ids, here), (others, there) in ((users, users), (items, items), (items, described), (described, items)):
         ids = ids.filter(pc.match_substring_regex(ids, r"^[0-9]+\.0+$"))
@@ -297,3 +293,35 @@ def _path(stages: list[Stage]) -> str:
 def _without_places(settings: PrepareSettings) -> dict[str, Any]:
     """The settings, so that the folder does not depend on where the input lies."""
     return {name: value for name, value in asdict(settings).items() if name not in ("input", "interactions", "items")}
+
+
+def first_of_each(*columns: np.ndarray) -> np.ndarray:
+    """(m,) the first of the rows that are alike in all columns, in ascending order."""
+    names = [str(number) for number in range(len(columns))]
+    table = pa.table([*columns, np.arange(len(columns[0]))], names=[*names, "row"])
+    return np.sort(table.group_by(names).aggregate([("row", "min")])["row_min"].to_numpy())
+
+
+def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int) -> np.ndarray:
+    """Rows that are left when users and items with too few interactions are dropped again and again, ascending."""
+    kept = np.arange(len(users))
+    while True:
+        enough = np.ones(len(kept), dtype=bool)
+        for codes, core in ((users[kept], user_core), (items[kept], item_core)):
+            enough &= np.bincount(codes)[codes] >= core
+        if enough.all():
+            return kept
+        kept = kept[enough]
+
+
+def recoded(codes: np.ndarray, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """Codes of the ids that are left, in order: by number if all are numbers, else as text."""
+    left = np.flatnonzero(np.bincount(codes, minlength=len(ids)))
+    ids = ids.take(pa.array(left))
+    keys = {"text": ids}
+    if pc.all(pc.match_substring_regex(ids, r"^[0-9]{1,18}$")).as_py():
+        keys = {"number": ids.cast(pa.int64()), **keys}
+    order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys]).to_numpy()
+    new = np.full(len(np.bincount(codes)), -1, dtype=np.int32)
+    new[left[order]] = np.arange(len(left), dtype=np.int32)
+    return new[codes], ids.take(pa.array(order))

@@ -97,13 +97,7 @@ def drawn_users(num_users: int, most: int | None, seed: int = 0) -> np.ndarray:
 def split_targets(interactions: Interactions, splits: np.ndarray, split: int) -> tuple[np.ndarray, np.ndarray]:
     """Each user's first interaction of a split that has another before it.
 
-    Args:
-        interactions: whole sequences.
-        splits: (total,) int8.
-        split: `VALIDATION` or `TEST`.
-
-    Returns:
-        Rows of the users who have one, and its place in `interactions.items`, both int64.
+    Gives the rows of the users who have one, and its place in `interactions.items`, both int64.
     """
     places = np.flatnonzero(splits == split)
     users = np.searchsorted(interactions.offsets, places, side="right") - 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gram.collaborative.neighbours import items_bought_together, nearest_items
 from gram.data import Interactions
-from gram.translation.given import read_neighbours
+from gram.translation.given import read_similar_items
 from gram.translation.hierarchy import cluster_hierarchy
 
 
@@ -52,7 +52,7 @@ def write(path, rows):
 
 def test_neighbours_of_another_tool(tmp_path):
     path = write(tmp_path / "n.parquet", [("c", ["a", "b"]), ("a", ["b"])])
-    assert read_neighbours(path, ["a", "b", "c"]).tolist() == [[1, -1], [-1, -1], [0, 1]]
+    assert read_similar_items(path, ["a", "b", "c"]).tolist() == [[1, -1], [-1, -1], [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ def test_neighbours_of_another_tool(tmp_path):
 )
 def test_neighbours_that_cannot_be_are_named(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
-        read_neighbours(write(tmp_path / "n.parquet", rows), ["a", "b", "c"])
+        read_similar_items(write(tmp_path / "n.parquet", rows), ["a", "b", "c"])
 
 
 def test_a_file_that_holds_no_neighbours_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"n\.parquet"):
-        read_neighbours(tmp_path / "n.parquet", ["a"])
+        read_similar_items(tmp_path / "n.parquet", ["a"])
     (tmp_path / "n.parquet").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="not a Parquet file"):
-        read_neighbours(tmp_path / "n.parquet", ["a"])
+        read_similar_items(tmp_path / "n.parquet", ["a"])
     pq.write_table(pa.table({"item_id": ["a"]}), tmp_path / "n.parquet")
     with pytest.raises(ValueError, match="column similar_items is missing"):
-        read_neighbours(tmp_path / "n.parquet", ["a"])
+        read_similar_items(tmp_path / "n.parquet", ["a"])
 
 
 @pytest.mark.parametrize("use", ["neighbours", "clusters"])

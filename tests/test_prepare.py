@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 import gram
 from gram import cli
 from gram.data import TEST, TRAIN, VALIDATION, evaluation_histories, read_folder, training_part
-from gram.data.codes import k_core, recoded
-from gram.data.prepare import PrepareSettings, prepare
+from gram.data.prepare import PrepareSettings, k_core, prepare, recoded
 
 from .raw_data import TABLE, raw
 

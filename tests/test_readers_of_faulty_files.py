@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gram.data import read_folder
 from gram.data.prepare import PrepareSettings, prepare
-from gram.translation.given import read_lexical_ids, read_neighbours, read_similar_items
+from gram.translation.given import read_lexical_ids, read_similar_items
 
 from .raw_data import json_lines
 
@@ -313,10 +313,10 @@ def test_ids_written_in_two_ways_are_told_by_name(refused, prepared):
 
 def test_ids_of_similar_items_may_be_numbers(tmp_path):
     pq.write_table(pa.table({"item_id": [7, 8], "similar_items": [[8], []]}), tmp_path / "near.parquet")
-    assert read_neighbours(tmp_path / "near.parquet", ["7", "8"]).tolist() == [[1], [-1]]
+    assert read_similar_items(tmp_path / "near.parquet", ["7", "8"]).tolist() == [[1], [-1]]
     pq.write_table(pa.table({"item_id": [7], "similar_items": [8]}), tmp_path / "near.parquet")
     with pytest.raises(ValueError, match=r"near\.parquet: item_id must be ids as text, similar_items lists of them; "):
-        read_neighbours(tmp_path / "near.parquet", ["7", "8"])
+        read_similar_items(tmp_path / "near.parquet", ["7", "8"])
 
 
 @pytest.mark.parametrize("read", [read_lexical_ids, read_similar_items])

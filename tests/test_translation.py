@@ -15,8 +15,7 @@ from gram.tokenization_gram import CATALOGUE_SCHEMA, GramTokenizer
 from gram.translation import TranslationSettings, TreeStatistics, train_vocabulary, translate
 from gram.translation.embedding import embed_texts
 from gram.translation.hierarchy import cluster_hierarchy
-from gram.translation.lexical_ids import name_items
-from gram.translation.matching import Candidates, greedy_matching
+from gram.translation.lexical_ids import Candidates, _Namer, name_items
 from gram.trie_gram import ItemTrie
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -189,7 +188,7 @@ def test_blocked_words_are_in_no_id(vocabulary, tmp_path):
     check(lexical_ids, vocabulary, len(TEXTS))
     assert not {token.strip("▁").lower() for tokens in lexical_ids for token in tokens} & set(words)
     (tmp_path / "words.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"words\.txt: not UTF-8"):
+    with pytest.raises(ValueError, match=r"words\.txt:1: not UTF-8"):
         translate(catalogue_of(TEXTS), vocabulary, chosen, progress=False)
 
 
@@ -205,14 +204,17 @@ def test_tokens_go_where_they_weigh_most(wishes, groups, seed):
     offsets = np.cumsum([0, *map(len, pairs)])
     flat = [pair for node in pairs for pair in node]
     candidates = Candidates(offsets, np.array([t for _, t in flat], np.int32), np.array([-w for w, _ in flat], float))
-    nodes, groups = np.arange(len(wishes)), np.array(groups[: len(wishes)])
-    places = greedy_matching(nodes, groups, offsets[:-1], offsets[1:], candidates, lambda _, place: place)
+    rows, groups = np.arange(len(wishes)), np.array(groups[: len(wishes)])
+    no_ancestors = np.zeros((len(rows), 0), np.int32)
+    found = _Namer(candidates, rows, groups, no_ancestors, np.ones(len(rows), int)).names(True, 100)
     names, taken = {}, set()
     for _, token, node in sorted((w, token, node) for node, wish in enumerate(pairs) for w, token in wish):
         if node not in names and (groups[node], token) not in taken:
             names[node] = token
             taken.add((groups[node], token))
-    assert {n: int(candidates.tokens[p]) for n, p in enumerate(places.tolist()) if p >= 0} == names
+    for node, token in enumerate(found.tolist()):
+        # Who gets none of its own shares the one that it wants most.
+        assert token == names.get(node, pairs[node][0][1] if pairs[node] else -1)
 
 
 def test_clusters_of_one_parent_have_names_of_their_own(vocabulary):
@@ -265,14 +267,15 @@ def test_workers_change_nothing():
 
 
 @pytest.mark.parametrize("library", ["scikit-learn", "faiss"])
-def test_an_item_is_placed_where_its_like_are(library, monkeypatch):
+def test_an_item_is_in_the_cluster_that_is_nearest(library, monkeypatch):
     monkeypatch.setattr("gram.translation.hierarchy.FAISS_ITEMS", 100 if library == "faiss" else 10**9)
     vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
     tree = cluster_hierarchy(vectors, 5, 4)
     assert len(np.unique(tree.paths[:, 0])) == 5
-    placed = tree.place(vectors)
-    assert (placed >= 0).any(axis=0).sum() >= 3
-    assert np.array_equal(placed[placed >= 0], tree.paths[placed >= 0])
+    assert (tree.paths >= 0).any(axis=0).sum() >= 3
+    top = (tree.nodes >= 0).sum(axis=1) == 1
+    distances = ((vectors[:, None] - tree.centroids[top]) ** 2).sum(axis=2)
+    assert np.array_equal(tree.nodes[top, 0][distances.argmin(axis=1)], tree.paths[:, 0])
 
 
 @pytest.mark.parametrize("texts", [["red"], ["red", "red"], ["💄", "💅 💄"], ["!", "?"], TEXTS, TEXTS * 10])

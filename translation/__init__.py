@@ -1,10 +1,9 @@
 """Semantic-to-lexical translation: what each item is called in words of the vocabulary, and what is similar to it."""
 
 from .catalogue import SASREC_FILE, Translation, translate
-from .report import write_report
+from .report import TreeStatistics, write_report
 from .settings import TranslationSettings
-from .statistics import TreeStatistics
-from .vocabulary import train_vocabulary
+from .tokenizer_folder import train_vocabulary
 
 __all__ = [
     "SASREC_FILE",

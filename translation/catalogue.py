@@ -23,11 +23,11 @@ from ..data.splits import training_part
 from ..tokenization_gram import CATALOGUE_SCHEMA
 from .codes import code_ids, code_tokens, residual_codes
 from .embedding import embed_texts, encode_in_shards, encoder_inputs
-from .given import read_block_list, read_lexical_ids, read_neighbours, read_similar_items, read_vectors
+from .given import read_block_list, read_lexical_ids, read_similar_items, read_vectors
 from .hierarchy import ClusterTree, cluster_hierarchy, flat_paths
 from .lexical_ids import name_items
+from .report import TreeStatistics
 from .settings import BUILT_IN_ENCODER, CODES, ITEM_KNN, SASREC, TranslationSettings
-from .statistics import TreeStatistics
 
 SASREC_FILE = "sasrec.safetensors"
 VECTORS_FILE, TREE_FILE, CODES_FILE = "vectors.safetensors", "tree.safetensors", "codes.safetensors"
@@ -92,7 +92,8 @@ def translate(
         (30, ['item_id', 'title', 'text', 'lexical_id', 'similar_items'])
     """
     settings = settings or TranslationSettings()
-    stages = _Stages(data, tokenizer, settings, sasrec_settings or _sasrec_settings(settings), folder, progress)
+    sasrec_settings = sasrec_settings or SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs)
+    stages = _Stages(data, tokenizer, settings, sasrec_settings, folder, progress)
     lexical_ids, ids_from, new_tokens = stages.ids()
     similar, similar_from, sasrec = stages.similar_items()
     items = data.items
@@ -118,10 +119,6 @@ def _encoder_options(settings: TranslationSettings, folder: Path | None) -> dict
     names = ("prompt", "max_length", "append_eos", "trust_remote_code")
     options = {name: getattr(settings, f"encoder_{name}") for name in names}
     return {**options, "folder": folder and folder / SHARDS_FOLDER}
-
-
-def _sasrec_settings(settings: TranslationSettings) -> SASRecSettings:
-    return SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs, patience=settings.sasrec_patience)
 
 
 class _Stages:
@@ -225,8 +222,7 @@ class _Stages:
         if k == 0:
             return np.zeros((num_items, 0), dtype=np.int32), Provenance("similar items", {}, {"num_similar": 0}), None
         if source not in (SASREC, ITEM_KNN):
-            read = read_neighbours if Path(source).suffix == ".parquet" else read_similar_items
-            similar = read(source, self.data.items.item_ids)[:, :k]
+            similar = read_similar_items(source, self.data.items.item_ids)[:, :k]
             inputs = {"similar items": hash_of_file(source), "item ids": self.item_ids}
             return similar, Provenance("similar items", inputs, {"num_similar": k}), None
         training = training_part(self.data)

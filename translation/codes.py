@@ -49,13 +49,7 @@ def residual_codes(
 
 
 def code_ids(codes: np.ndarray) -> list[list[str]]:
-    """Every item's ID: its codes, and a last token that counts the items of the same codes in catalogue order.
-
-    Args:
-        codes: (N, L) int.
-
-    Returns:
-        N lists of L + 1 tokens, no two alike.
+    """Every item's ID: its codes (N, L), and a last token that counts the items of the same ones in catalogue order.
 
     Example:
         >>> code_ids(np.array([[5, 0], [5, 2], [5, 0]]))

@@ -116,13 +116,8 @@ def encoder_inputs(name: str) -> dict[str, str]:
 def tfidf_svd(texts: Sequence[str], dimensions: int = 128, seed: int = 0) -> np.ndarray:
     """Latent semantic analysis: TF-IDF of the texts' words, then a truncated singular value decomposition.
 
-    Args:
-        texts: N texts.
-        dimensions: of the vectors; fewer where the texts span fewer.
-        seed: of the randomised decomposition.
-
-    Returns:
-        (N, d <= dimensions) float32, rows of length 1, or 0 for a text without words.
+    Gives (N, d <= dimensions) float32, rows of length 1, or 0 for a text without words; d is lower where the texts
+    span less.
     """
     vectorizer = TfidfVectorizer(token_pattern=_WORDS, sublinear_tf=True, dtype=np.float64)
     try:

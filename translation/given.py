@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..data.text_folder import filled_lines, known_row
+from ..data.sources.lines import existing, filled_lines
 from .embedding import _unit_length
 
 
@@ -31,9 +31,7 @@ def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
         FileNotFoundError: the file is missing.
         ValueError: another kind of file, a wrong shape, a number that is not finite, or an item without vector.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give one with the items' vectors")
+    path = existing(path)
     readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".parquet": _read_parquet}
     if path.suffix not in readers:
         raise ValueError(f"{path}: not a kind of file that vectors are read from; give {', '.join(readers)}")
@@ -102,60 +100,8 @@ def read_block_list(path: str) -> list[str]:
         FileNotFoundError: the file is missing.
         ValueError: it is not UTF-8.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            words = [line.strip() for line in file]
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8; save the file as UTF-8") from None
-    return [word for word in words if word and not word.startswith("#")]
-
-
-def read_neighbours(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
-    """Given similar items from a Parquet file: columns `item_id` and `similar_items`, a list, nearest first.
-
-    Args:
-        path: the file.
-        item_ids: the catalogue.
-
-    Returns:
-        (N, longest list) int32 rows of the catalogue, -1 padded; items without a row have no neighbours.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: no Parquet, a missing column, an unknown item, an item with two rows, or one that is its own
-            neighbour or has one twice.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give one with the items' neighbours")
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
-    for name in ("item_id", "similar_items"):
-        if name not in table.column_names:
-            raise ValueError(f"{path}: column {name} is missing; the columns must be item_id and similar_items")
-    kinds = {"item_id": pa.string(), "similar_items": pa.list_(pa.string())}
-    try:
-        columns = [table[name].cast(kind).to_pylist() for name, kind in kinds.items()]
-    except pa.ArrowException:
-        raise ValueError(f"{path}: item_id must be ids as text, similar_items lists of them; correct it") from None
-    rows = {item: row for row, item in enumerate(item_ids)}
-    neighbours: dict[int, list[int]] = {}
-    for number, (item, similar) in enumerate(zip(*columns, strict=True), start=1):
-        unknown = next((name for name in [item, *(similar or [])] if name not in rows), None)
-        if unknown is not None:
-            raise ValueError(f"{path}: row {number}: item {unknown} is not in the catalogue; remove it")
-        found = [rows[name] for name in similar or []]
-        if rows[item] in neighbours:
-            raise ValueError(f"{path}: row {number}: item {item} has a row already; keep one of them")
-        if len({rows[item], *found}) <= len(found):
-            raise ValueError(f"{path}: row {number}: an item stands twice among {item} and its neighbours; remove one")
-        neighbours[rows[item]] = found
-    table_of_rows = np.full((len(item_ids), max(map(len, neighbours.values()), default=0)), -1, dtype=np.int32)
-    for row, found in neighbours.items():
-        table_of_rows[row, : len(found)] = found
-    return table_of_rows
+    words = [line.strip() for _, line in filled_lines(path)]
+    return [word for word in words if not word.startswith("#")]
 
 
 def read_lexical_ids(path: str | Path, item_ids: Sequence[str]) -> list[list[str]]:
@@ -182,7 +128,7 @@ def read_lexical_ids(path: str | Path, item_ids: Sequence[str]) -> list[list[str
         tokens = rest.split("|")
         if not bar or not item or not all(tokens) or any(character.isspace() for character in item + rest):
             raise ValueError(f"{path}:{number}: not of the form 'ITEM |token|token...'; correct the line")
-        row = known_row(rows, item, path, number)
+        row = _known_row(rows, item, f"{path}:{number}")
         if row in tokens_of:
             raise ValueError(f"{path}:{number}: item {item} has a lexical ID already; keep one of the lines")
         other = owner.setdefault(tuple(tokens), item)
@@ -196,37 +142,65 @@ def read_lexical_ids(path: str | Path, item_ids: Sequence[str]) -> list[list[str
 
 
 def read_similar_items(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
-    """Read given similar items: a header that starts with `anchor`, then `ITEM ITEM ITEM ...` per line, nearest first.
+    """Given similar items, nearest first.
 
     Args:
-        path: the file.
+        path: `.parquet` with the columns `item_id` and `similar_items`, a list; or else text, a header that starts
+            with `anchor`, then `ITEM ITEM ITEM ...` per line.
         item_ids: the catalogue.
 
     Returns:
-        (N, k) int32 rows of the catalogue, nearest first; -1 where an item has fewer than the longest line has, or
-        none.
+        (N, k) int32 rows of the catalogue; -1 where an item has fewer than the longest list has, or none.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: no header, an unknown item, an item with two lines, or one that is its own neighbour or has one
-            twice.
+        ValueError: no Parquet, a missing column or header, an unknown item, an item with two rows, or one that is its
+            own neighbour or has one twice.
     """
     path = Path(path)
     rows = {item: row for row, item in enumerate(item_ids)}
+    neighbours: dict[int, list[int]] = {}
+    for where, kind, items in _parquet_lists(path) if path.suffix == ".parquet" else _text_lists(path):
+        anchor, *similar = [_known_row(rows, item, where) for item in items]
+        if anchor in neighbours:
+            raise ValueError(f"{where}: item {items[0]} has a {kind} already; keep one of them")
+        if len({anchor, *similar}) <= len(similar):
+            raise ValueError(f"{where}: an item stands twice among {items[0]} and its neighbours; remove one")
+        neighbours[anchor] = similar
+    table = np.full((len(item_ids), max(map(len, neighbours.values()), default=0)), -1, dtype=np.int32)
+    for anchor, similar in neighbours.items():
+        table[anchor, : len(similar)] = similar
+    return table
+
+
+def _text_lists(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Where it stands, what that is called, and an item with those similar to it."""
     lines = filled_lines(path)
     number, header = next(lines, (1, ""))
     if header.split()[:1] != ["anchor"]:
         raise ValueError(f"{path}:{number}: no header; the first line must be 'anchor top1 top2 ...'")
-    neighbours: dict[int, list[int]] = {}
     for number, line in lines:
-        anchor, *similar = [known_row(rows, item, path, number) for item in line.split()]
-        if anchor in neighbours:
-            raise ValueError(f"{path}:{number}: item {item_ids[anchor]} has a line already; keep one of them")
-        if len({anchor, *similar}) <= len(similar):
-            raise ValueError(f"{path}:{number}: an item stands twice on the line of {item_ids[anchor]}; remove one")
-        neighbours[anchor] = similar
-    width = max(map(len, neighbours.values()), default=0)
-    table = np.full((len(item_ids), width), -1, dtype=np.int32)
-    for anchor, similar in neighbours.items():
-        table[anchor, : len(similar)] = similar
-    return table
+        yield f"{path}:{number}", "line", line.split()
+
+
+def _parquet_lists(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    try:
+        table = pq.read_table(existing(path))
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
+    for name in ("item_id", "similar_items"):
+        if name not in table.column_names:
+            raise ValueError(f"{path}: column {name} is missing; the columns must be item_id and similar_items")
+    kinds = {"item_id": pa.string(), "similar_items": pa.list_(pa.string())}
+    try:
+        columns = [table[name].cast(kind).to_pylist() for name, kind in kinds.items()]
+    except pa.ArrowException:
+        raise ValueError(f"{path}: item_id must be ids as text, similar_items lists of them; correct it") from None
+    for number, (item, similar) in enumerate(zip(*columns, strict=True), start=1):
+        yield f"{path}: row {number}", "row", [item, *(similar or [])]
+
+
+def _known_row(rows: dict[str, int], item: str, where: str) -> int:
+    if item not in rows:
+        raise ValueError(f"{where}: item {item} is not in the catalogue; give it a text or remove it here")
+    return rows[item]

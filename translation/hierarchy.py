@@ -33,34 +33,6 @@ class ClusterTree:
     nodes: np.ndarray
     centroids: np.ndarray
 
-    def place(self, vectors: np.ndarray) -> np.ndarray:
-        """Where new items belong.
-
-        Args:
-            vectors: (n, d) float, of the same encoder.
-
-        Returns:
-            (n, depth) int32: the path of the nearest cluster, of its nearest sub-cluster, and so on; -1 below.
-        """
-        vectors = np.asarray(vectors, dtype=np.float32)
-        found = np.full((len(vectors), self.paths.shape[1]), -1, dtype=np.int32)
-        children: dict[tuple[int, ...], list[int]] = {}
-        for row, path in enumerate(self.nodes.tolist()):
-            known = tuple(number for number in path if number >= 0)
-            children.setdefault(known[:-1], []).append(row)
-        waiting = [((), np.arange(len(vectors)))]
-        while waiting:
-            path, items = waiting.pop()
-            rows = children.get(path)
-            if rows is None or not len(items):
-                continue
-            centroids = self.centroids[rows]  # (k, d)
-            distance = (centroids**2).sum(axis=1) - 2 * vectors[items] @ centroids.T
-            numbers = self.nodes[rows, len(path)][distance.argmin(axis=1)]
-            found[items, len(path)] = numbers
-            waiting += [((*path, int(number)), items[numbers == number]) for number in np.unique(numbers)]
-        return found
-
 
 def cluster_hierarchy(
     vectors: np.ndarray, num_clusters: int, depth: int, seed: int = 0, num_workers: int = 1, progress: bool = False
@@ -136,15 +108,10 @@ def _split(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[
 
 
 def k_means(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster vectors, by scikit-learn, or by faiss where there are very many.
+    """Cluster (n, d) float32 vectors, by scikit-learn, or by faiss where there are very many.
 
-    Args:
-        vectors: (n, d) float32, n at least `num_clusters`.
-        num_clusters: the most clusters; there are fewer where there are fewer distinct vectors.
-        entropy: makes the seed; the same numbers give the same clusters.
-
-    Returns:
-        (n,) int32 labels 0 .. k-1, each of them in use, and the (k, d) float32 centres.
+    Gives (n,) int32 labels 0 .. k-1, each in use, and the (k, d) float32 centres; k is below `num_clusters` where there
+    are fewer distinct vectors. The same numbers of `entropy`, which makes the seed, give the same clusters.
     """
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     fit = _faiss if len(vectors) > FAISS_ITEMS else _scikit_learn

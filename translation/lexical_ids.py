@@ -6,16 +6,17 @@ Source: GRAM (arXiv 2506.01673), semantic-to-lexical translation.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .matching import _BLOCK, Candidates, greedy_matching
-
 TF_TOKENS = 128  # term frequency looks at the start of a text only, document frequency at all of it
+NUM_CANDIDATES = 50
 MAX_FAN_OUT = 1024
+_BLOCK = 1 << 14  # texts or nodes that are worked on at once
 SPACE = "▁"  # stands for the space before a word in sentencepiece's vocabularies
 DIGITS = "0123456789"
 
@@ -149,15 +150,49 @@ def _means(node: np.ndarray, sizes: np.ndarray, large: np.ndarray, weights: spar
     return means
 
 
-class _Namer:
-    """Names the nodes of one level.
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The tokens that may name each node, heaviest first, equal ones by token.
 
-    Args:
-        candidates: of items and nodes.
-        row: (n,) the row of each node among the candidates.
-        groups: (n,) int64, equal for the nodes of one named parent.
-        paths: (n, level) tokens of the ancestors.
-        sizes: (n,) items of each node.
+    Attributes:
+        offsets: (nodes + 1,) int64; node `n` owns the entries `offsets[n]` to `offsets[n + 1]`.
+        tokens: (total,) int32.
+        weights: (total,) float64.
+    """
+
+    offsets: np.ndarray
+    tokens: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, weights: sparse.csr_matrix) -> Candidates:
+        """The heaviest tokens of every row."""
+        counts, tokens, values = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
+        for start in range(0, weights.shape[0], _BLOCK):
+            block = weights[start : start + _BLOCK]
+            rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+            order = np.lexsort((block.indices, -block.data, rows))
+            place = np.arange(len(order)) - block.indptr[rows]
+            best = order[place < NUM_CANDIDATES]
+            counts.append(np.minimum(np.diff(block.indptr), NUM_CANDIDATES))
+            tokens.append(block.indices[best].astype(np.int32))
+            values.append(block.data[best])
+        return cls(np.cumsum(np.concatenate(counts)), np.concatenate(tokens), np.concatenate(values))
+
+    def __add__(self, other: Candidates) -> Candidates:
+        """The nodes of one after those of the other."""
+        return Candidates(
+            np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]),
+            np.concatenate([self.tokens, other.tokens]),
+            np.concatenate([self.weights, other.weights]),
+        )
+
+
+class _Namer:
+    """Names the n nodes of one level.
+
+    `row` (n,) is each node's among the candidates, `groups` (n,) are equal for the nodes of one named parent, `paths`
+    (n, level) hold the tokens of the ancestors, `sizes` (n,) count the items.
     """
 
     def __init__(self, candidates, row, groups, paths, sizes):
@@ -167,35 +202,53 @@ class _Namer:
 
     def names(self, last_level: bool, max_fan_out: int) -> np.ndarray:
         """(n,) int32 the token of each node, -1 for one without candidates."""
-        nodes = np.arange(len(self.groups))
-        first = self.skip(nodes, self.start.copy())
-        names = np.where(first < self.end, self.token(first), -1).astype(np.int32)
+        first = self._first()
+        names = np.where(first < self.end, self._token(first), -1).astype(np.int32)
         apart = np.bincount(self.groups) > 1
         if not last_level:
             largest = np.zeros(len(apart), dtype=np.int64)
             np.maximum.at(largest, self.groups, self.sizes)
             apart &= largest > 1
-        rivals = nodes[apart[self.groups]]
-        choice = greedy_matching(rivals, self.groups, first, self.end, self.candidates, self.skip)
-        found = choice >= 0
-        names[rivals[found]] = self.token(choice[found])
+        rivals = np.flatnonzero(apart[self.groups])
+        rivals = rivals[np.argsort(self.groups[rivals], kind="stable")]
+        bounds = np.unique(self.groups[rivals], return_index=True)[1]  # where each group starts
+        for some in np.split(rivals, bounds[1:][np.diff(bounds[1:] // _BLOCK, prepend=0) > 0]):
+            self._share_out(some, first, names)
         self._cap(names, max_fan_out)
         return names
 
-    def token(self, place: np.ndarray) -> np.ndarray:
+    def _token(self, place: np.ndarray) -> np.ndarray:
         """Tokens at places among the candidates; any, where a place is behind the last."""
         tokens = self.candidates.tokens
         return tokens[np.minimum(place, len(tokens) - 1)] if len(tokens) else np.full(len(place), -1, np.int32)
 
-    def skip(self, nodes: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """The first places from `place` on that no ancestor's token stands at, or the nodes' ends."""
-        moving = np.arange(len(nodes))
+    def _first(self) -> np.ndarray:
+        """(n,) the first place of each node's candidates that no ancestor's token stands at, or their end."""
+        place, moving = self.start.copy(), np.arange(len(self.start))
         while len(moving):
-            tokens, paths = self.token(place[moving]), self.paths[nodes[moving]]
-            taken = (tokens[:, None] == paths).any(axis=1) & (place[moving] < self.end[nodes[moving]])
-            moving = moving[taken]
+            taken = (self._token(place[moving])[:, None] == self.paths[moving]).any(axis=1)
+            moving = moving[taken & (place[moving] < self.end[moving])]
             place[moving] += 1
         return place
+
+    def _share_out(self, nodes: np.ndarray, first: np.ndarray, names: np.ndarray) -> None:
+        """Name the nodes of some groups: in each the heaviest pair of a free node and a free token comes first.
+
+        Equal weights go by token, then by node. A node that is left without a token keeps the name that it has.
+        """
+        counts = self.end[nodes] - first[nodes]
+        node = np.repeat(nodes, counts)
+        place = np.arange(len(node)) + np.repeat(first[nodes] + counts - counts.cumsum(), counts)
+        tokens = self.candidates.tokens[place]
+        order = np.lexsort((node, tokens, -self.candidates.weights[place]))
+        order = order[~(tokens[order, None] == self.paths[node[order]]).any(axis=1)]
+        named, taken = set(), set()
+        triples = (node[order].tolist(), self.groups[node[order]].tolist(), tokens[order].tolist())
+        for one, group, token in zip(*triples, strict=True):
+            if one not in named and (group, token) not in taken:
+                names[one] = token
+                named.add(one)
+                taken.add((group, token))
 
     def _cap(self, names: np.ndarray, max_fan_out: int) -> None:
         """Let the children of too wide a parent share the tokens that most items have."""

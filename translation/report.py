@@ -1,4 +1,4 @@
-"""A web page to look at what the items of a catalogue are called, and what is similar to them."""
+"""What the items of a catalogue are called and what is similar to them: figures, and a web page to look at it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,72 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ..common.files import check_outputs, new_file
-from .statistics import TreeStatistics
+from .codes import CODE_TOKEN
+from .lexical_ids import DIGITS, SPACE
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SAMPLE_ROWS = 12
 MARK = b'<meta name="generator" content="gram translate">'
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the ID tree: its nodes, and how many children those nodes above it have that have any."""
+
+    nodes: int
+    max_fan_out: int
+    mean_fan_out: float
+
+
+@dataclass(frozen=True)
+class TreeStatistics:
+    """Counts over a catalogue's lexical IDs; `str()` is a table to print.
+
+    Attributes:
+        items: N.
+        duplicates: items whose ID an item before them has; 0 where a catalogue is of use.
+        suffixed: items told apart from others of the same path by a numeric suffix, or of the same codes by the last.
+        levels: from the first token of the IDs to the last.
+    """
+
+    items: int
+    duplicates: int
+    suffixed: int
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def of(cls, lexical_ids: Sequence[Sequence[str]]) -> TreeStatistics:
+        """Count. An ID whose last token is a single digit has a suffix: paths hold no tokens of one character."""
+        levels = []
+        for depth in range(1, max(map(len, lexical_ids), default=0) + 1):
+            nodes = {tuple(tokens[:depth]) for tokens in lexical_ids if len(tokens) >= depth}
+            children = Counter(node[:-1] for node in nodes)
+            levels.append(Level(len(nodes), max(children.values()), len(nodes) / len(children)))
+        alike = Counter(tuple(tokens[:-1]) for tokens in lexical_ids if CODE_TOKEN.fullmatch(tokens[-1]))
+        suffixed = sum(
+            tokens[-1].removeprefix(SPACE) in set(DIGITS) or alike[tuple(tokens[:-1])] > 1 for tokens in lexical_ids
+        )
+        return cls(len(lexical_ids), len(lexical_ids) - len(set(map(tuple, lexical_ids))), suffixed, tuple(levels))
+
+    def rows(self) -> list[tuple[int, int, int, float]]:
+        """(level, counted from 1; nodes; largest fan-out; mean fan-out), level by level."""
+        return [
+            (number, level.nodes, level.max_fan_out, level.mean_fan_out) for number, level in enumerate(self.levels, 1)
+        ]
+
+    def __str__(self) -> str:
+        """A table of the levels, and a line on the items."""
+        lines = [f"{'level':>5} {'nodes':>9} {'max fan-out':>12} {'mean fan-out':>13}"]
+        lines += [f"{level:5d} {nodes:9,d} {widest:12,d} {mean:13.2f}" for level, nodes, widest, mean in self.rows()]
+        lines.append(f"{self.items:,} items, {self.duplicates:,} duplicate IDs, {self.suffixed:,} items with a suffix")
+        return "\n".join(lines)
 
 
 def report_file(path: str | Path) -> Path:
@@ -105,13 +160,9 @@ def _evenly(total: int, most: int) -> list[int]:
 def _tree(shown: Sequence[Sequence[str]], lexical_ids: Sequence[Sequence[str]]) -> tuple[list[str], list[list]]:
     """The ID tree, front-coded, in few bytes.
 
-    Args:
-        shown: sorted lexical IDs.
-        lexical_ids: those of the whole catalogue, which the sizes of the nodes count.
-
-    Returns:
-        The distinct tokens; and per lexical ID `[number of leading tokens shared with the one before, the other tokens
-        as indices, the items below the node of each of these]`, without the ones that the sizes end with.
+    Gives the distinct tokens; and per lexical ID of `shown`, which are sorted, `[number of leading tokens shared with
+    the one before, the other tokens as indices, the items of the whole catalogue below the node of each of these]`,
+    without the ones that the sizes end with.
     """
     vocabulary = sorted({token for tokens in shown for token in tokens})
     index = {token: number for number, token in enumerate(vocabulary)}

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 BUILT_IN_ENCODER = "tfidf-svd"
 SASREC, ITEM_KNN = "sasrec", "item-knn"
 LEXICAL, CODES = "lexical", "codes"
 MAX_CODEBOOKS = 25  # a letter each, and one for the token that tells apart items of equal codes
 
-_LEAST = {
-    "num_clusters": 2,
-    "depth": 1,
-    "num_codebooks": 1,
-    "codebook_size": 2,
-    "num_similar": 0,
-    "max_fan_out": 2,
-    "vocab_size": 32,
-    "sasrec_dim": 2,
-    "sasrec_epochs": 1,
-    "num_workers": 1,
-    "seed": 0,
-}
-# Beyond these nothing is gained: a prompt holds some hundred tokens, a machine some hundred processes.
-_MOST = {
-    "depth": 100,
-    "codebook_size": 1 << 16,
-    "num_similar": 1000,
-    "vocab_size": 1 << 20,
-    "sasrec_dim": 1 << 12,
-    "num_workers": 1024,
+# The least and the most of each. Beyond the most nothing is gained: a prompt holds some hundred tokens, a machine has
+# some hundred processors.
+_BOUNDS: dict[str, tuple[int, float]] = {
+    **{"num_clusters": (2, inf), "depth": (1, 100), "num_codebooks": (1, MAX_CODEBOOKS), "codebook_size": (2, 1 << 16)},
+    **{"num_similar": (0, 1000), "encoder_max_length": (1, inf), "max_fan_out": (2, inf), "vocab_size": (32, 1 << 20)},
+    **{"sasrec_dim": (2, 1 << 12), "sasrec_epochs": (1, inf), "num_workers": (1, 1024), "seed": (0, inf)},
 }
 
 
@@ -61,8 +47,7 @@ class TranslationSettings:
         similar_items: where similar items come from: `"sasrec"`, `"item-knn"`, or a file: `.parquet` with the columns
             `item_id` and `similar_items` (a list, nearest first), or the authors' text form.
         sasrec_dim: width of the SASRec.
-        sasrec_epochs: how often it sees the training part, at most.
-        sasrec_patience: stop it after so many epochs without a better NDCG@10 on held-out training items; none: never.
+        sasrec_epochs: how often it sees the training part.
         num_workers: processes that cluster; any number gives the same IDs.
         seed: of clustering, of the built-in encoder and of the SASRec.
 
@@ -90,26 +75,24 @@ class TranslationSettings:
     similar_items: str = SASREC
     sasrec_dim: int = 64
     sasrec_epochs: int = 20
-    sasrec_patience: int | None = None
     num_workers: int = 1
     seed: int = 0
 
     def __post_init__(self):
-        given = {name: 1 for name in ("encoder_max_length", "sasrec_patience") if getattr(self, name) is not None}
-        for name, least in {**_LEAST, **given}.items():
+        for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
+            if name == "encoder_max_length" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-            if value > _MOST.get(name, value):
-                raise ValueError(f"{name} is {value}; it must be at most {_MOST[name]}")
+            if value > most:
+                raise ValueError(f"{name} is {value}; it must be at most {most}")
         if not isinstance(self.encoder, str) or not self.encoder.strip():
             raise ValueError(f"encoder is {self.encoder!r}; it must be {BUILT_IN_ENCODER!r} or a model's name or path")
         if self.id_tokens not in (LEXICAL, CODES):
             raise ValueError(f"id_tokens is {self.id_tokens!r}; it must be {LEXICAL!r} or {CODES!r}")
         if self.id_tokens == CODES and self.lexical_ids is not None:
             raise ValueError(f"lexical_ids is a file of IDs in words; leave it out, or give id_tokens {LEXICAL!r}")
-        if self.num_codebooks > MAX_CODEBOOKS:
-            raise ValueError(f"num_codebooks is {self.num_codebooks}; it must be at most {MAX_CODEBOOKS}")
         if self.max_fan_out < self.num_clusters:
             raise ValueError(
                 f"max_fan_out is {self.max_fan_out}; it must be at least num_clusters, {self.num_clusters}"

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from .amazon import open_2014, open_2023
 from .checks import checked_interactions, checked_items
 from .folder import open_folder
 from .hub import open_hub
 from .lines import Reading
 from .movielens import open_movielens
-from .recbole import open_recbole
-from .source import Source
-from .tables import open_table
-from .times import UNITS
-from .yelp import open_yelp
-
-if TYPE_CHECKING:
-    from ..prepare_settings import PrepareSettings
+from .reviews import open_2014, open_2023, open_yelp
+from .source import PrepareSettings, Source
+from .tables import open_recbole, open_table
 
 FORMATS: dict[str, Callable[[PrepareSettings, Reading], Source]] = {
     "folder": open_folder,
@@ -31,4 +24,4 @@ FORMATS: dict[str, Callable[[PrepareSettings, Reading], Source]] = {
     "movielens": open_movielens,
 }
 
-__all__ = ["FORMATS", "UNITS", "Reading", "Source", "checked_interactions", "checked_items"]
+__all__ = ["FORMATS", "Reading", "Source", "checked_interactions", "checked_items"]

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..strings import id_fault
-from .lines import BadLineError, Reading, text
-from .times import implausible, is_implausible, seconds
+from .lines import BadLineError, Reading, id_fault, text
 
+UNITS = {"s": 1, "ms": 1000}  # how many make a second
+_WORDS = {"s": "seconds", "ms": "milliseconds"}
+_FIRST_YEAR, _LAST_YEAR = 1900, 2100
+_EARLIEST, _LATEST = (datetime(year, 1, 1, tzinfo=timezone.utc).timestamp() for year in (_FIRST_YEAR, _LAST_YEAR))
+_LEAST_IN_SECONDS = 1e8  # of a number that can be taken for seconds: 1973; lower ones may count anything
+_SECONDS_OF_A_YEAR = 31_556_952
+_PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's timestamps
+_KINDS_OF_TEXT = (pa.float64(), *(pa.timestamp(unit, zone) for unit in ("us", "ns") for zone in (None, "UTC")))
 _ID_REMEDY = "give every id as text without spaces, or as a whole number"
 
 Fault = tuple[np.ndarray, Callable[[int], tuple[str, str]]]  # (n,) bool; why and remedy of a row where it is True
@@ -23,11 +30,7 @@ def checked_interactions(
 ) -> Iterator[pa.RecordBatch]:
     """Rows of `user`, `item` (string), `time` (float64 seconds since 1970) and, where it is read, `rating` (float64).
 
-    Args:
-        raw: batches of `line`, `user`, `item`, `time` and perhaps `rating`, of any type that `plain` leaves.
-        source: named in errors.
-        reading: decides on bad rows.
-        unit: of a time given as number, `s` or `ms`.
+    The raw batches have these columns, of any type, and `line`. `unit` is that of a time given as number, `s` or `ms`.
     """
     for batch in raw:
         columns = {name: _ids(batch[name], name, source) for name in ("user", "item")}
@@ -48,10 +51,7 @@ def checked_interactions(
 def checked_items(raw: Iterator[pa.RecordBatch], source: str | Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     """Rows of `item_id` and text fields, all strings, the texts clean, nothing null.
 
-    Args:
-        raw: batches of `line`, `item_id` and the fields.
-        source: named in errors.
-        reading: decides on bad rows.
+    The raw batches have these columns, of any type, and `line`.
     """
     for batch in raw:
         ids = _ids(batch["item_id"], "item", source)
@@ -132,3 +132,74 @@ def _texts(values: pa.Array, name: str, source: str | Path) -> pa.Array:
         return pa.array([text(value) for value in values.to_pylist()], pa.string())
     except BadLineError as error:
         raise ValueError(f"{source}: column {name}: {error}; name other text_columns") from None
+
+
+def seconds(values: pa.Array, unit: str) -> np.ndarray:
+    """(n,) float64, NaN where there is no time.
+
+    Args:
+        values: numbers that count `unit`, dates, dates with times (UTC where they name no zone), or any of these as
+            texts.
+        unit: of `UNITS`.
+
+    Raises:
+        TypeError: values of another type.
+    """
+    kind = values.type
+    if pa.types.is_date(kind):
+        values = values.cast(pa.timestamp("ms"))
+    if pa.types.is_timestamp(values.type):
+        return _floats(values.cast(pa.int64())) / _PARTS[values.type.unit]
+    if pa.types.is_string(kind):
+        return _of_texts(pc.utf8_trim_whitespace(values), unit)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)) and len(values):
+        if values.null_count < len(values):
+            raise TypeError(f"the times are of type {kind}; make them numbers or dates")
+        return np.full(len(values), np.nan)
+    numbers = _floats(values)
+    if (pa.types.is_float16(kind) or pa.types.is_float32(kind)) and (np.abs(numbers) > 2**24).any():
+        raise TypeError(
+            f"the times are of type {kind}, which rounds them to minutes; make them double, or whole numbers"
+        )
+    return numbers / UNITS[unit]
+
+
+def _of_texts(values: pa.Array, unit: str) -> np.ndarray:
+    for kind in _KINDS_OF_TEXT:
+        try:
+            return seconds(values.cast(kind), unit)
+        except pa.ArrowInvalid:
+            pass
+    if len(values) < 2:
+        return np.full(len(values), np.nan)
+    half = len(values) // 2
+    return np.concatenate([_of_texts(values[:half], unit), _of_texts(values[half:], unit)])
+
+
+def _floats(values: pa.Array) -> np.ndarray:
+    return pc.fill_null(values.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False)
+
+
+def is_implausible(times: np.ndarray, unit: str) -> np.ndarray:
+    """(n,) bool: times (n,) in seconds that, read from numbers that count `unit`, are of no year that a log is from.
+
+    Numbers lower than any second of the last decades may count something else, and pass.
+    """
+    wrong = (times < _EARLIEST) | (times >= _LATEST)
+    if unit == "ms":
+        wrong |= (times * 1000 >= _LEAST_IN_SECONDS) & (times * 1000 < _LATEST)
+    return wrong
+
+
+def implausible(value: str, time: float, unit: str) -> tuple[str, str]:
+    """What is wrong with a value whose time, in seconds, is implausible, and what to do."""
+    year = f"in the year {1970 + time // _SECONDS_OF_A_YEAR:.0f}" if time >= _LATEST or time < _EARLIEST else "in 1970"
+    remedy = f"give one from {_FIRST_YEAR} to {_LAST_YEAR - 1}"
+    try:
+        number = float(value)
+    except ValueError:
+        return f"time {value} is {year}", remedy
+    other = "s" if unit == "ms" else "ms"
+    if _LEAST_IN_SECONDS <= number / UNITS[other] < _LATEST:
+        remedy = f"pass --time-unit {other} if all times count {_WORDS[other]}, or make them count the same"
+    return f"time {value} is {year} if it counts {_WORDS[unit]}", remedy

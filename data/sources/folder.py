@@ -1,24 +1,26 @@
-"""GRAM's own data folders, in the text form (ours and the authors') and in the Parquet form."""
+"""GRAM's own data folders: the Parquet form, and the text form, in which the GRAM authors published theirs.
+
+The text form, in UTF-8:
+- `user_sequence.txt`: one user per line, `USER ITEM ITEM ...`, oldest item first;
+- `item_text.tsv`: a header `asin` (or `item_id`), then any text fields, `title` among them if there is one; or else
+  `item_plain_text.txt`, the authors' form: `ITEM title: ...; brand: ...`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from .lines import BadLineError, Reading, batches, existing, lines, records
-from .source import Source, input_folder
+from .lines import BadLineError, Reading, batches, filled_lines, records
+from .source import PrepareSettings, Source, input_folder
 from .tables import delimited, read_table
 
-if TYPE_CHECKING:
-    from ..prepare_settings import PrepareSettings
-
+SEQUENCES, TABLE, PLAIN_TEXT = "user_sequence.txt", "item_text.tsv", "item_plain_text.txt"
 FIELDS = ("title", "brand", "categories", "description")  # of the authors' texts
-_ID_COLUMNS = ("item_id", "asin")
+_ID_COLUMNS = ("asin", "item_id")
 _FIELD = re.compile(rf"(?:^|; )({'|'.join(FIELDS)}): ?")
 
 
@@ -28,61 +30,61 @@ def open_folder(settings: PrepareSettings, reading: Reading) -> Source:
     if settings.min_rating is not None:
         raise ValueError("min_rating is set, but data folders hold no ratings; unset it")
     if (folder / "interactions.parquet").is_file():
-        places = folder / "interactions.parquet", existing(folder / "items.parquet")
+        places = folder / "interactions.parquet", folder / "items.parquet"
         columns = {"user_id": "user", "item_id": "item", "time": "time"}
         return Source(
+            places,
             interactions=lambda: read_table(places[0], reading, columns),
-            items=lambda: read_table(places[1], reading, {name: name for name in _fields_of_parquet(places[1])}),
-            interactions_name=places[0],
-            items_name=places[1],
-            files=places,
+            items=lambda: read_table(places[1], reading, None),
         )
-    table, plain = folder / "item_text.tsv", folder / "item_plain_text.txt"
-    places = (
-        existing(folder / "user_sequence.txt"),
-        existing(plain if plain.is_file() and not table.is_file() else table),
-    )
+    places = folder / SEQUENCES, texts_file(folder)
     return Source(
-        interactions=lambda: _sequences(places[0], reading),
-        items=lambda: _item_table(table, reading) if places[1] == table else _plain_texts(plain, reading),
-        interactions_name=places[0],
-        items_name=places[1],
-        files=places,
+        places,
+        interactions=lambda: _places_as_times(places[0], reading),
+        items=lambda: (item_table if places[1].name == TABLE else _plain_texts)(places[1], reading),
         has_times=False,
     )
 
 
-def _fields_of_parquet(path: Path) -> list[str]:
-    try:
-        return pq.read_schema(path).names
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a sound Parquet file ({' '.join(str(error).split())}); get it again") from None
+def texts_file(folder: Path) -> Path:
+    """The table of the items, or the plain texts where those alone are there."""
+    is_plain = (folder / PLAIN_TEXT).is_file() and not (folder / TABLE).is_file()
+    return folder / (PLAIN_TEXT if is_plain else TABLE)
 
 
-def _sequences(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
-    """The place in the sequence, from 0, serves as time."""
-
-    def rows() -> Iterator[tuple]:
-        users: set[str] = set()
-        for number, line in lines(path, reading):
-            if not line.isspace():
-                user, *sequence = line.split()
-                if user in users:
-                    reading.refuse(path, number, f"user {user} has a line already", "join the two")
-                    continue
-                users.add(user)
-                if not sequence:
-                    reading.refuse(path, number, f"user {user} has no items", "the form is 'USER ITEM ITEM ...'")
-                yield from ((number, user, item, str(place)) for place, item in enumerate(sequence))
-
-    return batches(rows(), ("user", "item", "time"))
+def sequences(path: Path, reading: Reading) -> Iterator[tuple[int, str, list[str]]]:
+    """Number, user and items of every line."""
+    users: set[str] = set()
+    for number, line in filled_lines(path, reading):
+        user, *items = line.split()
+        if user in users:
+            reading.refuse(path, number, f"user {user} has a line already", "join the two")
+        elif not items:
+            reading.refuse(path, number, f"user {user} has no items", "the form is 'USER ITEM ITEM ...'")
+        else:
+            yield number, user, items
+        users.add(user)
 
 
-def _item_table(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
-    _, header = next(lines(path, Reading(skip_bad_lines=True)), (1, ""))
+def _places_as_times(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
+    rows = (
+        (number, user, item, str(place))
+        for number, user, items in sequences(path, reading)
+        for place, item in enumerate(items)
+    )
+    return batches(rows, ("user", "item", "time"))
+
+
+def item_table(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
+    """Batches of `line`, `item_id` and the text fields."""
+    number, header = next(filled_lines(path), (1, ""))
     id_column, *fields = [name.strip() for name in header.split("\t")]
-    if id_column not in _ID_COLUMNS or not fields:
-        raise ValueError(f"{path}:1: the header must be {' or '.join(_ID_COLUMNS)}, then text columns; correct it")
+    if id_column not in _ID_COLUMNS:
+        raise ValueError(
+            f"{path}:{number}: column {' or '.join(_ID_COLUMNS)} is missing; it must be the header's first"
+        )
+    if not fields or not all(fields) or len(set(fields)) < len(fields):
+        raise ValueError(f"{path}:{number}: the header has no text columns, or two of one name; name them, title first")
     return delimited(path, reading, {id_column: "item_id", **{name: name for name in fields}}, "\t", quoted=False)
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 from tqdm.auto import tqdm
 
 from .lines import BATCH_ROWS, Reading
-from .source import Source, interaction_columns, item_columns, required
+from .source import PrepareSettings, Source, interaction_columns, item_columns, required
 from .tables import delimited, numbered_rows
-
-if TYPE_CHECKING:
-    from ..prepare_settings import PrepareSettings
 
 
 def open_hub(settings: PrepareSettings, reading: Reading) -> Source:
@@ -24,10 +21,9 @@ def open_hub(settings: PrepareSettings, reading: Reading) -> Source:
     names = settings.interactions, settings.items
     origins = [_origin(name) for name in names]
     return Source(
+        names,
         interactions=lambda: _rows(names[0], origins[0], reading, columns[0]),
         items=lambda: _rows(names[1], origins[1], reading, columns[1]),
-        interactions_name=names[0],
-        items_name=names[1],
         files=tuple(sorted({file for origin in origins for file in _local_files(origin["path"])})),
         facts={
             kind: {**origin, "path": Path(origin["path"]).name if Path(origin["path"]).is_dir() else origin["path"]}

@@ -1,4 +1,4 @@
-"""Text files read line by line into Arrow batches; what to do with a line that is wrong."""
+"""Text files read line by line into Arrow batches, what their values may be, and what to do with a wrong line."""
 
 from __future__ import annotations
 
@@ -19,11 +19,27 @@ from typing import Any
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from ..strings import MISSING, whole_characters
-
 BATCH_ROWS = 65_536
 NUM_SHOWN = 20  # bad lines that are listed
 _LINES_PER_BAR_UPDATE = 4096
+MISSING = frozenset(
+    ("", "nan", "NaN", "None", "null", "NULL", "<NA>", "NaT", r"\N")
+)  # as pandas, JSON and SQL write it
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
+_MOST_ESCAPES = 5  # `&amp;amp;` is common, more than three are not
+_TAGS = (
+    "a|abbr|article|aside|b|big|blockquote|body|br|button|caption|center|cite|code|col|dd|del|div|dl|dt|em|embed|"
+    "figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|li|link|main|map|mark|meta|"
+    "nav|noscript|object|ol|option|p|param|pre|s|section|select|small|span|strike|strong|sub|sup|table|tbody|td|"
+    "textarea|tfoot|th|thead|title|tr|tt|u|ul|video|wbr"
+)
+_MARKUP = re.compile(
+    rf"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)|</?(?:{_TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE
+)
+_STRING = r"""u?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_LIST = re.compile(rf"[\[(](?:{_STRING}|None|null|nan|[ ,\[\]()])*[\])]")
+_IN_NO_ID = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class BadLineError(ValueError):
@@ -41,12 +57,14 @@ class Reading:
     Attributes:
         skip_bad_lines: go on after a bad line instead of raising.
         progress: show a bar with the bytes read, on a terminal.
+        may_skip: whether the user can ask for it, and is told so.
         num_bad: bad lines skipped.
         shown: the first of them, `FILE:LINE: why`.
     """
 
     skip_bad_lines: bool = False
     progress: bool = False
+    may_skip: bool = True
     num_bad: int = 0
     shown: list[str] = field(default_factory=list)
 
@@ -57,7 +75,9 @@ class Reading:
             ValueError: bad lines are not to be skipped.
         """
         if not self.skip_bad_lines:
-            raise ValueError(f"{source}:{number}: {why}; {remedy}, or pass --skip-bad-lines")
+            raise ValueError(
+                f"{source}:{number}: {why}; {remedy}{', or pass --skip-bad-lines' if self.may_skip else ''}"
+            )
         self.num_bad += 1
         if len(self.shown) < NUM_SHOWN:
             self.shown.append(whole_characters(f"{Path(source).name}:{number}: {why}"))
@@ -75,8 +95,19 @@ def existing(path: str | Path) -> Path:
         FileNotFoundError: there is none.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; give one that is there")
+        raise FileNotFoundError(
+            f"{path}: no such file; give one that is there, by a path from the working directory or from the root"
+        )
     return Path(path)
+
+
+def filled_lines(
+    path: str | Path, reading: Reading | None = None, encoding: str = "utf-8"
+) -> Iterator[tuple[int, str]]:
+    """Every line that is not blank, with its number, without its end; by default none may be wrong."""
+    for number, line in lines(path, reading or Reading(may_skip=False), encoding):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
 
 
 def lines(
@@ -117,23 +148,17 @@ def records(
 ) -> Iterator[pa.RecordBatch]:
     """A row per line that is not blank: `line`, the number, and the columns, all strings, that `parse` takes from it.
 
-    Args:
-        path: the file.
-        reading: decides on lines for which `parse` raises `BadLineError`.
-        columns: names for what `parse` returns.
-        parse: gets the line without its end.
-        encoding: of the file.
+    `parse` gets the line without its end, and may raise `BadLineError`.
     """
 
     def rows() -> Iterator[tuple]:
-        for number, line in lines(path, reading, encoding):
-            if not line.isspace():
-                try:
-                    yield number, *parse(line.rstrip("\r\n"))
-                except BadLineError as error:
-                    reading.refuse(path, number, str(error), error.remedy)
-                except RecursionError:
-                    reading.refuse(path, number, "values lie too deep within others")
+        for number, line in filled_lines(path, reading, encoding):
+            try:
+                yield number, *parse(line)
+            except BadLineError as error:
+                reading.refuse(path, number, str(error), error.remedy)
+            except RecursionError:
+                reading.refuse(path, number, "values lie too deep within others")
 
     return batches(rows(), columns)
 
@@ -145,34 +170,6 @@ def batches(rows: Iterable[tuple], columns: Sequence[str]) -> Iterator[pa.Record
     while chunk := list(islice(rows, BATCH_ROWS)):
         arrays = [pa.array(values, kind) for values, kind in zip(zip(*chunk, strict=True), schema.types, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
-
-
-_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
-
-
-_MOST_ESCAPES = 5  # `&amp;amp;` is common, more than three are not
-
-
-_TAGS = (
-    "a|abbr|article|aside|b|big|blockquote|body|br|button|caption|center|cite|code|col|dd|del|div|dl|dt|em|embed|"
-    "figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|li|link|main|map|mark|meta|"
-    "nav|noscript|object|ol|option|p|param|pre|s|section|select|small|span|strike|strong|sub|sup|table|tbody|td|"
-    "textarea|tfoot|th|thead|title|tr|tt|u|ul|video|wbr"
-)
-
-
-_MARKUP = re.compile(
-    rf"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)|</?(?:{_TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE
-)
-
-
-_STRING = r"""u?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-
-
-_LIST = re.compile(rf"[\[(](?:{_STRING}|None|null|nan|[ ,\[\]()])*[\])]")
 
 
 def record(line: str) -> dict[str, Any]:
@@ -284,3 +281,26 @@ def _parts(value: str) -> list[str] | None:
             return [ast.literal_eval(part) for part in re.findall(_STRING, value)]
     except (ValueError, SyntaxError):
         return None
+
+
+def id_fault(value: str | None) -> str:
+    r"""Why this is no id, to be read behind "item id"; empty where it is one.
+
+    Example:
+        >>> id_fault("B00-1"), id_fault("nan"), id_fault("a\x1cb")
+        ('', "'nan' stands for a missing value", "'a\\x1cb' holds a space or a control character")
+    """
+    if not value:
+        return "is empty"
+    if value in MISSING:
+        return f"{value!r} stands for a missing value"
+    return f"{value!r} holds a space or a control character" if _IN_NO_ID.search(value) else ""
+
+
+def whole_characters(value: str) -> str:
+    """The two halves of a character joined, and the replacement character for a half that stands alone."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from .lines import BadLineError, Reading, existing, records
-from .source import Source, input_folder
+from .lines import BadLineError, Reading, records
+from .source import PrepareSettings, Source, input_folder
 from .tables import delimited
 
-if TYPE_CHECKING:
-    from ..prepare_settings import PrepareSettings
-
+ITEMS_OF = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
 INTERACTION_COLUMNS = ("user", "item", "rating", "time")
 ITEM_COLUMNS = ("item_id", "title", "year", "genres")
 # What the 19 flags at the end of a line of u.item mean.
@@ -29,39 +26,29 @@ _TITLE = re.compile(r"(.*\S)\s*\((\d{4})\)")
 def open_movielens(settings: PrepareSettings, reading: Reading) -> Source:
     """The form is known by the files in the folder."""
     folder = input_folder(settings)
-    if (folder / "u.data").is_file():
-        places = folder / "u.data", folder / "u.item"
-        return _source(
-            places,
-            lambda: records(places[0], reading, INTERACTION_COLUMNS, _split("\t", 4)),
-            lambda: records(places[1], reading, ITEM_COLUMNS, _item_100k, _encoding(places[1])),
-        )
-    if (folder / "ratings.dat").is_file():
-        places = folder / "ratings.dat", folder / "movies.dat"
-        return _source(
-            places,
-            lambda: records(places[0], reading, INTERACTION_COLUMNS, _split("::", 4)),
-            lambda: records(places[1], reading, ITEM_COLUMNS, _item_1m, _encoding(places[1])),
-        )
-    if (folder / "ratings.csv").is_file():
-        places = folder / "ratings.csv", folder / "movies.csv"
+    log = next((folder / name for name in ITEMS_OF if (folder / name).is_file()), None)
+    if log is None:
+        raise FileNotFoundError(f"{folder}: no u.data, ratings.dat or ratings.csv; give an unpacked MovieLens folder")
+    films = folder / ITEMS_OF[log.name]
+    if log.suffix == ".csv":
         columns = {"userId": "user", "movieId": "item", "rating": "rating", "timestamp": "time"}
-        return _source(
-            places,
-            lambda: delimited(places[0], reading, columns, ",", quoted=True),
-            lambda: _items_20m(places[1], reading),
+        return Source(
+            (log, films),
+            interactions=lambda: delimited(log, reading, columns, ",", quoted=True),
+            items=lambda: _items_20m(films, reading),
         )
-    raise FileNotFoundError(f"{folder}: no u.data, ratings.dat or ratings.csv; give an unpacked MovieLens folder")
-
-
-def _source(places: tuple[Path, Path], interactions: Callable, items: Callable) -> Source:
-    return Source(interactions, items, *places, files=places)
+    separator, item = ("\t", _item_100k) if log.suffix == ".data" else ("::", _item_1m)
+    return Source(
+        (log, films),
+        interactions=lambda: records(log, reading, INTERACTION_COLUMNS, _split(separator, 4)),
+        items=lambda: records(films, reading, ITEM_COLUMNS, item, _encoding(films)),
+    )
 
 
 def _encoding(path: Path) -> str:
     """100K and 1M are Latin-1, 10M is UTF-8, which no title with a Latin-1 accent is by chance."""
     try:
-        existing(path).read_text(encoding="utf-8")
+        path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return "latin-1"
     return "utf-8"

@@ -1,21 +1,100 @@
-"""What a format's module gives to the pipeline, and how it finds its files."""
+"""The settings of `gram prepare`, documented here once; what a format gives to it, and how it finds its files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import date, datetime, time, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from ..strings import whole_characters
-from .lines import existing
+from .lines import existing, whole_characters
 
-if TYPE_CHECKING:
-    from ..prepare_settings import PrepareSettings
-
+FORMATS = ("folder", "recbole", "table", "hub", "amazon2014", "amazon2023", "yelp", "movielens")
+TIME_UNITS = ("s", "ms")
+SPLITS = ("leave-one-out", "global-time")
+MIN_LENGTH = 3  # one to learn from, one to validate, one to test
 Batches = Callable[[], Iterator[pa.RecordBatch]]
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What is read, what is kept of it, and how it is split.
+
+    Attributes:
+        format: of the raw data: folder, recbole, table, hub, amazon2014, amazon2023, yelp or movielens.
+        input: folder with the files of the format; not for table and hub.
+        interactions: file of the interactions, where it is not found in the input folder by its name; for hub a data
+            set, `NAME[:CONFIG[:SPLIT]]`.
+        items: the same of the items.
+        user_column: column of the user ids (recbole, table, hub), as are the next three.
+        item_column: column of the item ids in the interactions.
+        time_column: column of the times: numbers, dates or dates with times.
+        rating_column: column of the ratings; read only if min_rating is set.
+        time_unit: s or ms, what a time given as a number since 1970 counts; by default s, and ms for amazon2023.
+        item_id_column: column of the item ids in the items (recbole, table, hub).
+        text_columns: columns of the items' texts by commas, title first; `COLUMN=FIELD` renames one.
+        min_rating: drop interactions with a lower rating.
+        since: drop interactions before this day, YYYY-MM-DD, UTC.
+        until: drop interactions after this day.
+        user_core: users with fewer interactions are dropped, again and again with the items; 0 or 1 is off.
+        item_core: items with fewer interactions are dropped, in the same way.
+        min_length: fewest interactions of a user even where user_core is off; at least 3.
+        split: leave-one-out (a user's last item is for testing, the one before for validation) or global-time (the
+            same two moments divide all users' interactions).
+        validation_part: part of all interactions between the two moments of global-time.
+        test_part: part of all interactions after the second moment of global-time.
+        skip_bad_lines: skip and count lines that cannot be read, instead of stopping at the first.
+
+    Raises:
+        ValueError: a value that cannot be, with the name of its field.
+    """
+
+    format: str
+    input: str | None = None
+    interactions: str | None = None
+    items: str | None = None
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    time_column: str = "timestamp"
+    rating_column: str = "rating"
+    time_unit: str | None = None
+    item_id_column: str = "item_id"
+    text_columns: str | None = None
+    min_rating: float | None = None
+    since: str | None = None
+    until: str | None = None
+    user_core: int = 5
+    item_core: int = 5
+    min_length: int = MIN_LENGTH
+    split: str = "leave-one-out"
+    validation_part: float = 0.1
+    test_part: float = 0.1
+    skip_bad_lines: bool = False
+
+    def __post_init__(self):
+        for name, choices in (("format", FORMATS), ("split", SPLITS), ("time_unit", (None, *TIME_UNITS))):
+            if getattr(self, name) not in choices:
+                choices = [choice for choice in choices if choice]
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        for name, least in (("user_core", 0), ("item_core", 0), ("min_length", MIN_LENGTH)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("since", "until"):
+            day_start(name, getattr(self, name))
+        if min(self.validation_part, self.test_part) <= 0 or self.validation_part + self.test_part >= 1:
+            parts = f"{self.validation_part} and {self.test_part}"
+            raise ValueError(f"validation_part and test_part are {parts}; they must be above 0, together below 1")
+
+
+def day_start(name: str, value: str | None) -> float | None:
+    """Seconds since 1970 at the start of a day."""
+    try:
+        return value and datetime.combine(date.fromisoformat(value), time(), timezone.utc).timestamp()
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}; it must be a day, YYYY-MM-DD") from None
 
 
 @dataclass(frozen=True)
@@ -23,24 +102,31 @@ class Source:
     """A data set in some format, not read yet.
 
     Attributes:
+        places: files or data sets of the interactions and of the items.
         interactions: gives raw batches of `line`, `user`, `item`, `time` and, if the settings ask for it, `rating`.
         items: gives raw batches of `line`, `item_id` and the text fields in their order.
-        interactions_name: the interactions' file or data set, for errors.
-        items_name: the items' file or data set, for errors.
-        files: all that is read.
+        files: all that is read; None: the places.
         facts: what else there is to say of the origin.
         time_unit: what a time given as a number counts, unless the settings say.
         has_times: False where only the order is known.
     """
 
+    places: tuple[str | Path, str | Path]
     interactions: Batches
     items: Batches
-    interactions_name: str | Path
-    items_name: str | Path
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     time_unit: str = "s"
     has_times: bool = True
+
+    def __post_init__(self):
+        for file in self.inputs:
+            existing(file)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """All files that are read."""
+        return self.places if self.files is None else self.files
 
 
 def input_folder(settings: PrepareSettings) -> Path:
@@ -61,11 +147,7 @@ def input_folder(settings: PrepareSettings) -> Path:
 def find(settings: PrepareSettings, kind: str, *patterns: str, without: str = "") -> Path:
     """The file that the setting `interactions` or `items` names, or else the one in the input folder that matches.
 
-    Args:
-        settings: of the preparation.
-        kind: `interactions` or `items`.
-        patterns: of the file's name.
-        without: a prefix of names that are passed over.
+    Names that start with `without` are passed over.
 
     Raises:
         FileNotFoundError: no such file.

@@ -1,23 +1,21 @@
-"""Tables: CSV, TSV, JSON lines and Parquet, with any column names. The text ones may be packed with gzip."""
+"""Tables: CSV, TSV, JSON lines and Parquet, with any column names, packed with gzip or not; and RecBole's."""
 
 from __future__ import annotations
 
 import csv
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..strings import id_fault
-from .lines import BATCH_ROWS, Reading, batches, lines, record, records, scalar, text
-from .source import Source, find, interaction_columns, item_columns, required
-
-if TYPE_CHECKING:
-    from ..prepare_settings import PrepareSettings
+from .lines import BATCH_ROWS, Reading, batches, id_fault, lines, record, records, scalar, text
+from .source import PrepareSettings, Source, find, interaction_columns, item_columns, required
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _ID_FIELDS = ("user", "item", "item_id")
@@ -25,6 +23,7 @@ _TYPES_OF_TEXT = (
     *(pa.types.is_large_string, pa.types.is_string_view),
     *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view),
 )
+_SENTENCES = ("title", "description")  # fields in which the words of RecBole's `token_seq` are no list
 _MOST_LINES = 100_000  # of one row; a quote that is still open then was not meant as one
 _OPEN_QUOTE = "a quote opens here that is not closed where a field ends, or swallows the rows after it"
 
@@ -34,24 +33,49 @@ def open_table(settings: PrepareSettings, reading: Reading) -> Source:
     required(settings, "interactions", "items")
     places = find(settings, "interactions"), find(settings, "items")
     return Source(
+        places,
         interactions=lambda: read_table(places[0], reading, interaction_columns(settings), scalars=True),
         items=lambda: read_table(places[1], reading, item_columns(settings)),
-        interactions_name=places[0],
-        items_name=places[1],
-        files=places,
     )
 
 
+def open_recbole(settings: PrepareSettings, reading: Reading) -> Source:
+    """RecBole's atomic files, `NAME.inter` and `NAME.item`: tab-separated, with `name:type` in the header."""
+    interactions, items = find(settings, "interactions", "*.inter"), find(settings, "items", "*.item")
+    names = ("user_column", "item_column", "time_column", "rating_column", "item_id_column")
+    settings = replace(settings, **{name: _untyped(getattr(settings, name)) for name in names})
+    columns = {_untyped(name): _untyped(field) for name, field in item_columns(settings).items()}
+    return Source(
+        (interactions, items),
+        interactions=lambda: delimited(interactions, reading, interaction_columns(settings), "\t", quoted=False),
+        items=lambda: _recbole_items(items, reading, columns),
+    )
+
+
+def _untyped(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def _recbole_items(path: Path, reading: Reading, columns: dict[str, str]) -> Iterator[pa.RecordBatch]:
+    """A `token_seq` is a list, whose parts are joined by commas, unless it is the first text or a description."""
+    _, header = next(lines(path, Reading(skip_bad_lines=True)), (1, ""))
+    kinds = dict(name.strip().partition(":")[::2] for name in header.split("\t"))
+    sentences = {*_SENTENCES, *list(columns.values())[1:2]}
+    lists = {field for name, field in columns.items() if kinds.get(name) == "token_seq" and field not in sentences}
+    for batch in delimited(path, reading, columns, "\t", quoted=False):
+        for field in lists:
+            joined = pc.replace_substring_regex(pc.utf8_trim(batch[field], " "), " +", ", ")
+            batch = batch.set_column(batch.schema.get_field_index(field), field, joined)
+        yield batch
+
+
 def read_table(
-    path: Path, reading: Reading, columns: Mapping[str, str], scalars: bool = False
+    path: Path, reading: Reading, columns: Mapping[str, str] | None, scalars: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """The chosen columns of a table, renamed, and `line`, the line or (Parquet) row number.
 
-    Args:
-        path: its suffix tells the kind of table.
-        reading: decides on malformed lines.
-        columns: name in the table to name in the batches.
-        scalars: every value must be there, a text or a number.
+    The path's suffix tells the kind of table; without `columns` all of a Parquet file are read. With `scalars` every
+    value must be there, a text or a number.
 
     Raises:
         ValueError: another kind of table, or a column is missing.
@@ -111,9 +135,7 @@ class _Rows:
     def read(self, width: int, short: Mapping[int, bool]) -> Iterator[tuple[int, list[str], str]]:
         """The number of its first line, the cells, and what is wrong with it, of every row that is not blank.
 
-        Args:
-            width: columns of the table; 0: not known yet.
-            short: places of the columns that hold no text, and whether they hold ids.
+        `width` is 0 where it is not known yet; `short` has the columns that hold no text, and whether they hold ids.
         """
         table = csv.reader(self._lines(), **self.options)
         while True:
@@ -188,11 +210,12 @@ def _json_lines(path: Path, reading: Reading, columns: Mapping[str, str], scalar
         raise ValueError(f"{path}:1: column {min(unseen)} is missing, in all lines; name another in its place")
 
 
-def _parquet(path: Path, reading: Reading, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+def _parquet(path: Path, reading: Reading, columns: Mapping[str, str] | None) -> Iterator[pa.RecordBatch]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a sound Parquet file ({' '.join(str(error).split())}); get it again") from None
+    columns = columns or {name: name for name in file.schema_arrow.names}
     for name in columns:
         _place(file.schema_arrow.names, name, path)
     with file, reading.bar(path) as bar:
