@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -9,14 +10,14 @@ from pathlib import Path
 from accelerate import Accelerator
 from peft import PeftModel
 
-from ..common.files import json_text, put, working_folder, write_errors, write_json
+from ..common.files import put, working_folder, write_errors
 from ..common.provenance import Provenance
 from ..modeling_gram import GramForConditionalGeneration
 from ..tokenization_gram import GramTokenizer
-from .lora import ADAPTER_FOLDER, merged, save_adapter
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # either of which says that there is a model
 CHECKPOINTS_FOLDER, PROVENANCE_FILE = "checkpoints", "provenance.json"
+ADAPTER_FOLDER = "adapter"  # inside a model folder
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -49,10 +50,12 @@ def save_model_folder(
 ) -> None:
     """Write a model folder; of a model with adapters the merged weights, and the adapters in a folder inside."""
     with working_folder(folder) as partial:
-        (model if adapted is None else merged(adapted)).save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
         if adapted is not None:
-            save_adapter(adapted, partial / ADAPTER_FOLDER)
+            model = copy.deepcopy(adapted).merge_and_unload()
+            adapted.save_pretrained(partial / ADAPTER_FOLDER, save_embedding_layers=False)
+            (partial / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)
         put(partial, folder)
 
@@ -70,15 +73,3 @@ def move_files(source: Path, target: Path) -> None:
         if path.is_dir():
             shutil.rmtree(target / path.name, ignore_errors=True)
         put(path, target / path.name)
-
-
-__all__ = [
-    "CHECKPOINTS_FOLDER",
-    "PROVENANCE_FILE",
-    "checkpoints_in",
-    "json_text",
-    "move_files",
-    "save_checkpoint",
-    "save_model_folder",
-    "write_json",
-]

@@ -72,6 +72,3 @@ def differences_from(checkpoint: Path, provenance: Provenance) -> list[str]:
         f"{name} {before.get(name)}, now {now.get(name)}" for name in COMPUTING if before.get(name) != now.get(name)
     ]
     return provenance.differences(written) + others
-
-
-__all__ = ["FINISHED_FILE", "differences_from", "is_trained", "provenance_of"]

@@ -74,6 +74,3 @@ def whole_model(accelerator: Accelerator, prepared: torch.nn.Module) -> GramForC
     copy.load_state_dict(whole)
     copy.generation_config = model.generation_config
     return copy
-
-
-__all__ = ["check_launch", "exchanges_always", "shard", "whole_model"]

@@ -16,7 +16,6 @@ from ..translation import TranslationSettings
 from ..translation.codes import CODE_TOKEN
 from ..translation.tokenizer_folder import make_tokenizer_folder
 from ..trie_gram import ItemTrie
-from .denoising import num_sentinels
 from .settings import PROMPT_PARTS, TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -33,11 +32,9 @@ def tokenizer_of(
         ValueError: it was made for another catalogue, or for longer or shorter prompts.
     """
     limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
-    folder = settings.translation_folder
-    is_given = settings.translation is not None or settings.init_from is not None
-    processes = this_process()
+    folder, processes = settings.translation_folder, this_process()
     with processes.main_process_first():
-        if not is_given and processes.is_main_process:
+        if settings.translation is None and settings.init_from is None and processes.is_main_process:
             words = settings.tokenizer or settings.backbone
             logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))
     parts = {} if settings.init_from else {f"with_{name}": getattr(settings, name) for name in PROMPT_PARTS}
@@ -48,8 +45,7 @@ def tokenizer_of(
             + ("give data of the same catalogue" if settings.init_from else "translate again")
         )
     for name, value in limits.items():
-        if getattr(tokenizer, name) != value:
-            made_with = getattr(tokenizer, name)
+        if (made_with := getattr(tokenizer, name)) != value:
             hint = "" if settings.init_from else ", or translate again"
             raise ValueError(
                 f"{folder}: was made with {name}={made_with}, not {value}; "
@@ -87,18 +83,14 @@ def _model_of(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForCo
         )
         check_catalogue(model, tokenizer, settings.init_from)
         return model
+    fields = {name: getattr(settings, name) for name in ("max_history", "passage_position", "dropout_rate")}
     if settings.backbone is not None:
-        fields = {name: getattr(settings, name) for name in ("max_history", "passage_position", "dropout_rate")}
         model = GramForConditionalGeneration.from_backbone(settings.backbone, **fields)
         _make_room(model, tokenizer, settings.backbone)
     else:
-        shape = (
-            *("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
-            *("dropout_rate", "max_history", "passage_position"),
-        )
-        fields = {name: getattr(settings, name) for name in shape}
-        used = len(tokenizer) + (num_sentinels(tokenizer) if settings.denoising_epochs else 0)
-        model = GramForConditionalGeneration(GramConfig(vocab_size=_in_blocks(used), **fields))
+        shape = ("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
+        fields |= {name: getattr(settings, name) for name in shape}
+        model = GramForConditionalGeneration(GramConfig(vocab_size=_in_blocks(len(tokenizer)), **fields))
     model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
     model.generation_config.num_beams = 50
     return model
@@ -132,6 +124,3 @@ def _make_room(model: GramForConditionalGeneration, tokenizer: GramTokenizer, ba
 def _in_blocks(size: int) -> int:
     """Rows for a vocabulary: whole blocks of 64, as in T5's own 32,128, are faster than an odd number."""
     return -(-size // 64) * 64
-
-
-__all__ = ["build_model", "tokenizer_of"]
