@@ -108,7 +108,10 @@ class _Run:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         check_launch(self.accelerator, settings)
-        if self.accelerator.device.type == "cpu":
+        device = self.accelerator.device.type
+        self.is_pinned = device == "cuda"  # batches lie where the GPU fetches them from while the processor goes on
+        self.workers = int(device != "cpu") if settings.workers is None else min(settings.workers, os.cpu_count() or 1)
+        if device == "cpu":
             keep_freed_memory()
         set_seed(settings.seed)
         model = build_model(settings, tokenizer)
@@ -138,24 +141,21 @@ class _Run:
 
     def steps(self, epoch: int) -> TrainingSteps:
         settings, accelerator = self.settings, self.accelerator
+        names = ("batch_size", "micro_batch_size", "micro_batch_tokens", "prefixes_per_group", "seed")
         return TrainingSteps(
             self.training,
             self.tokenizer,
-            settings.batch_size,
-            settings.micro_batch_size,
-            settings.prefixes_per_group,
-            settings.seed,
-            epoch,
-            accelerator.process_index,
-            accelerator.num_processes,
-            settings.micro_batch_tokens,
+            epoch=epoch,
+            process=accelerator.process_index,
+            num_processes=accelerator.num_processes,
             same_count=exchanges_always(accelerator),
+            **{name: getattr(settings, name) for name in names},
         )
 
     def fit(self) -> None:
         """All epochs that are still to do."""
         settings, progress = self.settings, self.progress
-        shown = {"desc": "training", "unit": "step", "disable": not self._is_main}
+        shown = {"desc": "training", "unit": "step", "disable": not self.accelerator.is_main_process}
         with tqdm(total=sum(self.epoch_lengths), initial=progress.updates, **shown) as bar:
             while progress.epoch < settings.epochs and not progress.stopped_early:
                 self._epoch(bar)
@@ -167,14 +167,13 @@ class _Run:
             self.accelerator.end_training()
 
     def _epoch(self, bar: tqdm) -> None:
-        progress, is_on_cpu = self.progress, self.accelerator.device.type == "cpu"
-        steps, workers = self.steps(progress.epoch), self.settings.workers
+        progress, steps = self.progress, self.steps(self.progress.epoch)
         loader = DataLoader(
             steps,
             batch_size=None,
             sampler=range(progress.step, len(steps)),
-            num_workers=int(not is_on_cpu) if workers is None else min(workers, os.cpu_count() or 1),
-            pin_memory=self._is_pinned,
+            num_workers=self.workers,
+            pin_memory=self.is_pinned,
             generator=torch.Generator(),  # the loader would draw from the generator that dropout uses
         )
         self.model.train()
@@ -219,11 +218,6 @@ class _Run:
             f"than {rate:g}, or a larger --warmup-ratio"
         )
 
-    @property
-    def _is_pinned(self) -> bool:
-        """Whether batches lie where the GPU fetches them from while the processor goes on."""
-        return self.accelerator.device.type == "cuda"
-
     def _update(self, micro_batches: list[dict], num_tokens: int) -> torch.Tensor:
         """One optimizer step; returns this process's share of the mean loss of the step's target tokens."""
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
@@ -232,7 +226,7 @@ class _Run:
             is_last = place == len(micro_batches)  # only then do processes exchange gradients
             accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
             with nullcontext() if is_last else accelerator.no_sync(self.model):
-                inputs = send_to_device(micro_batch, accelerator.device, non_blocking=self._is_pinned)
+                inputs = send_to_device(micro_batch, accelerator.device, non_blocking=self.is_pinned)
                 loss = self.model(**inputs, **options).loss
                 # Gradients are averaged over processes; their sum belongs to the step's mean loss.
                 accelerator.backward(loss * accelerator.num_processes)
@@ -251,13 +245,12 @@ class _Run:
         model = whole_model(accelerator, self.model).eval()
         if not torch.stack([weight.isfinite().all() for weight in model.parameters()]).all():
             raise ValueError(self._diverged(f"some weights are not finite after step {progress.updates}"))
-        ranks = gram_ranks(
-            model, self.tokenizer, [histories[user] for user in share], targets[share], settings.validation_beams
-        )
+        past, beams = [histories[user] for user in share], settings.validation_beams
+        ranks = gram_ranks(model, self.tokenizer, past, targets[share], num_beams=beams)
         gain = ranking_metrics(ranks, [10])["ndcg@10"]["mean"] * len(ranks) if len(ranks) else 0.0
         ndcg = accelerator.reduce(torch.tensor(gain, device=accelerator.device), "sum").item() / len(users)
         self._log(bar, {"ndcg@10": ndcg})
-        if progress.add_validation(ndcg) and self._is_main:
+        if progress.add_validation(ndcg) and self.accelerator.is_main_process:
             save_model_folder(model, self.adapted, self.tokenizer, self.checkpoints / "best")
         progress.stopped_early = 0 < settings.patience <= progress.validations_since_best
 
@@ -267,10 +260,6 @@ class _Run:
         bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items() if name != "lr"})
         if self.settings.report_to:
             self.accelerator.log(values, step=self.progress.updates)
-
-    @property
-    def _is_main(self) -> bool:
-        return self.accelerator.is_main_process
 
     def _save(self) -> None:
         save_checkpoint(self.accelerator, self.provenance, self.checkpoints, self.progress.updates)
@@ -283,7 +272,7 @@ class _Run:
         if fits:
             self.accelerator.load_state(str(found[-1]))
             logger.info("resuming from step %d", self.progress.updates)
-        elif self._is_main:
+        elif self.accelerator.is_main_process:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
@@ -291,7 +280,7 @@ class _Run:
     def publish(self) -> None:
         """Move the best weights to the run's folder, add its SASRec and what is known of it, drop the checkpoints."""
         self.accelerator.wait_for_everyone()
-        if not self._is_main:
+        if not self.accelerator.is_main_process:
             return
         for name in (FINISHED_FILE, *_OF_WEIGHTS):  # of a model that was here before
             path = self.output_dir / name
@@ -325,14 +314,13 @@ def check_folder(settings: TrainingSettings) -> None:
     read = (settings.data, settings.translation, settings.init_from, settings.backbone, settings.tokenizer)
     check_outputs({folder: lambda path: True}, read)
 
-    def is_run(path: Path) -> bool:
-        return (folder / FINISHED_FILE).is_file() or (folder / CHECKPOINTS_FOLDER).is_dir()
-
     def is_checkpoints(path: Path) -> bool:
         return path.is_dir() and all(CHECKPOINT_NAME.match(entry.name) for entry in path.iterdir())
 
+    is_run = (folder / FINISHED_FILE).is_file() or (folder / CHECKPOINTS_FOLDER).is_dir()
     files = (*MODEL_FILES, *WEIGHTS, SASREC_FILE)
-    check_outputs({folder / CHECKPOINTS_FOLDER: is_checkpoints, **{folder / name: is_run for name in files}})
+    own = {folder / name: lambda path: is_run for name in files}
+    check_outputs({folder / CHECKPOINTS_FOLDER: is_checkpoints, **own})
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_lora(model: GramForConditionalGeneration, settings: TrainingSettings) -> PeftModel:
-    """Put adapters into a model, in place, and freeze all its weights but its passage position embedding, if it has one.
+    """Put adapters into a model, in place, and freeze all its weights but its passage position embedding, if any.
 
     Embeddings and head are one weight in T5, so neither can have an adapter: saved apart, they would be two.
 

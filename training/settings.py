@@ -11,28 +11,10 @@ PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the token
 # Settings that change no weight, or say where to find what does.
 PLACES = {"data", "output_dir", "overwrite", "translation", "workers", "save_every", "report_to"}
 
-
 _AT_LEAST_ONE = (
-    *(
-        "d_model",
-        "d_kv",
-        "d_ff",
-        "num_layers",
-        "num_heads",
-        "max_history",
-        "max_passage_length",
-        "epochs",
-        "batch_size",
-    ),
-    *(
-        "micro_batch_size",
-        "micro_batch_tokens",
-        "prefixes_per_group",
-        "validate_every",
-        "validation_beams",
-        "save_every",
-    ),
-    "lora",
+    *("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "max_history", "max_passage_length", "lora"),
+    *("epochs", "batch_size", "micro_batch_size", "micro_batch_tokens", "prefixes_per_group"),
+    *("validate_every", "validation_beams", "save_every"),
 )
 # Beyond these a run only fills the memory, or never ends.
 _MOST = {

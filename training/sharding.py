@@ -21,12 +21,12 @@ def check_launch(accelerator: Accelerator, settings: TrainingSettings) -> None:
     """
     kind = accelerator.distributed_type
     see = "see examples/accelerate_configs/fsdp2.yaml"
-    if settings.lora is not None and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if settings.lora is not None and exchanges_always(accelerator):
         raise ValueError("lora: LoRA trains too few weights to share them out; launch it with ddp.yaml")
     if kind == DistributedType.FSDP:
+        plugin = accelerator.state.fsdp_plugin
         if not accelerator.is_fsdp2:
             raise ValueError(f"FSDP1 is not supported; set `fsdp_version: 2`, {see}")
-        plugin = accelerator.state.fsdp_plugin
         if plugin.auto_wrap_policy is not None:
             raise ValueError(
                 "GRAM calls the layers of its blocks one by one, so that FSDP2 cannot wrap blocks; "

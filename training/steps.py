@@ -195,10 +195,11 @@ class TrainingSteps(Dataset):
         labels[targets.flatten() < 0] = -100
         if idle:
             labels = np.full_like(labels[:, :1], -100)
-        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        shared = {"input_ids": item_ids, "attention_mask": item_mask, "items": slots.reshape(rows.shape)}
-        history = {name: torch.from_numpy(array) for name, array in {**shared, "positions": positions}.items()}
-        return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "history": history}
+        slots = slots.reshape(rows.shape)
+        history = {"input_ids": item_ids, "attention_mask": item_mask, "items": slots, "positions": positions}
+        own = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        history, own = ({name: torch.from_numpy(of) for name, of in arrays.items()} for arrays in (history, own))
+        return {**own, "history": history}
 
 
 def _steps(groups: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
