@@ -37,20 +37,22 @@ from gram.tokenization_gram import GramTokenizer
 from gram.training.checkpoints import (
     ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
+    FINISHED_FILE,
     WEIGHTS,
     checkpoints_in,
+    differences_from,
+    is_trained,
     move_files,
+    provenance_of,
     save_checkpoint,
     save_model_folder,
 )
 from gram.training.facts import run_facts
-from gram.training.lora import add_lora
 from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
-from gram.training.resuming import FINISHED_FILE, differences_from, is_trained, provenance_of
 from gram.training.settings import TrainingSettings
 from gram.training.sharding import check_launch, exchanges_always, shard, whole_model
-from gram.training.start import build_model, tokenizer_of
+from gram.training.start import add_lora, build_model, tokenizer_of
 from gram.training.steps import TrainingSteps
 from gram.training.trackers import loggable, tracker_names
 from gram.translation import SASREC_FILE, TranslationSettings

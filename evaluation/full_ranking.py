@@ -40,6 +40,7 @@ from ..common.provenance import (
 )
 from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
+from ..training.facts import data_facts
 from .candidates import PROTOCOLS, chunks, gram_candidates, target_ranks
 from .rankings import Hits, estimate, ndcg, recall
 from .reranking import choose_reranking, put_forward
@@ -174,8 +175,8 @@ def result_files(output: str | Path) -> tuple[Path, Path]:
     if output.suffix != ".json" or output.is_dir():
         raise ValueError(f"{output}: results are written as JSON; give a file name that ends in .json")
     table = output.with_suffix(".parquet")
-    is_own = lambda path: holds_json(path, "split", "users", "num_beams", "models")  # noqa: E731
-    check_outputs({output: is_own, table: lambda path: holds_table(path, *PER_USER)})
+    check_outputs({output: lambda path: holds_json(path, "split", "users", "num_beams", "models")})
+    check_outputs({table: lambda path: holds_table(path, *PER_USER)})
     return output, table
 
 
@@ -281,14 +282,13 @@ def evaluate(
     stored = item_cache.dtype if item_cache else "float32"
     facts = {"split": split, "users": num_users, "num_beams": num_beams, "item_encodings": stored}
     provenance = Provenance("evaluation", inputs, facts)
-    sizes = {"items": len(data.items), "users": len(data.interactions), "interactions": len(data.interactions.items)}
-    place = {"folder": None if data.folder is None else str(data.folder)}
+    sizes = {name: of for name, of in data_facts(data).items() if name not in ("split", "prepared")}
     results = {
         "model": model.name_or_path,
         "weights": hash_of_weights(model),
         "provenance": provenance.facts,
         **facts,
-        "data": {**place, **sizes, "leave_one_out": data.is_leave_one_out},
+        "data": {"folder": None if data.folder is None else str(data.folder), **sizes},
         "models": {
             name: {protocol: ranking_metrics(values) for protocol, values in by_protocol.items()}
             for name, by_protocol in ranks.items()

@@ -54,38 +54,28 @@ class Reranking:
     """Weightings that were chosen on validation items.
 
     Attributes:
-        weightings: `{row: {protocol: Weighting}}`, rows as in [`FUSIONS`].
         record: all of it as JSON values: `key`, `artefact`, `inputs` (hashes of model, data and SASRec), `settings`,
-            `versions`, `spread` of each recommender, and
-            `rows`, `{row: {protocol: {"weights", "validation", "tried"}}}`. `validation` has NDCG@10 and recall@10 of
-            the first recommender alone and of what was chosen, with intervals; the latter flatter, since the weights
-            were chosen by them.
+            `versions`, `spread` of each recommender, and `rows`, as in [`FUSIONS`], `{row: {protocol: {"weights",
+            "validation", "tried"}}}`. `validation` has NDCG@10 and recall@10 of the first recommender alone and of what
+            was chosen, with intervals; the latter flatter, since the weights were chosen by them.
     """
 
-    weightings: dict[str, dict[str, Weighting]]
     record: dict[str, Any]
-
-    @classmethod
-    def of_record(cls, record: dict[str, Any]) -> Reranking:
-        """From the record."""
-        rows = record["rows"].items()
-        made = {row: {name: Weighting(of["weights"], record["spread"]) for name, of in by.items()} for row, by in rows}
-        return cls(made, record)
 
     @property
     def weights(self) -> dict[str, dict[str, dict[str, float]]]:
         """`{row: {protocol: {recommender: weight}}}`."""
-        rows = self.weightings.items()
-        return {row: {protocol: dict(of.weights) for protocol, of in by.items()} for row, by in rows}
+        rows = self.record["rows"].items()
+        return {row: {protocol: of["weights"] for protocol, of in by.items()} for row, by in rows}
 
     def ranks(self, found: PutForward, targets: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """`{row: {protocol: (U,) ranks}}` of the targets, from 1; 0 where the target is no candidate."""
 
         def ranked(row: str, protocol: str) -> np.ndarray:
-            weighting = self.weightings[row][protocol]
+            weighting = Weighting(self.weights[row][protocol], self.record["spread"])
             return target_ranks(weighting.rank(*found.of(FUSIONS[row], protocol)), targets)
 
-        return {row: {protocol: ranked(row, protocol) for protocol in by} for row, by in self.weightings.items()}
+        return {row: {protocol: ranked(row, protocol) for protocol in by} for row, by in self.weights.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +176,7 @@ def choose_reranking(
     record = json_in(Path(path))
     accelerator.wait_for_everyone()  # before anybody writes
     if record.get("key") == provenance.key:
-        return Reranking.of_record(record)
+        return Reranking(record)
 
     own = [histories[user] for user in users[own_share(num_users, accelerator)]]
     found = put_forward(model, tokenizer, own, scorers, num_beams, item_cache=item_cache, **search)
@@ -194,12 +184,11 @@ def choose_reranking(
     spread = {name: float(of.mean(dtype=np.float64)) for name, of in found.spread.items()}
     rows = {row: {name: _choose(found, row, name, spread, targets) for name in PROTOCOLS} for row in FUSIONS}
     record = {**provenance.facts, "spread": spread, "rows": rows}
-    reranking = Reranking.of_record(record)
     if accelerator.is_main_process:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as part:
             part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return reranking
+    return Reranking(record)
 
 
 def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndarray) -> dict[str, Any]:

@@ -117,9 +117,11 @@ def tune_item_knn(
         (2, 0.0)
     """
     training, num_items = training_part(data), len(data.items)
-    return _Search(
-        "item-kNN", ItemKNNSettings, data, Path(folder), lambda settings: ItemKNN(training, num_items, settings)
-    ).run(grid, progress)
+
+    def fit(settings: ItemKNNSettings):
+        return ItemKNN(training, num_items, settings)
+
+    return _Search("item-kNN", ItemKNNSettings, data, Path(folder), fit).run(grid, progress)
 
 
 @dataclass
@@ -143,8 +145,16 @@ class _Search:
         self.inputs = {name: hash_of_interactions(part) for name, part in parts.items()}
 
     def run(self, grid: Grid, progress: bool) -> Tuning:
-        """One field after another."""
-        chosen = self._start(grid)
+        """One field after another; before any time is spent all values are looked at."""
+        known = [field.name for field in fields(self.settings_class)]
+        for name, values in grid.items():
+            if name not in known or not values:
+                names = ", ".join(known)
+                raise ValueError(f"grid: {name!r} needs values, and must be a setting of {self.name}: {names}")
+        chosen = {name: values[0] for name, values in grid.items()}
+        for name, values in grid.items():
+            for value in values:
+                self.settings_class(**{**chosen, name: value})
         total = 1 + sum(len(values) - 1 for values in grid.values())
         with tqdm(total=total, desc=f"tuning {self.name}", unit="trial", disable=not progress) as bar:
             for name, values in grid.items():
@@ -160,19 +170,6 @@ class _Search:
         facts |= {"best": best.settings, "trials": [asdict(trial) for trial in trials]}
         write_json(self.folder / TUNING_FILE, facts)
         return Tuning(self.settings_class(**best.settings), trials)
-
-    def _start(self, grid: Grid) -> dict[str, Any]:
-        """The first values; before any time is spent all are looked at."""
-        known = [field.name for field in fields(self.settings_class)]
-        for name, values in grid.items():
-            if name not in known or not values:
-                kinds = ", ".join(known)
-                raise ValueError(f"grid: {name!r} needs values, and must be a setting of {self.name}: {kinds}")
-        chosen = {name: values[0] for name, values in grid.items()}
-        for name, values in grid.items():
-            for value in values:
-                self.settings_class(**{**chosen, name: value})
-        return chosen
 
     def _best(self) -> Trial:
         return max(self.trials.values(), key=lambda trial: trial.gain)

@@ -55,14 +55,11 @@ def device_name(device: torch.device) -> str:
     if device.type != "cpu":
         return device.type
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} core{'s' if cores != 1 else ''}"
-
-
-def _processor() -> str:
     listed = Path("/proc/cpuinfo")
     text = listed.read_text(encoding="utf-8", errors="replace") if listed.is_file() else ""
-    found = re.search(r"^model name\s*:(.*)$", text, flags=re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    named = re.search(r"^model name\s*:(.*)$", text, flags=re.MULTILINE)
+    name = named[1].strip() if named else platform.processor() or platform.machine()
+    return f"{name}, {cores} core{'s' if cores != 1 else ''}"
 
 
 def data_facts(data: RecommendationData) -> dict[str, Any]:
