@@ -292,10 +292,10 @@ class _Run:
         if sasrec.is_file():
             with new_file(self.output_dir / SASREC_FILE) as part:
                 shutil.copyfile(sasrec, part)
-        facts = {"settings": asdict(self.settings), "provenance": self.provenance.facts}
-        facts["progress"] = asdict(self.progress)
-        facts |= run_facts(self.settings.init_from or self.settings.backbone, self.data, self.accelerator)
-        if not plot_training(facts["progress"], self.output_dir / PLOT_FILE):
+        progress, start = asdict(self.progress), self.settings.init_from or self.settings.backbone
+        facts = {"settings": asdict(self.settings), "provenance": self.provenance.facts, "progress": progress}
+        facts |= run_facts(start, self.data, self.accelerator)
+        if not plot_training(progress, self.output_dir / PLOT_FILE):
             logger.info("no %s: matplotlib is not installed", PLOT_FILE)
         write_json(self.output_dir / FINISHED_FILE, facts)
         shutil.rmtree(self.checkpoints)
@@ -303,11 +303,9 @@ class _Run:
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for name, p in named if "layer_norm" not in name], "weight_decay": weight_decay},
-        {"params": [p for name, p in named if "layer_norm" in name], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    decayed, others = ([p for name, p in named if ("layer_norm" in name) == is_norm] for is_norm in (False, True))
+    groups = ((decayed, weight_decay), (others, 0.0))
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
 def check_folder(settings: TrainingSettings) -> None:
