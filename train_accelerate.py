@@ -23,6 +23,7 @@ import torch
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, send_to_device, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers import get_linear_schedule_with_warmup
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from gram.common.command_line import exit_code_of
@@ -37,30 +38,31 @@ from gram.item_cache_gram import ITEM_CACHE_FOLDER
 from gram.serving.loading import MODEL_FILES
 from gram.tokenization_gram import GramTokenizer
 from gram.training.checkpoints import (
+    ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
+    FINISHED_FILE,
     WEIGHTS,
     checkpoints_in,
+    differences_from,
+    is_trained,
     move_files,
+    provenance_of,
     save_checkpoint,
     save_model_folder,
 )
-from gram.training.denoising import DenoisingSteps, sentinels_of
 from gram.training.facts import run_facts
-from gram.training.lora import ADAPTER_FOLDER, add_lora
 from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
-from gram.training.resuming import FINISHED_FILE, differences_from, is_trained, provenance_of
-from gram.training.schedule import linear_schedule
 from gram.training.settings import TrainingSettings
 from gram.training.sharding import check_launch, exchanges_always, shard, whole_model
-from gram.training.start import build_model, tokenizer_of
+from gram.training.start import add_lora, build_model, tokenizer_of
 from gram.training.steps import TrainingSteps
-from gram.training.trackers import LOGS_FOLDER, PROJECT, loggable, tracker_names, tracker_options
+from gram.training.trackers import loggable, tracker_names
 from gram.translation import SASREC_FILE, TranslationSettings
 
 logger = logging.getLogger(__name__)
 
-PLOT_FILE = "training.svg"
+PLOT_FILE, LOGS_FOLDER = "training.svg", "logs"
 CHECKPOINT_NAME = re.compile(r"(step-\d+|partial|best|\.best\.partial)$")
 _OF_WEIGHTS = (ADAPTER_FOLDER, ITEM_CACHE_FOLDER, "evaluation.json", "evaluation.parquet")
 
@@ -88,7 +90,6 @@ def _train(settings: TrainingSettings, data: RecommendationData, tokenizer: Gram
         return
     run = _Run(settings, data, tokenizer, provenance)
     run.resume()
-    run.denoise()
     run.fit()
     run.publish()
 
@@ -97,11 +98,7 @@ class _Run:
     """A training run's objects: accelerator, model, optimizer, schedule, progress."""
 
     def __init__(
-        self,
-        settings: TrainingSettings,
-        data: RecommendationData,
-        tokenizer: GramTokenizer,
-        provenance: Provenance,
+        self, settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer, provenance: Provenance
     ):
         self.settings, self.data, self.tokenizer, self.provenance = settings, data, tokenizer, provenance
         self.output_dir = Path(settings.output_dir)
@@ -116,7 +113,10 @@ class _Run:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         check_launch(self.accelerator, settings)
-        if self.accelerator.device.type == "cpu":
+        device = self.accelerator.device.type
+        self.is_pinned = device == "cuda"  # batches lie where the GPU fetches them from while the processor goes on
+        self.workers = int(device != "cpu") if settings.workers is None else min(settings.workers, os.cpu_count() or 1)
+        if device == "cpu":
             keep_freed_memory()
         set_seed(settings.seed)
         model = build_model(settings, tokenizer)
@@ -134,75 +134,36 @@ class _Run:
         total = sum(self.epoch_lengths)
         if total == 0:
             raise ValueError(f"{settings.data}: no user has two items to train on; longer sequences are needed")
-        self.denoising_length = 0
-        if settings.denoising_epochs:
-            self.sentinels = sentinels_of(tokenizer, model.config.vocab_size)
-            self.denoising_length = settings.denoising_epochs * len(self.denoising_steps(0))
         # One schedule step per update, whatever the number of processes: so it is not given to `prepare`.
-        self.schedule = linear_schedule(optimizer, settings.warmup_ratio, self.denoising_length, total)
+        self.schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_ratio * total), total)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.progress, self.denoising = Progress(), Progress()
+        self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
-        if settings.denoising_epochs:
-            self.accelerator.register_for_checkpointing(self.denoising)
         set_seed(settings.seed, device_specific=True)  # every process drops out units of its own
         if settings.report_to:
-            options = tracker_options(tracker_names(settings.report_to), self.output_dir)
-            self.accelerator.init_trackers(PROJECT, config=loggable(asdict(settings)), init_kwargs=options)
+            options = {name: {"name": self.output_dir.resolve().name} for name in ("wandb", "trackio")}
+            self.accelerator.init_trackers("gram", config=loggable(asdict(settings)), init_kwargs=options)
 
     def steps(self, epoch: int) -> TrainingSteps:
         settings, accelerator = self.settings, self.accelerator
+        names = ("batch_size", "micro_batch_size", "micro_batch_tokens", "prefixes_per_group", "seed")
         return TrainingSteps(
             self.training,
             self.tokenizer,
-            settings.batch_size,
-            settings.micro_batch_size,
-            settings.prefixes_per_group,
-            settings.seed,
-            epoch,
-            accelerator.process_index,
-            accelerator.num_processes,
-            settings.micro_batch_tokens,
+            epoch=epoch,
+            process=accelerator.process_index,
+            num_processes=accelerator.num_processes,
             same_count=exchanges_always(accelerator),
+            **{name: getattr(settings, name) for name in names},
         )
-
-    def denoising_steps(self, epoch: int) -> DenoisingSteps:
-        settings, accelerator = self.settings, self.accelerator
-        return DenoisingSteps(
-            self.tokenizer,
-            self.sentinels,
-            settings.batch_size,
-            settings.micro_batch_size,
-            settings.seed,
-            epoch,
-            accelerator.process_index,
-            accelerator.num_processes,
-            settings.micro_batch_tokens,
-        )
-
-    def denoise(self) -> None:
-        """All epochs of the warm start that are still to do."""
-        settings, progress = self.settings, self.denoising
-        if progress.epoch >= settings.denoising_epochs:
-            return
-        shown = {"desc": "denoising", "unit": "step", "disable": not self._is_main}
-        with tqdm(total=self.denoising_length, initial=progress.updates, **shown) as bar:
-            while progress.epoch < settings.denoising_epochs:
-                steps = self.denoising_steps(progress.epoch)
-                self._epoch(bar, progress, steps)
-                progress.epoch, progress.step = progress.epoch + 1, 0
-                self._save()
 
     def fit(self) -> None:
         """All epochs that are still to do."""
         settings, progress = self.settings, self.progress
-        total = sum(self.epoch_lengths)
-        with tqdm(
-            total=total, initial=progress.updates, desc="training", unit="step", disable=not self._is_main
-        ) as bar:
+        shown = {"desc": "training", "unit": "step", "disable": not self.accelerator.is_main_process}
+        with tqdm(total=sum(self.epoch_lengths), initial=progress.updates, **shown) as bar:
             while progress.epoch < settings.epochs and not progress.stopped_early:
-                steps = self.steps(progress.epoch)
-                self._epoch(bar, progress, steps, label_smoothing=settings.label_smoothing)
+                self._epoch(bar)
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
                     self._validate(bar)
@@ -210,40 +171,37 @@ class _Run:
         if settings.report_to:
             self.accelerator.end_training()
 
-    def _epoch(
-        self, bar: tqdm, progress: Progress, steps: TrainingSteps | DenoisingSteps, label_smoothing: float = 0.0
-    ) -> None:
+    def _epoch(self, bar: tqdm) -> None:
+        progress, steps = self.progress, self.steps(self.progress.epoch)
         loader = DataLoader(
             steps,
             batch_size=None,
             sampler=range(progress.step, len(steps)),
-            num_workers=self._num_workers(),
-            pin_memory=self._is_pinned,
+            num_workers=self.workers,
+            pin_memory=self.is_pinned,
             generator=torch.Generator(),  # the loader would draw from the generator that dropout uses
         )
         self.model.train()
         started = time.monotonic()
         for micro_batches, num_tokens in loader:
-            loss = self._update(micro_batches, num_tokens, label_smoothing)
+            self.unseen_losses.append(self._update(micro_batches, num_tokens))
             progress.samples += steps.num_samples(progress.step)
             progress.step += 1
             progress.updates += 1
             now = time.monotonic()
             progress.seconds, started = progress.seconds + now - started, now
             bar.update()
-            self.unseen_losses.append(loss)
             if progress.updates % LOG_EVERY == 0:
-                mean = self._look_at_losses(progress)
+                mean = self._look_at_losses()
                 progress.add_loss(mean)
-                name = "loss" if progress is self.progress else "denoising_loss"
-                self._log(bar, {name: mean, "lr": self.schedule.get_last_lr()[0]})
+                self._log(bar, {"loss": mean, "lr": self.schedule.get_last_lr()[0]})
             if progress.updates % self.settings.save_every == 0 and progress.step < len(steps):
-                self._look_at_losses(progress)
+                self._look_at_losses()
                 self._save()
                 started = time.monotonic()
-        self._look_at_losses(progress)
+        self._look_at_losses()
 
-    def _look_at_losses(self, progress: Progress) -> float:
+    def _look_at_losses(self) -> float:
         """The mean loss of the last step, 0 where all have been looked at.
 
         Raises:
@@ -253,7 +211,7 @@ class _Run:
             return 0.0
         losses = self.accelerator.reduce(torch.stack(self.unseen_losses), "sum").tolist()
         self.unseen_losses.clear()
-        for step, loss in enumerate(losses, start=progress.updates - len(losses) + 1):
+        for step, loss in enumerate(losses, start=self.progress.updates - len(losses) + 1):
             if not math.isfinite(loss):
                 raise ValueError(self._diverged(f"the loss is {loss} at step {step}"))
         return losses[-1]
@@ -265,25 +223,16 @@ class _Run:
             f"than {rate:g}, or a larger --warmup-ratio"
         )
 
-    @property
-    def _is_pinned(self) -> bool:
-        """Whether batches lie where the GPU fetches them from while the processor goes on."""
-        return self.accelerator.device.type == "cuda"
-
-    def _num_workers(self) -> int:
-        if self.settings.workers is None:
-            return int(self.accelerator.device.type != "cpu")
-        return min(self.settings.workers, os.cpu_count() or 1)
-
-    def _update(self, micro_batches: list[dict], num_tokens: int, label_smoothing: float) -> torch.Tensor:
+    def _update(self, micro_batches: list[dict], num_tokens: int) -> torch.Tensor:
         """One optimizer step; returns this process's share of the mean loss of the step's target tokens."""
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
+        options = {"num_items_in_batch": num_tokens, "smoothing": self.settings.label_smoothing}
         for place, micro_batch in enumerate(micro_batches, start=1):
             is_last = place == len(micro_batches)  # only then do processes exchange gradients
             accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
             with nullcontext() if is_last else accelerator.no_sync(self.model):
-                inputs = send_to_device(micro_batch, accelerator.device, non_blocking=self._is_pinned)
-                loss = self.model(**inputs, num_items_in_batch=num_tokens, smoothing=label_smoothing).loss
+                inputs = send_to_device(micro_batch, accelerator.device, non_blocking=self.is_pinned)
+                loss = self.model(**inputs, **options).loss
                 # Gradients are averaged over processes; their sum belongs to the step's mean loss.
                 accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
@@ -301,36 +250,24 @@ class _Run:
         model = whole_model(accelerator, self.model).eval()
         if not torch.stack([weight.isfinite().all() for weight in model.parameters()]).all():
             raise ValueError(self._diverged(f"some weights are not finite after step {progress.updates}"))
-        ranks = gram_ranks(
-            model, self.tokenizer, [histories[user] for user in share], targets[share], settings.validation_beams
-        )
+        past, beams = [histories[user] for user in share], settings.validation_beams
+        ranks = gram_ranks(model, self.tokenizer, past, targets[share], num_beams=beams)
         gain = ranking_metrics(ranks, [10])["ndcg@10"]["mean"] * len(ranks) if len(ranks) else 0.0
         ndcg = accelerator.reduce(torch.tensor(gain, device=accelerator.device), "sum").item() / len(users)
         self._log(bar, {"ndcg@10": ndcg})
-        if progress.add_validation(ndcg) and self._is_main:
+        if progress.add_validation(ndcg) and self.accelerator.is_main_process:
             save_model_folder(model, self.adapted, self.tokenizer, self.checkpoints / "best")
         progress.stopped_early = 0 < settings.patience <= progress.validations_since_best
 
     def _log(self, bar: tqdm, values: dict[str, float]) -> None:
-        if "denoising_loss" in values:
-            shown = {"epoch": self.denoising.epoch + 1, **values}
-        else:
-            epoch = min(self.progress.epoch + 1, self.settings.epochs)
-            shown = {"epoch": epoch, "ndcg@10": max(self.progress.best_ndcg, 0.0), **values}
+        epoch = min(self.progress.epoch + 1, self.settings.epochs)
+        shown = {"epoch": epoch, "ndcg@10": max(self.progress.best_ndcg, 0.0), **values}
         bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items() if name != "lr"})
         if self.settings.report_to:
-            self.accelerator.log(values, step=self._updates)
-
-    @property
-    def _is_main(self) -> bool:
-        return self.accelerator.is_main_process
-
-    @property
-    def _updates(self) -> int:
-        return self.denoising.updates + self.progress.updates
+            self.accelerator.log(values, step=self.progress.updates)
 
     def _save(self) -> None:
-        save_checkpoint(self.accelerator, self.provenance, self.checkpoints, self._updates)
+        save_checkpoint(self.accelerator, self.provenance, self.checkpoints, self.progress.updates)
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one; otherwise make room for the first."""
@@ -339,8 +276,8 @@ class _Run:
         self.accelerator.wait_for_everyone()  # all have seen the same
         if fits:
             self.accelerator.load_state(str(found[-1]))
-            logger.info("resuming from step %d", self._updates)
-        elif self._is_main:
+            logger.info("resuming from step %d", self.progress.updates)
+        elif self.accelerator.is_main_process:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
@@ -348,12 +285,9 @@ class _Run:
     def publish(self) -> None:
         """Move the best weights to the run's folder, add its SASRec and what is known of it, drop the checkpoints."""
         self.accelerator.wait_for_everyone()
-        if not self._is_main:
+        if not self.accelerator.is_main_process:
             return
-        for name in (
-            FINISHED_FILE,
-            *_OF_WEIGHTS,
-        ):  # those of a model that was here before are of no use beside this one
+        for name in (FINISHED_FILE, *_OF_WEIGHTS):  # of a model that was here before
             path = self.output_dir / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         move_files(self.checkpoints / "best", self.output_dir)
@@ -361,12 +295,10 @@ class _Run:
         if sasrec.is_file():
             with new_file(self.output_dir / SASREC_FILE) as part:
                 shutil.copyfile(sasrec, part)
-        settings, provenance = asdict(self.settings), self.provenance.facts
-        facts = {"settings": settings, "provenance": provenance, "progress": asdict(self.progress)}
-        if self.settings.denoising_epochs:
-            facts["denoising"] = asdict(self.denoising)
-        facts |= run_facts(self.settings.init_from or self.settings.backbone, self.data, self.accelerator)
-        if not plot_training(facts["progress"], self.output_dir / PLOT_FILE):
+        progress, start = asdict(self.progress), self.settings.init_from or self.settings.backbone
+        facts = {"settings": asdict(self.settings), "provenance": self.provenance.facts, "progress": progress}
+        facts |= run_facts(start, self.data, self.accelerator)
+        if not plot_training(progress, self.output_dir / PLOT_FILE):
             logger.info("no %s: matplotlib is not installed", PLOT_FILE)
         write_json(self.output_dir / FINISHED_FILE, facts)
         shutil.rmtree(self.checkpoints)
@@ -374,11 +306,9 @@ class _Run:
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for name, p in named if "layer_norm" not in name], "weight_decay": weight_decay},
-        {"params": [p for name, p in named if "layer_norm" in name], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    decayed, others = ([p for name, p in named if ("layer_norm" in name) == is_norm] for is_norm in (False, True))
+    groups = ((decayed, weight_decay), (others, 0.0))
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
 def check_folder(settings: TrainingSettings) -> None:
@@ -387,14 +317,13 @@ def check_folder(settings: TrainingSettings) -> None:
     read = (settings.data, settings.translation, settings.init_from, settings.backbone, settings.tokenizer)
     check_outputs({folder: lambda path: True}, read)
 
-    def is_run(path: Path) -> bool:
-        return (folder / FINISHED_FILE).is_file() or (folder / CHECKPOINTS_FOLDER).is_dir()
-
     def is_checkpoints(path: Path) -> bool:
         return path.is_dir() and all(CHECKPOINT_NAME.match(entry.name) for entry in path.iterdir())
 
+    is_run = (folder / FINISHED_FILE).is_file() or (folder / CHECKPOINTS_FOLDER).is_dir()
     files = (*MODEL_FILES, *WEIGHTS, SASREC_FILE)
-    check_outputs({folder / CHECKPOINTS_FOLDER: is_checkpoints, **{folder / name: is_run for name in files}})
+    own = {folder / name: lambda path: is_run for name in files}
+    check_outputs({folder / CHECKPOINTS_FOLDER: is_checkpoints, **own})
 
 
 def main(argv: list[str] | None = None) -> None:

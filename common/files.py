@@ -216,11 +216,16 @@ def check_outputs(
 
 def holds_json(path: Path, *names: str) -> bool:
     """Whether a file is a JSON object with these entries."""
+    return json_in(path).keys() >= set(names)
+
+
+def json_in(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty where there is none that can be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.keys() >= set(names)
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def holds_table(path: Path, *columns: str) -> bool:

@@ -18,6 +18,7 @@ from ..serving.user_batches import batches_of_users
 
 PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
 
+_USERS_AT_ONCE = 128
 _SPELT_AT_ONCE = 256  # items, over all users of a batch: what the attention over their passages takes is bounded by it
 
 
@@ -88,12 +89,21 @@ def gram_candidates(
         with torch.no_grad(), tqdm(total=len(histories), desc="GRAM", unit="user", disable=not progress) as bar:
             for users, cache in batches_of_users(model, tokenizer, histories, batch_size, item_cache, progress):
                 chosen = [histories[user] for user in users]
-                inputs = _inputs(model, tokenizer, chosen)
+                newest = [[tokenizer.item_ids[row] for row in past[-tokenizer.max_history :]] for past in chosen]
+                inputs = tokenizer(histories=newest, item_prompts=False, return_tensors="pt").to(model.device)
                 seen = seen_items(chosen).to(model.device)
                 for protocol, candidates in found.items():
-                    excluded = seen if protocol == "unseen_items" else None
-                    items, scores = _generate(model, inputs, num_beams, excluded, cache)
-                    candidates.items[users, :num_beams], candidates.scores[users, :num_beams] = items, scores
+                    output = model.generate(
+                        **inputs,
+                        item_cache=cache,
+                        excluded_items=seen if protocol == "unseen_items" else None,
+                        num_beams=num_beams,
+                        num_return_sequences=num_beams,
+                        return_dict_in_generate=True,
+                    )
+                    items, scores = output.item_indices, output.sequences_scores.float()
+                    candidates.items[users, :num_beams] = items.cpu().numpy()
+                    candidates.scores[users, :num_beams] = scores.view(items.shape).cpu().numpy()
                 _add_others(model, inputs, users, found, others, cache)
                 bar.update(len(users))
     finally:
@@ -113,6 +123,11 @@ def seen_items(histories: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
+def chunks(num_users: int) -> list[slice]:
+    """Users whose scores of the whole catalogue are in memory together."""
+    return [slice(start, start + _USERS_AT_ONCE) for start in range(0, num_users, _USERS_AT_ONCE)]
+
+
 def target_ranks(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """(U,) int64 place from 1 of each user's target among the ranked items (U, K); 0 where it is not there.
 
@@ -122,25 +137,6 @@ def target_ranks(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """
     hit = items == np.asarray(targets)[:, None]  # (U, K)
     return np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)
-
-
-def _inputs(model, tokenizer, histories) -> dict[str, torch.Tensor]:
-    newest = [[tokenizer.item_ids[row] for row in history[-tokenizer.max_history :]] for history in histories]
-    return dict(tokenizer(histories=newest, item_prompts=False, return_tensors="pt").to(model.device))
-
-
-def _generate(model, inputs, num_beams, excluded_items, item_cache) -> tuple[np.ndarray, np.ndarray]:
-    """Items (B, num_beams), best first, -1 beyond the last, and their scores."""
-    output = model.generate(
-        **inputs,
-        item_cache=item_cache,
-        excluded_items=excluded_items,
-        num_beams=num_beams,
-        num_return_sequences=num_beams,
-        return_dict_in_generate=True,
-    )
-    scores = output.sequences_scores.view(output.item_indices.shape)
-    return output.item_indices.cpu().numpy(), scores.float().cpu().numpy()
 
 
 def _add_others(model, inputs, users, found, others, item_cache) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -40,9 +40,10 @@ from ..common.provenance import (
 )
 from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
-from .candidates import PROTOCOLS, gram_candidates, target_ranks
+from ..training.facts import data_facts
+from .candidates import PROTOCOLS, chunks, gram_candidates, target_ranks
 from .rankings import Hits, estimate, ndcg, recall
-from .reranking import Reranking, choose_reranking, put_forward
+from .reranking import choose_reranking, put_forward
 
 CUTOFFS = (1, 5, 10, 20, 50)
 PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
@@ -56,9 +57,7 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict
         cutoffs: the values of k.
 
     Returns:
-        `{"recall@k": {"mean", "low", "high"}, "ndcg@k": ...}`. The interval is the normal approximation: the mean and
-        1.96 standard errors to either side, clipped to [0, 1]. It tells how far the mean would move with other users,
-        not with another seed. For a single user it is all of [0, 1].
+        `{"recall@k": {"mean", "low", "high"}, "ndcg@k": ...}`, see `rankings.estimate`.
 
     Raises:
         ValueError: no users.
@@ -81,27 +80,17 @@ def gram_ranks(
     tokenizer,
     histories: Sequence[np.ndarray] | Interactions,
     targets: np.ndarray,
-    num_beams: int = 50,
     exclude_seen: bool = False,
-    batch_size: int = 16,
-    progress: bool = True,
-    item_cache: ItemCache | None = None,
+    **search,
 ) -> np.ndarray:
     """Rank of every user's target among the items that beam search returns.
 
     Needs no other process: where there are several, each calls it with its own users (see `own_share`).
 
     Args:
-        model: a [`GramForConditionalGeneration`] with its item trie; left in the mode, training or not, that it was in.
-        tokenizer: the model's [`GramTokenizer`].
-        histories: U histories of catalogue rows, oldest first.
+        model, tokenizer, histories, search: as of [`gram_candidates`].
         targets: (U,) catalogue rows.
-        num_beams: width of the search, and how many items are ranked.
         exclude_seen: mask every item of the whole history, not only of its newest part that the model reads.
-        batch_size: users in one search.
-        progress: show a bar with the time left.
-        item_cache: encodings of the items; without it those of the histories are encoded in memory, each but once
-            unless that takes too much memory (see `gram.serving.user_batches`).
 
     Returns:
         (U,) int64 ranks from 1; 0 where the target is not among the `num_beams` items.
@@ -114,8 +103,7 @@ def gram_ranks(
         ((40,), True)
     """
     protocol = "unseen_items" if exclude_seen else "all_items"
-    options = (protocol,), num_beams, batch_size, None, progress, item_cache
-    return target_ranks(gram_candidates(model, tokenizer, histories, *options)[protocol].items, targets)
+    return target_ranks(gram_candidates(model, tokenizer, histories, (protocol,), **search)[protocol].items, targets)
 
 
 def dense_ranks(
@@ -187,12 +175,8 @@ def result_files(output: str | Path) -> tuple[Path, Path]:
     if output.suffix != ".json" or output.is_dir():
         raise ValueError(f"{output}: results are written as JSON; give a file name that ends in .json")
     table = output.with_suffix(".parquet")
-    check_outputs(
-        {
-            output: lambda path: holds_json(path, "split", "users", "num_beams", "models"),
-            table: lambda path: holds_table(path, *PER_USER),
-        }
-    )
+    check_outputs({output: lambda path: holds_json(path, "split", "users", "num_beams", "models")})
+    check_outputs({table: lambda path: holds_table(path, *PER_USER)})
     return output, table
 
 
@@ -217,8 +201,7 @@ def evaluate(
     evaluates its share of the users, and returns the results of all.
 
     Args:
-        model: a [`GramForConditionalGeneration`] with its item trie.
-        tokenizer: its [`GramTokenizer`].
+        model, tokenizer, batch_size, progress, item_cache: as of [`gram_candidates`].
         data: whole sequences of the users.
         sasrec_file: the SASRec is loaded from here if it was trained on exactly the training part of these data;
             otherwise one is trained and saved here.
@@ -227,10 +210,7 @@ def evaluate(
         split: `"validation"` or `"test"`.
         num_beams: width of GRAM's search, and how many items it ranks: below 50 its recall@50 is cut short.
         max_users: only so many users, drawn at random, for a quick look.
-        batch_size: users in one search.
         accelerator: where to run; by default all of the launched processes.
-        progress: show bars with the time left.
-        item_cache: encodings of the items; without it every process encodes those of its users, see [`gram_ranks`].
         reranking_file: rank by GRAM and collaborative scores together too (see `reranking`), with the weights of this
             JSON file if they were chosen for exactly this; otherwise they are chosen on the validation items and
             saved here, before anything else.
@@ -256,7 +236,9 @@ def evaluate(
 
     @cache
     def sasrec():
-        if _is_trained_on(model_sasrec, training, num_items):
+        given = {} if model_sasrec is None else read_provenance(model_sasrec)
+        is_known = given.get("inputs", {}).get("training interactions") == hash_of_interactions(training)
+        if is_known and given["settings"].get("num_items") == num_items:
             return SASRec.load(model_sasrec)
         with accelerator.main_process_first():  # the others load what the first has saved
             return fit_or_load(sasrec_file, training, num_items, progress=progress)
@@ -267,18 +249,28 @@ def evaluate(
         "popularity": cache(lambda: Popularity(training, num_items)),
     }
     search = {"num_beams": num_beams, "batch_size": batch_size, "progress": progress, "item_cache": item_cache}
-    reranking, start = None, time.perf_counter()
-    if reranking_file is not None:  # before anything of the test split is ranked
+    reranking, ranks, seconds, start = None, {}, {}, time.perf_counter()
+
+    def add(name: str, by_protocol: dict[str, np.ndarray]) -> None:
+        nonlocal start
+        ranks[name] = {key: gather_users(own, num_users, accelerator) for key, own in by_protocol.items()}
+        now = time.perf_counter()
+        seconds[name], start = round(now - start, 2), now
+
+    if reranking_file is None:
+        candidates = gram_candidates(model, tokenizer, own_histories, **search)
+    else:  # before anything of the test split is ranked
         scorers = {name: make() for name, make in baselines.items()}
         options = {"max_users": max_users, "accelerator": accelerator, **search}
         reranking = choose_reranking(reranking_file, model, tokenizer, without_test(data), scorers, **options)
-    seconds_choosing = round(time.perf_counter() - start, 2)
-
-    ranks, seconds, start = {}, {}, time.perf_counter()
-    for name, by_protocol in _ranks(model, tokenizer, own_histories, own_targets, baselines, reranking, search):
-        ranks[name] = {key: gather_users(own, num_users, accelerator) for key, own in by_protocol.items()}
-        seconds[name] = round(time.perf_counter() - start, 2)
-        start = time.perf_counter()
+        seconds_choosing, start = round(time.perf_counter() - start, 2), time.perf_counter()
+        found = put_forward(model, tokenizer, own_histories, scorers, **search)
+        candidates = found.candidates
+    add("GRAM", {protocol: target_ranks(of.generated.items, own_targets) for protocol, of in candidates.items()})
+    for name, by_protocol in reranking.ranks(found, own_targets).items() if reranking else ():
+        add(name, by_protocol)
+    for name, make in baselines.items():
+        add(name, dense_ranks_by_protocol(make(), own_histories, own_targets))
 
     inputs = {
         "model": hash_of_model(model),
@@ -290,18 +282,13 @@ def evaluate(
     stored = item_cache.dtype if item_cache else "float32"
     facts = {"split": split, "users": num_users, "num_beams": num_beams, "item_encodings": stored}
     provenance = Provenance("evaluation", inputs, facts)
+    sizes = {name: of for name, of in data_facts(data).items() if name not in ("split", "prepared")}
     results = {
         "model": model.name_or_path,
         "weights": hash_of_weights(model),
         "provenance": provenance.facts,
         **facts,
-        "data": {
-            "folder": None if data.folder is None else str(data.folder),
-            "items": len(data.items),
-            "users": len(data.interactions),
-            "interactions": len(data.interactions.items),
-            "leave_one_out": data.is_leave_one_out,
-        },
+        "data": {"folder": None if data.folder is None else str(data.folder), **sizes},
         "models": {
             name: {protocol: ranking_metrics(values) for protocol, values in by_protocol.items()}
             for name, by_protocol in ranks.items()
@@ -317,23 +304,6 @@ def evaluate(
     return Evaluation(results, per_user)
 
 
-def _ranks(
-    model, tokenizer, histories, targets, baselines, reranking: Reranking | None, search: dict[str, Any]
-) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Each model's name with its ranks (U,) under each protocol, one after the other."""
-    if reranking is None:
-        candidates = gram_candidates(model, tokenizer, histories, **search)
-    else:
-        scorers = {name: make() for name, make in baselines.items()}
-        found = put_forward(model, tokenizer, histories, scorers, **search)
-        candidates = found.candidates
-    yield "GRAM", {protocol: target_ranks(of.generated.items, targets) for protocol, of in candidates.items()}
-    if reranking is not None:
-        yield from reranking.ranks(found, targets).items()
-    for name, make in baselines.items():
-        yield name, dense_ranks_by_protocol(make(), histories, targets)
-
-
 def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationData:
     """The users' sequences in rows of the tokenizer's catalogue, whose order and extent may differ from the data's."""
     rows = np.array([tokenizer.item_rows.get(item, -1) for item in data.items.item_ids], dtype=np.int32)
@@ -345,22 +315,12 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationDat
     return replace(data, interactions=replace(data.interactions, items=items))
 
 
-def _is_trained_on(sasrec_file: str | Path | None, training: Interactions, num_items: int) -> bool:
-    if sasrec_file is None:
-        return False
-    facts = read_provenance(sasrec_file)
-    if facts.get("settings", {}).get("num_items") != num_items:
-        return False
-    return facts["inputs"].get("training interactions") == hash_of_interactions(training)
-
-
 def dense_ranks_by_protocol(
     recommender: Recommender, histories: list[np.ndarray], targets: np.ndarray
 ) -> dict[str, np.ndarray]:
     """What [`dense_ranks`] gives, (U,) ranks, for each protocol and a recommender that scores the whole catalogue."""
     ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in PROTOCOLS}
-    for start in range(0, len(targets), 128):
-        users = slice(start, start + 128)
+    for users in chunks(len(targets)):
         scores = recommender.score(histories[users])
         for protocol in PROTOCOLS:
             ranks[protocol][users] = dense_ranks(scores, histories[users], targets[users], protocol == "unseen_items")
@@ -379,10 +339,9 @@ def ranks_table(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[
     for name, by_protocol in ranks.items():
         for protocol, values in by_protocol.items():
             unknown = (values < 1) | (values > max(CUTOFFS))
-            constant = {"model": pa.repeat(name, len(values)), "protocol": pa.repeat(protocol, len(values))}
-            rank = pa.array(values.astype(np.int32), mask=unknown)
-            columns = {"user_id": user_ids, "item_id": item_ids, **constant, "rank": rank}
-            blocks.append(pa.table({column: columns[column] for column in PER_USER}))
+            constant = [pa.repeat(text, len(values)) for text in (name, protocol)]
+            columns = [user_ids, item_ids, *constant, pa.array(values.astype(np.int32), mask=unknown)]
+            blocks.append(pa.table(dict(zip(PER_USER, columns, strict=True))))
     return pa.concat_tables(blocks)
 
 

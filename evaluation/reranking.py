@@ -17,16 +17,14 @@ import torch
 from accelerate import Accelerator
 
 from ..collaborative.baselines import Recommender
-from ..common.files import new_file
+from ..common.files import json_in, new_file
 from ..common.processes import gather_users, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_model, hash_of_tokenizer, hash_of_weights
 from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
 from ..item_cache_gram import ItemCache
-from .candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
+from .candidates import PROTOCOLS, Candidates, chunks, gram_candidates, target_ranks
 from .rankings import Hits, estimate, ndcg, recall
 from .weighting import GRID, ROUNDS, Weighting, choose_weighting
-
-_USERS_AT_ONCE = 128  # whose scores of the whole catalogue are in memory
 
 
 @dataclass(frozen=True)
@@ -56,46 +54,28 @@ class Reranking:
     """Weightings that were chosen on validation items.
 
     Attributes:
-        weightings: `{row: {protocol: Weighting}}`, rows as in [`FUSIONS`].
         record: all of it as JSON values: `key`, `artefact`, `inputs` (hashes of model, data and SASRec), `settings`,
-            `versions`, `spread` of each recommender, and
-            `rows`, `{row: {protocol: {"weights", "validation", "tried"}}}`. `validation` has NDCG@10 and recall@10 of
-            the first recommender alone and of what was chosen, with intervals; the latter flatter, since the weights
-            were chosen by them.
+            `versions`, `spread` of each recommender, and `rows`, as in [`FUSIONS`], `{row: {protocol: {"weights",
+            "validation", "tried"}}}`. `validation` has NDCG@10 and recall@10 of the first recommender alone and of what
+            was chosen, with intervals; the latter flatter, since the weights were chosen by them.
     """
 
-    weightings: dict[str, dict[str, Weighting]]
     record: dict[str, Any]
-
-    @classmethod
-    def of_record(cls, record: dict[str, Any]) -> Reranking:
-        """From what [`save`] wrote."""
-        rows = record["rows"].items()
-        made = {row: {name: Weighting(of["weights"], record["spread"]) for name, of in by.items()} for row, by in rows}
-        return cls(made, record)
 
     @property
     def weights(self) -> dict[str, dict[str, dict[str, float]]]:
         """`{row: {protocol: {recommender: weight}}}`."""
-        rows = self.weightings.items()
-        return {row: {protocol: dict(of.weights) for protocol, of in by.items()} for row, by in rows}
-
-    def save(self, path: str | Path) -> None:
-        """Write the record as JSON."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as part:
-            part.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
+        rows = self.record["rows"].items()
+        return {row: {protocol: of["weights"] for protocol, of in by.items()} for row, by in rows}
 
     def ranks(self, found: PutForward, targets: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """`{row: {protocol: (U,) ranks}}` of the targets, from 1; 0 where the target is no candidate."""
-        return {
-            row: {
-                protocol: target_ranks(weighting.rank(*found.of(FUSIONS[row], protocol)), targets)
-                for protocol, weighting in by_protocol.items()
-            }
-            for row, by_protocol in self.weightings.items()
-        }
+
+        def ranked(row: str, protocol: str) -> np.ndarray:
+            weighting = Weighting(self.weights[row][protocol], self.record["spread"])
+            return target_ranks(weighting.rank(*found.of(FUSIONS[row], protocol)), targets)
+
+        return {row: {protocol: ranked(row, protocol) for protocol in by} for row, by in self.weights.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,26 +114,22 @@ def put_forward(
     histories: Sequence[np.ndarray],
     scorers: Mapping[str, Recommender],
     num_beams: int = 50,
-    batch_size: int = 16,
-    progress: bool = True,
-    item_cache: ItemCache | None = None,
+    **search,
 ) -> PutForward:
     """GRAM's candidates under every protocol, and `num_beams` of SASRec, with all scores.
 
     Args:
-        model, tokenizer, histories, num_beams, batch_size, progress, item_cache: as of [`gram_candidates`].
+        model, tokenizer, histories, num_beams, search: as of [`gram_candidates`].
         scorers: recommenders by name, SASRec among them.
     """
     best = _best_items(scorers["SASRec"], histories, min(num_beams, len(tokenizer.item_ids)))
-    candidates = gram_candidates(
-        model, tokenizer, histories, PROTOCOLS, num_beams, batch_size, best, progress, item_cache
-    )
+    candidates = gram_candidates(model, tokenizer, histories, num_beams=num_beams, others=best, **search)
     scores, spread = {protocol: {} for protocol in PROTOCOLS}, {}
     for name, scorer in scorers.items():
         spread[name] = np.zeros(len(histories), dtype=np.float32)
         for protocol in PROTOCOLS:
             scores[protocol][name] = np.zeros_like(candidates[protocol].scores)
-        for some in _chunks(len(histories)):
+        for some in chunks(len(histories)):
             catalogue = torch.as_tensor(scorer.score(histories[some])).float().cpu().numpy()  # (B, N)
             spread[name][some] = catalogue.std(axis=1)
             for protocol in PROTOCOLS:
@@ -170,10 +146,9 @@ def choose_reranking(
     scorers: Mapping[str, Recommender],
     num_beams: int = 50,
     max_users: int | None = None,
-    batch_size: int = 16,
     accelerator: Accelerator | None = None,
-    progress: bool = True,
     item_cache: ItemCache | None = None,
+    **search,
 ) -> Reranking:
     """Choose weights by the users' validation items; kept in a file, and taken from it where nothing has changed.
 
@@ -181,13 +156,12 @@ def choose_reranking(
 
     Args:
         path: of the JSON file.
-        model: a [`GramForConditionalGeneration`] with its item trie.
-        tokenizer: its [`GramTokenizer`].
+        model, tokenizer, item_cache, search: as of [`gram_candidates`].
         known: in rows of the tokenizer's catalogue, without test interactions: see `gram.data.without_test`.
         scorers: the recommenders of [`FUSIONS`] by name, which learnt from the training part alone.
         num_beams: width of GRAM's search; SASRec puts forward as many items.
         max_users: only so many users, drawn at random.
-        batch_size, accelerator, progress, item_cache: as of `gram.evaluation.full_ranking.evaluate`.
+        accelerator: where to run; by default all of the launched processes.
 
     Raises:
         ValueError: the data hold a test interaction, or no validation item.
@@ -199,23 +173,22 @@ def choose_reranking(
     users = drawn_users(len(targets), max_users)
     num_users, targets = len(users), targets[users]
     provenance = _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache)
-    record = _read(path)
+    record = json_in(Path(path))
     accelerator.wait_for_everyone()  # before anybody writes
     if record.get("key") == provenance.key:
-        return Reranking.of_record(record)
+        return Reranking(record)
 
     own = [histories[user] for user in users[own_share(num_users, accelerator)]]
-    found = put_forward(model, tokenizer, own, scorers, num_beams, batch_size, progress, item_cache)
+    found = put_forward(model, tokenizer, own, scorers, num_beams, item_cache=item_cache, **search)
     found = _gather(found, num_users, accelerator)
     spread = {name: float(of.mean(dtype=np.float64)) for name, of in found.spread.items()}
-    rows = {
-        row: {protocol: _choose(found, row, protocol, spread, targets) for protocol in PROTOCOLS} for row in FUSIONS
-    }
+    rows = {row: {name: _choose(found, row, name, spread, targets) for name in PROTOCOLS} for row in FUSIONS}
     record = {**provenance.facts, "spread": spread, "rows": rows}
-    reranking = Reranking.of_record(record)
     if accelerator.is_main_process:
-        reranking.save(path)
-    return reranking
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as part:
+            part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return Reranking(record)
 
 
 def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndarray) -> dict[str, Any]:
@@ -234,7 +207,7 @@ def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndar
 def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items: int) -> dict[str, np.ndarray]:
     """For each protocol the recommender's best items (U, num_items), -1 where there are no more."""
     best = {protocol: np.full((len(histories), num_items), -1) for protocol in PROTOCOLS}
-    for some in _chunks(len(histories)):
+    for some in chunks(len(histories)):
         scores = torch.as_tensor(scorer.score(histories[some])).float().clone()
         for protocol in PROTOCOLS:
             if protocol == "unseen_items":
@@ -245,28 +218,21 @@ def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items:
     return best
 
 
-def _chunks(num_users: int) -> list[slice]:
-    return [slice(start, start + _USERS_AT_ONCE) for start in range(0, num_users, _USERS_AT_ONCE)]
-
-
 def _gather(found: PutForward, num_users: int, accelerator: Accelerator) -> PutForward:
     """What all processes have found for their users."""
 
-    def joined(values: np.ndarray) -> np.ndarray:
+    def joined(values: np.ndarray | Candidates | dict):
+        if isinstance(values, dict):
+            return {name: joined(of) for name, of in values.items()}
+        if isinstance(values, Candidates):
+            return Candidates(joined(values.items), joined(values.scores), values.num_generated)
         return gather_users(values, num_users, accelerator)
 
-    candidates = {
-        protocol: Candidates(joined(own.items), joined(own.scores), own.num_generated)
-        for protocol, own in found.candidates.items()
-    }
-    scores = {
-        protocol: {name: joined(of) for name, of in by_name.items()} for protocol, by_name in found.scores.items()
-    }
-    return PutForward(candidates, scores, {name: joined(of) for name, of in found.spread.items()})
+    return PutForward(joined(found.candidates), joined(found.scores), joined(found.spread))
 
 
 def _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache) -> Provenance:
-    """Everything that decides the weights. Popularity follows from the data."""
+    """All that decides the weights. Popularity follows from the data."""
     inputs = {
         "model": hash_of_model(model),
         "tokenizer": hash_of_tokenizer(tokenizer),
@@ -285,12 +251,3 @@ def _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cac
         "judged by": "ndcg@10",
     }
     return Provenance("reranking", inputs, settings)
-
-
-def _read(path: str | Path) -> dict[str, Any]:
-    """What the file holds; nothing where it is missing or broken."""
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,18 @@ from tqdm.auto import tqdm
 from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Recommender
 from ..collaborative.fitting import fit_or_load, fit_sasrec, sasrec_provenance
 from ..collaborative.sasrec import SASRecSettings
-from ..common.files import new_file, write_json
+from ..common.files import json_in, new_file, write_json
 from ..common.provenance import Provenance, hash_of_interactions
 from ..data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
 from ..translation import SASREC_FILE
-from .full_ranking import PROTOCOLS, dense_ranks_by_protocol, ranking_metrics
+from .full_ranking import dense_ranks_by_protocol, ranking_metrics
 
 TUNING_FILE, TRIALS_FOLDER = "tuning.json", "trials"
 JUDGE = ("all_items", "ndcg@10")
 CUTOFFS = (5, 10)
 
-SASREC_GRID: Mapping[str, Sequence[Any]] = {
+Grid = Mapping[str, Sequence[Any]]
+SASREC_GRID: Grid = {
     "learning_rate": (3e-3, 1e-3),
     "dropout": (0.5, 0.3, 0.7),
     "num_layers": (2, 1, 3),
@@ -38,7 +39,7 @@ SASREC_GRID: Mapping[str, Sequence[Any]] = {
     "dim": (64, 128),  # what makes a trial slower comes last
     "epochs": (20, 40),
 }
-ITEM_KNN_GRID: Mapping[str, Sequence[Any]] = {
+ITEM_KNN_GRID: Grid = {
     "shrinkage": (0.0, 5.0, 20.0, 50.0, 100.0, 200.0),
     "recency": (1.0, 0.8, 0.6, 0.4, 0.25),
     "neighbours": (None, 50, 100, 200),
@@ -47,12 +48,7 @@ ITEM_KNN_GRID: Mapping[str, Sequence[Any]] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried, and what they gave on the validation items.
-
-    Attributes:
-        settings: all fields of the recommender's settings.
-        metrics: `{protocol: {metric: mean over the users}}`.
-    """
+    """All fields of settings that were tried, and `{protocol: {metric: mean}}` over the validation users."""
 
     settings: dict[str, Any]
     metrics: dict[str, dict[str, float]]
@@ -66,50 +62,21 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The outcome of a search.
-
-    Attributes:
-        best: settings of the best trial; of equal ones those of the first.
-        trials: in the order in which they were made.
-    """
+    """Settings of the best trial, of equal ones those of the first; and the trials as they were made."""
 
     best: Any
     trials: tuple[Trial, ...]
 
 
-def tuned_sasrec(
-    data: RecommendationData,
-    folder: str | Path,
-    progress: bool = True,
-    grid: Mapping[str, Sequence[Any]] = SASREC_GRID,
-    seed: int = 0,
-) -> Path:
-    """The file of the best SASRec that the grid has for the data; see [`tune_sasrec`].
-
-    It was trained on the training part only. `gram.evaluation.full_ranking.evaluate` takes it as `model_sasrec`.
-
-    Example:
-        >>> grid = {"epochs": (1, 2), "dim": (8,), "num_heads": (1,), "num_layers": (1,)}
-        >>> tuned_sasrec(data, "tuned", progress=False, grid=grid).as_posix()
-        'tuned/sasrec.safetensors'
-    """
-    tune_sasrec(data, folder, progress, grid, seed)
-    return Path(folder) / SASREC_FILE
-
-
 def tune_sasrec(
-    data: RecommendationData,
-    folder: str | Path,
-    progress: bool = True,
-    grid: Mapping[str, Sequence[Any]] = SASREC_GRID,
-    seed: int = 0,
+    data: RecommendationData, folder: str | Path, progress: bool = True, grid: Grid = SASREC_GRID, seed: int = 0
 ) -> Tuning:
     """Choose a SASRec's settings by the validation items.
 
     Args:
         data: whole sequences; their test items are not looked at.
         folder: keeps every trial in a file of its own, so that an interrupted search goes on where it was; at its end
-            `sasrec.safetensors`, the best, and `tuning.json`, all trials.
+            `sasrec.safetensors`, the best, trained on the training part alone, and `tuning.json`, all trials.
         progress: show bars with the time left.
         grid: for fields of `SASRecSettings` the values to try, the one to start from first.
         seed: of every trial.
@@ -119,27 +86,28 @@ def tune_sasrec(
 
     Raises:
         ValueError: an unknown field or one without values in the grid, or a value that cannot be.
-    """
-    folder = Path(folder)
 
-    def fit(settings: SASRecSettings, training: Interactions, num_items: int):
+    Example:
+        >>> grid = {"epochs": (1, 2), "dim": (8,), "num_heads": (1,), "num_layers": (1,)}
+        >>> tune_sasrec(data, "tuned", progress=False, grid=grid).best.epochs in (1, 2)
+        True
+    """
+    path, training, num_items = Path(folder) / SASREC_FILE, training_part(data), len(data.items)
+
+    def fit(settings: SASRecSettings):
         return fit_sasrec(training, num_items, settings, seed, progress)
 
-    def keep(model, settings: SASRecSettings, training: Interactions):
-        model.save(folder / SASREC_FILE, sasrec_provenance(training, model.num_items, settings, seed))
+    def keep(model):
+        model.save(path, sasrec_provenance(training, num_items, model.settings, seed))
 
-    search = _Search("SASRec", SASRecSettings, data, folder, fit, keep, seed)
-    tuning = search.run(grid, progress)
+    tuning = _Search("SASRec", SASRecSettings, data, path.parent, fit, keep, seed).run(grid, progress)
     # The search has kept it, unless all trials were there already and the file is gone, or of another seed.
-    fit_or_load(folder / SASREC_FILE, search.training, search.num_items, tuning.best, seed, progress)
+    fit_or_load(path, training, num_items, tuning.best, seed, progress)
     return tuning
 
 
 def tune_item_knn(
-    data: RecommendationData,
-    folder: str | Path,
-    progress: bool = True,
-    grid: Mapping[str, Sequence[Any]] = ITEM_KNN_GRID,
+    data: RecommendationData, folder: str | Path, progress: bool = True, grid: Grid = ITEM_KNN_GRID
 ) -> Tuning:
     """Choose an item-kNN's settings by the validation items; for all else see [`tune_sasrec`].
 
@@ -148,126 +116,85 @@ def tune_item_knn(
         >>> len(tuning.trials), tuning.best.shrinkage
         (2, 0.0)
     """
+    training, num_items = training_part(data), len(data.items)
 
-    def fit(settings: ItemKNNSettings, training: Interactions, num_items: int):
+    def fit(settings: ItemKNNSettings):
         return ItemKNN(training, num_items, settings)
 
     return _Search("item-kNN", ItemKNNSettings, data, Path(folder), fit).run(grid, progress)
 
 
+@dataclass
 class _Search:
-    """The trials of one recommender on one data set.
+    """The trials of one recommender; `fit` makes it of settings, `keep` saves one that is better than all before."""
 
-    Args:
-        name: of the recommender.
-        settings_class: of its settings.
-        data: whole sequences.
-        folder: of the trials and of the outcome.
-        fit: makes the recommender of settings, training part and size of the catalogue.
-        keep: saves a recommender that is better than all before it; it gets its settings and the training part too.
-        seed: that `fit` uses, if it does.
-    """
+    name: str
+    settings_class: type
+    data: RecommendationData
+    folder: Path
+    fit: Callable[[Any], Recommender]
+    keep: Callable[[Any], None] = lambda model: None
+    seed: int | None = None
+    trials: dict[str, Trial] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        name: str,
-        settings_class: type,
-        data: RecommendationData,
-        folder: Path,
-        fit: Callable[[Any, Interactions, int], Recommender],
-        keep: Callable[[Any, Any, Interactions], None] = lambda *_: None,
-        seed: int | None = None,
-    ):
-        data = without_test(data)
-        self.name, self.settings_class, self.folder, self.seed = name, settings_class, folder, seed
-        self.fit, self.keep = fit, keep
-        self.training, self.num_items = training_part(data), len(data.items)
-        self.histories, self.targets = evaluation_histories(data, "validation")
+    def __post_init__(self):
+        self.histories, self.targets = evaluation_histories(without_test(self.data), "validation")
         with_targets = [np.append(past, target) for past, target in zip(self.histories, self.targets, strict=True)]
         known = Interactions.from_sequences(self.histories.user_ids, with_targets)
-        self.inputs = {"training": hash_of_interactions(self.training), "validation": hash_of_interactions(known)}
-        self.trials: dict[str, Trial] = {}
+        parts = {"training": training_part(self.data), "validation": known}
+        self.inputs = {name: hash_of_interactions(part) for name, part in parts.items()}
 
-    def run(self, grid: Mapping[str, Sequence[Any]], progress: bool) -> Tuning:
-        """One field after another."""
-        self._check(grid)
+    def run(self, grid: Grid, progress: bool) -> Tuning:
+        """One field after another; before any time is spent all values are looked at."""
+        known = [field.name for field in fields(self.settings_class)]
+        for name, values in grid.items():
+            if name not in known or not values:
+                names = ", ".join(known)
+                raise ValueError(f"grid: {name!r} needs values, and must be a setting of {self.name}: {names}")
         chosen = {name: values[0] for name, values in grid.items()}
+        for name, values in grid.items():
+            for value in values:
+                self.settings_class(**{**chosen, name: value})
         total = 1 + sum(len(values) - 1 for values in grid.values())
         with tqdm(total=total, desc=f"tuning {self.name}", unit="trial", disable=not progress) as bar:
             for name, values in grid.items():
                 gains = {}
                 for value in values:
-                    trial = self._trial(self.settings_class(**{**chosen, name: value}))
-                    gains[value] = trial.gain
+                    gains[value] = self._trial(self.settings_class(**{**chosen, name: value})).gain
                     bar.update(len(self.trials) - bar.n)
                     bar.set_postfix({JUDGE[1]: f"{self._best().gain:.4f}"})
                 chosen[name] = max(values, key=gains.get)  # the first of equal ones
-        best = self._best()
-        facts = {
-            "recommender": self.name,
-            "split": "validation",
-            "judge": " ".join(JUDGE),
-            "seed": self.seed,
-            "inputs": self.inputs,
-            "grid": {name: list(values) for name, values in grid.items()},
-            "best": best.settings,
-            "trials": [asdict(trial) for trial in self.trials.values()],
-        }
+        best, trials = self._best(), tuple(self.trials.values())
+        facts = {"recommender": self.name, "split": "validation", "judge": " ".join(JUDGE), "seed": self.seed}
+        facts |= {"inputs": self.inputs, "grid": {name: list(values) for name, values in grid.items()}}
+        facts |= {"best": best.settings, "trials": [asdict(trial) for trial in trials]}
         write_json(self.folder / TUNING_FILE, facts)
-        return Tuning(self.settings_class(**best.settings), tuple(self.trials.values()))
-
-    def _check(self, grid: Mapping[str, Sequence[Any]]) -> None:
-        known = [field.name for field in fields(self.settings_class)]
-        for name, values in grid.items():
-            if name not in known:
-                raise ValueError(f"grid: {self.name} has no setting {name!r}; it has {', '.join(known)}")
-            if not values:
-                raise ValueError(f"grid: {name} has no values; give at least one")
-        start = {name: values[0] for name, values in grid.items()}
-        for name, values in grid.items():  # before any time is spent
-            for value in values:
-                self.settings_class(**{**start, name: value})
+        return Tuning(self.settings_class(**best.settings), trials)
 
     def _best(self) -> Trial:
         return max(self.trials.values(), key=lambda trial: trial.gain)
 
     def _trial(self, settings: Any) -> Trial:
-        facts = {"num_items": self.num_items, "seed": self.seed, **asdict(settings)}
+        """The trial of its file, or of these very settings before; otherwise it is made now."""
+        own = asdict(settings)
+        facts = {"num_items": len(self.data.items), "seed": self.seed, **own}
         key = Provenance(f"trial of {self.name}", self.inputs, facts).key
         if key in self.trials:
             return self.trials[key]
         path = self.folder / TRIALS_FOLDER / f"{key[:16]}.json"
-        trial = _read(path, asdict(settings))
-        if trial is None:
-            start = time.perf_counter()
-            model = self.fit(settings, self.training, self.num_items)
+        metrics = json_in(path).get("metrics")
+        if metrics is None:
+            start, model = time.perf_counter(), self.fit(settings)
             ranks = dense_ranks_by_protocol(model, list(self.histories), self.targets)
-            trial = Trial(asdict(settings), {protocol: _means(ranks[protocol]) for protocol in PROTOCOLS})
-            if not self.trials or trial.gain > self._best().gain:
-                self.keep(model, settings, self.training)
-            _write(path, {**asdict(trial), "seconds": round(time.perf_counter() - start, 2)})
-        self.trials[key] = trial
-        return trial
-
-
-def _means(ranks: np.ndarray) -> dict[str, float]:
-    return {name: value["mean"] for name, value in ranking_metrics(ranks, CUTOFFS).items()}
-
-
-def _read(path: Path, settings: dict[str, Any]) -> Trial | None:
-    """The trial in the file; None where there is none, or none that can be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Trial(settings, {protocol: dict(found["metrics"][protocol]) for protocol in PROTOCOLS})
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write(path: Path, facts: dict[str, Any]) -> None:
-    """One line of JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as part:
-        part.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+            found = {protocol: ranking_metrics(of, CUTOFFS).items() for protocol, of in ranks.items()}
+            metrics = {protocol: {name: value["mean"] for name, value in of} for protocol, of in found.items()}
+            if not self.trials or Trial(own, metrics).gain > self._best().gain:
+                self.keep(model)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            facts = {"settings": own, "metrics": metrics, "seconds": round(time.perf_counter() - start, 2)}
+            with new_file(path) as part:
+                part.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        return self.trials.setdefault(key, Trial(own, metrics))
 
 
 def format_trials(tuning: Tuning) -> str:
@@ -282,22 +209,10 @@ def format_trials(tuning: Tuning) -> str:
     """
     first = tuning.trials[0].settings
     varied = [name for name in first if any(trial.settings[name] != first[name] for trial in tuning.trials)]
-    rows = [[*(name for name in varied), *(f"{metric}@{k}" for k in CUTOFFS for metric in "RN")]]
+    rows = [[*varied, *(f"{metric}@{k}" for k in CUTOFFS for metric in "RN")]]
     for trial in sorted(tuning.trials, key=lambda trial: -trial.gain):
         values = [trial.metrics[JUDGE[0]][f"{metric}@{k}"] for k in CUTOFFS for metric in ("recall", "ndcg")]
         chosen = ("none" if trial.settings[name] is None else str(trial.settings[name]) for name in varied)
         rows.append([*chosen, *(f"{value:.4f}" for value in values)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(" ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-__all__ = [
-    "ITEM_KNN_GRID",
-    "SASREC_GRID",
-    "Trial",
-    "Tuning",
-    "format_trials",
-    "tune_item_knn",
-    "tune_sasrec",
-    "tuned_sasrec",
-]

@@ -60,8 +60,8 @@ def choose_weighting(
     """The weights of highest NDCG@10, each recommender's in turn from `GRID`, the smallest of equally good ones.
 
     Args:
-        candidates: of U users.
-        scores, spread: of each recommender, in the order in which their weights are chosen.
+        candidates, scores: as of [`Weighting.rank`], in the order in which weights are chosen.
+        spread: of each recommender.
         targets: (U,) catalogue rows.
         given: weights that are not chosen.
 

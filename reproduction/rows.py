@@ -70,8 +70,6 @@ ROWS: dict[str, Row] = {
         Row("without-item-prompts", "without item prompts", {"item_prompts": False}, group=ABLATION),
         Row("without-item-id", "without the ID in the item prompt", {"id_in_item_prompt": False}, group=ABLATION),
         Row("without-passage-position", "without passage position", {"passage_position": False}, group=ABLATION),
-        Row("label-smoothing", "GRAM, label smoothing", {"label_smoothing": 0.1}, group=OPTION),
-        Row("denoising", "GRAM, denoising first", {"denoising_epochs": 5}, group=OPTION),
         Row("reranked", "GRAM, re-ranked", kind=FUSION, of=GRAM),
         Row("with-sasrec", "GRAM + SASRec", kind=FUSION, of=GRAM),
         Row("with-sasrec-and-knn", "GRAM + SASRec + kNN", kind=FUSION, of=GRAM),

@@ -68,7 +68,9 @@ def test_where_there_is_no_target_every_weight_still_has_a_gradient(data, tokeni
     ("change", "message"),
     [
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
-        ({"denoising_epochs": -1}, "denoising_epochs must not be negative, got -1"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0"),
+        ({"warmup_ratio": 1.5}, "warmup_ratio must be between 0 and 1, got 1.5"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
     ],
 )
 def test_an_impossible_setting_names_its_field(change, message):

@@ -19,7 +19,6 @@ from gram.evaluation.tuning import (
     format_trials,
     tune_item_knn,
     tune_sasrec,
-    tuned_sasrec,
 )
 
 GRID = {"dim": (8, 4), "num_layers": (1,), "num_heads": (1,), "learning_rate": (1e-2, 1e-4), "epochs": (8, 4)}
@@ -103,12 +102,12 @@ def test_an_interrupted_search_goes_on(data, tuned, tmp_path, monkeypatch):
     assert len(fitted) == 4
     (tmp_path / "sasrec.safetensors").unlink()
     next((tmp_path / "trials").iterdir()).write_text("broken")
-    tuned_sasrec(data, tmp_path, progress=False, grid=GRID)
+    tune_sasrec(data, tmp_path, progress=False, grid=GRID)
     assert content(tmp_path) == content(tuned[0])
 
 
 def test_evaluation_takes_the_tuned_sasrec(data, tuned, model, tokenizer, tmp_path):
-    path = tuned_sasrec(data, tuned[0], progress=False, grid=GRID)
+    path = tuned[0] / "sasrec.safetensors"
     arguments = {"sasrec_file": tmp_path / "another.safetensors", "model_sasrec": path, "num_beams": 2}
     results = evaluate(model, tokenizer, data, **arguments, progress=False).results["models"]["SASRec"]
     assert not (tmp_path / "another.safetensors").exists()
@@ -161,8 +160,8 @@ def test_weights_of_long_histories_may_vanish():
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"width": (8,)}, "grid: SASRec has no setting 'width'; it has dim, num_layers"),
-        ({"dim": ()}, "grid: dim has no values"),
+        ({"width": (8,)}, "grid: 'width' needs values, and must be a setting of SASRec: dim, num_layers"),
+        ({"dim": ()}, "grid: 'dim' needs values"),
         ({"dropout": (0.5, 1.5)}, "dropout is 1.5"),
         ({"weight_decay": (-1.0,)}, "weight_decay is -1.0; it must not be negative"),
     ],

@@ -1,22 +1,34 @@
-"""What a run writes: checkpoints to resume from, and the best model's folder, each whole or not at all."""
+"""What a run writes, each whole or not at all: checkpoints, the best model's folder; and of which run these are."""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
 from peft import PeftModel
 
-from ..common.files import json_text, put, working_folder, write_errors, write_json
-from ..common.provenance import Provenance
+from ..common.files import put, working_folder, write_errors
+from ..common.provenance import (
+    COMPUTING,
+    Provenance,
+    hash_of_interactions,
+    hash_of_items,
+    hash_of_pretrained,
+    hash_of_tokenizer,
+    versions,
+)
+from ..data import RecommendationData, without_test
 from ..modeling_gram import GramForConditionalGeneration
 from ..tokenization_gram import GramTokenizer
-from .lora import ADAPTER_FOLDER, merged, save_adapter
+from .settings import PLACES, TrainingSettings
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # either of which says that there is a model
 CHECKPOINTS_FOLDER, PROVENANCE_FILE = "checkpoints", "provenance.json"
+FINISHED_FILE, ADAPTER_FOLDER = "training.json", "adapter"  # inside a model folder
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -49,10 +61,12 @@ def save_model_folder(
 ) -> None:
     """Write a model folder; of a model with adapters the merged weights, and the adapters in a folder inside."""
     with working_folder(folder) as partial:
-        (model if adapted is None else merged(adapted)).save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
         if adapted is not None:
-            save_adapter(adapted, partial / ADAPTER_FOLDER)
+            model = copy.deepcopy(adapted).merge_and_unload()
+            adapted.save_pretrained(partial / ADAPTER_FOLDER, save_embedding_layers=False)
+            (partial / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)
         put(partial, folder)
 
@@ -72,13 +86,50 @@ def move_files(source: Path, target: Path) -> None:
         put(path, target / path.name)
 
 
-__all__ = [
-    "CHECKPOINTS_FOLDER",
-    "PROVENANCE_FILE",
-    "checkpoints_in",
-    "json_text",
-    "move_files",
-    "save_checkpoint",
-    "save_model_folder",
-    "write_json",
-]
+def provenance_of(
+    settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer | None = None
+) -> Provenance:
+    """All that decides what a run learns; without a tokenizer, what is known of it before the data are translated."""
+    known, start = without_test(data), settings.init_from or settings.backbone
+    inputs = {
+        "interactions": hash_of_interactions(known.interactions, known.splits),
+        "items": hash_of_items(data.items),
+    }
+    if tokenizer is not None:
+        inputs["translation"] = hash_of_tokenizer(tokenizer)
+        inputs |= {"weights to start from": hash_of_pretrained(start)} if start else {}
+    return Provenance("training", inputs, {name: of for name, of in asdict(settings).items() if name not in PLACES})
+
+
+def is_trained(settings: TrainingSettings, provenance: Provenance) -> bool:
+    """Whether the run's folder holds this very run, finished.
+
+    Raises:
+        ValueError: it holds another, finished or half done, which may not be overwritten; the message names what
+            differs.
+    """
+    folder = Path(settings.output_dir)
+    finished, checkpoints = folder / FINISHED_FILE, checkpoints_in(folder / CHECKPOINTS_FOLDER)
+    differences = []
+    if finished.is_file():
+        written = json.loads(finished.read_text(encoding="utf-8"))
+        differences = provenance.differences(written.get("provenance", {}))
+        if not differences:
+            return True
+    elif checkpoints:
+        differences = differences_from(checkpoints[-1], provenance)
+    if differences and not settings.overwrite:
+        raise ValueError(
+            f"{folder}: trained with {', '.join(differences)}; take the same to go on, give --overwrite to train anew, "
+            "or another --output-dir"
+        )
+    return False
+
+
+def differences_from(checkpoint: Path, provenance: Provenance) -> list[str]:
+    """What a run cannot go on with from a checkpoint; empty where it goes on as if it had never stopped."""
+    path = checkpoint / PROVENANCE_FILE
+    written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    both = [(name, written.get("versions", {}).get(name), versions().get(name)) for name in COMPUTING]
+    others = [f"{name} {before}, now {now}" for name, before, now in both if before != now]
+    return provenance.differences(written) + others

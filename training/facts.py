@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,9 @@ if TYPE_CHECKING:
 def run_facts(start: str | None, data: RecommendationData, accelerator: Accelerator) -> dict[str, Any]:
     """All that a model card can only tell if training has noted it.
 
-    Args:
-        start: folder or name on the Hub of the backbone or GRAM that the weights began with.
-        data: what was trained on.
-        accelerator: that of the run.
-
     Returns:
         JSON values: `environment` (see [`environment`]), `data` (see [`data_facts`]), and `base_model`, the name on the
-        Hub of `start`, None where there is none or it was a folder.
+        Hub of `start`, with which the weights began, None where there is none or it was a folder.
     """
     return {
         "environment": environment(accelerator),
@@ -59,16 +55,11 @@ def device_name(device: torch.device) -> str:
     if device.type != "cpu":
         return device.type
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} core{'s' if cores != 1 else ''}"
-
-
-def _processor() -> str:
     listed = Path("/proc/cpuinfo")
-    if listed.is_file():
-        for line in listed.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    text = listed.read_text(encoding="utf-8", errors="replace") if listed.is_file() else ""
+    named = re.search(r"^model name\s*:(.*)$", text, flags=re.MULTILINE)
+    name = named[1].strip() if named else platform.processor() or platform.machine()
+    return f"{name}, {cores} core{'s' if cores != 1 else ''}"
 
 
 def data_facts(data: RecommendationData) -> dict[str, Any]:
@@ -78,19 +69,15 @@ def data_facts(data: RecommendationData) -> dict[str, Any]:
         `users`, `items`, `interactions`, `leave_one_out`, `split` (interactions of each part), `prepared` (settings,
         stages, input files with their SHA-256, and the origin on the Hub; None without `prepare.json`).
     """
-    counts = np.bincount(data.splits, minlength=len(SPLIT_NAMES)).tolist()
+    counts, prepared = np.bincount(data.splits, minlength=len(SPLIT_NAMES)).tolist(), None
+    if data.folder is not None and (data.folder / REPORT_FILE).is_file():
+        report = json.loads((data.folder / REPORT_FILE).read_text(encoding="utf-8"))
+        prepared = {name: report[name] for name in ("settings", "inputs", "origin", "stages") if name in report}
     return {
         "users": len(data.interactions),
         "items": len(data.items),
         "interactions": len(data.interactions.items),
         "leave_one_out": data.is_leave_one_out,
         "split": dict(zip(SPLIT_NAMES, counts, strict=True)),
-        "prepared": _prepared(data.folder),
+        "prepared": prepared,
     }
-
-
-def _prepared(folder: Path | None) -> dict[str, Any] | None:
-    if folder is None or not (folder / REPORT_FILE).is_file():
-        return None
-    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    return {name: report[name] for name in ("settings", "inputs", "origin", "stages") if name in report}

@@ -63,6 +63,3 @@ def _draw_validations(axes, validations: list[dict[str, float]]) -> None:
     axes.plot(steps[best], values[best], color=NDCG_COLOUR, marker="o", markersize=7, fillstyle="none")
     axes.annotate(f"{values[best]:.4f}", (steps[best], values[best]), (0, 6), textcoords="offset points", ha="center")
     axes.set_ylim(0, 1.2 * max(max(values), 1e-6))
-
-
-__all__ = ["plot_training"]

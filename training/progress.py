@@ -60,6 +60,3 @@ class Progress:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take all fields from `state_dict()`'s."""
         vars(self).update(state)
-
-
-__all__ = ["LOG_EVERY", "Progress"]

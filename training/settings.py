@@ -11,14 +11,24 @@ PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the token
 # Settings that change no weight, or say where to find what does.
 PLACES = {"data", "output_dir", "overwrite", "translation", "workers", "save_every", "report_to"}
 
-
+_AT_LEAST_ONE = (
+    *("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "max_history", "max_passage_length", "lora"),
+    *("epochs", "batch_size", "micro_batch_size", "micro_batch_tokens", "prefixes_per_group"),
+    *("validate_every", "validation_beams", "save_every"),
+)
 # Beyond these a run only fills the memory, or never ends.
 _MOST = {
     **dict.fromkeys(("num_layers", "num_decoder_layers"), 256),
     **dict.fromkeys(("num_heads", "workers"), 1024),
-    **dict.fromkeys(("d_model", "d_kv", "d_ff", "max_history", "max_passage_length"), 1 << 16),
+    **dict.fromkeys(("d_model", "d_kv", "d_ff", "max_history", "max_passage_length", "lora"), 1 << 16),
     "validation_beams": 10_000,
-    "lora": 1 << 16,
+}
+_BOUNDS = {  # what is said, what must hold, and of which fields; None is always allowed
+    "be at least 1": (lambda value: value >= 1, _AT_LEAST_ONE),
+    "not be negative": (lambda value: value >= 0, ("validation_users", "patience", "workers", "seed", "weight_decay")),
+    "be positive": (lambda value: value > 0, ("learning_rate", "adam_epsilon", "max_grad_norm", "lora_alpha")),
+    "be at least 0 and below 1": (lambda value: 0 <= value < 1, ("label_smoothing", "lora_dropout")),
+    "be between 0 and 1": (lambda value: 0 <= value <= 1, ("warmup_ratio",)),
 }
 
 
@@ -61,8 +71,6 @@ class TrainingSettings:
         micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
         prefixes_per_group: prefixes of one user's sequence that share their encoded history.
         label_smoothing: share of a target token that is spread evenly over the vocabulary.
-        denoising_epochs: passes over the catalogue's own texts before the training proper: the model learns to fill in
-            spans that were cut out, with a warm-up and decay of the learning rate of its own.
         learning_rate: highest learning rate of AdamW.
         adam_epsilon: epsilon of AdamW.
         weight_decay: weight decay of AdamW; the layer norms have none.
@@ -123,7 +131,6 @@ class TrainingSettings:
     micro_batch_tokens: int = 16384
     prefixes_per_group: int = 16
     label_smoothing: float = 0.0
-    denoising_epochs: int = 0
     learning_rate: float = 1e-3
     adam_epsilon: float = 1e-6
     weight_decay: float = 0.01
@@ -142,47 +149,24 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self):
-        at_least_one = (
-            *("max_passage_length", "epochs", "batch_size", "micro_batch_size", "micro_batch_tokens"),
-            *("prefixes_per_group", "validate_every", "validation_beams", "save_every", "max_history"),
-            *("d_model", "d_kv", "d_ff", "num_layers", "num_heads"),
-        )
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for demand, (holds, names) in _BOUNDS.items():
+            for name in names:
+                if (value := getattr(self, name)) is not None and not holds(value):
+                    raise ValueError(f"{name} must {demand}, got {value}")
         for name, most in _MOST.items():
             if (getattr(self, name) or 0) > most:
                 raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
-        for name in ("validation_users", "patience", "workers", "seed", "weight_decay", "denoising_epochs"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):
             raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
         if not (self.user_prompt or self.item_prompts):
             raise ValueError("user_prompt and item_prompts are both off; the model needs one of them to read")
-        self._check_lora()
+        if self.lora is not None and self.backbone is None and self.init_from is None:
+            raise ValueError("lora adapts weights that have been trained before; give backbone or init_from")
+        if not self.lora_targets.replace(",", " ").split():
+            raise ValueError("lora_targets must name a layer, such as `q v`")
         tracker_names(self.report_to)
         if self.mixed_precision not in ("auto", "bf16", "no"):
             raise ValueError(f"mixed_precision must be auto, bf16 or no, got {self.mixed_precision!r}")
-
-    def _check_lora(self) -> None:
-        if self.lora is not None and self.backbone is None and self.init_from is None:
-            raise ValueError("lora adapts weights that have been trained before; give backbone or init_from")
-        if self.lora is not None and self.lora < 1:
-            raise ValueError(f"lora must be at least 1, got {self.lora}")
-        if self.lora_alpha is not None and self.lora_alpha <= 0:
-            raise ValueError(f"lora_alpha must be positive, got {self.lora_alpha}")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout must be at least 0 and below 1, got {self.lora_dropout}")
-        if not self.lora_targets.replace(",", " ").split():
-            raise ValueError("lora_targets must name a layer, such as `q v`")
 
     @property
     def translation_folder(self) -> Path:

@@ -20,23 +20,20 @@ def check_launch(accelerator: Accelerator, settings: TrainingSettings) -> None:
         ValueError: it cannot do what the settings ask for, or is configured as GRAM cannot run.
     """
     kind = accelerator.distributed_type
-    see = "see examples/accelerate_configs/fsdp2.yaml"
-    if settings.lora is not None and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if settings.lora is not None and exchanges_always(accelerator):
         raise ValueError("lora: LoRA trains too few weights to share them out; launch it with ddp.yaml")
     if kind == DistributedType.FSDP:
-        if not accelerator.is_fsdp2:
-            raise ValueError(f"FSDP1 is not supported; set `fsdp_version: 2`, {see}")
         plugin = accelerator.state.fsdp_plugin
-        if plugin.auto_wrap_policy is not None:
-            raise ValueError(
-                "GRAM calls the layers of its blocks one by one, so that FSDP2 cannot wrap blocks; "
-                f"set `fsdp_auto_wrap_policy: NO_WRAP`, {see}"
-            )
-        if plugin.cpu_ram_efficient_loading:
-            raise ValueError(
-                "every process loads the weights; set `fsdp_cpu_ram_efficient_loading: false` and "
-                f"`fsdp_sync_module_states: false`, {see}"
-            )
+        faults = {
+            "FSDP1 is not supported; set `fsdp_version: 2`": not accelerator.is_fsdp2,
+            "GRAM calls the layers of its blocks one by one, so that FSDP2 cannot wrap blocks; "
+            "set `fsdp_auto_wrap_policy: NO_WRAP`": plugin.auto_wrap_policy is not None,
+            "every process loads the weights; set `fsdp_cpu_ram_efficient_loading: false` and "
+            "`fsdp_sync_module_states: false`": plugin.cpu_ram_efficient_loading,
+        }
+        for fault, is_there in faults.items():
+            if is_there:
+                raise ValueError(f"{fault}, see examples/accelerate_configs/fsdp2.yaml")
     if kind == DistributedType.DEEPSPEED:
         # Batches are made here, not by a loader that DeepSpeed sees.
         config = accelerator.state.deepspeed_plugin.deepspeed_config
@@ -74,6 +71,3 @@ def whole_model(accelerator: Accelerator, prepared: torch.nn.Module) -> GramForC
     copy.load_state_dict(whole)
     copy.generation_config = model.generation_config
     return copy
-
-
-__all__ = ["check_launch", "exchanges_always", "shard", "whole_model"]

@@ -1,10 +1,12 @@
-"""What a run starts from: its tokenizer, and a model from a backbone, a trained GRAM or random weights."""
+"""What a run starts from: its tokenizer, a model from a backbone, a trained GRAM or random weights, and adapters."""
 
 from __future__ import annotations
 
 import logging
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 
 from ..common.processes import this_process
 from ..configuration_gram import GramConfig
@@ -16,7 +18,6 @@ from ..translation import TranslationSettings
 from ..translation.codes import CODE_TOKEN
 from ..translation.tokenizer_folder import make_tokenizer_folder
 from ..trie_gram import ItemTrie
-from .denoising import num_sentinels
 from .settings import PROMPT_PARTS, TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,9 @@ def tokenizer_of(
         ValueError: it was made for another catalogue, or for longer or shorter prompts.
     """
     limits = {name: getattr(settings, name) for name in ("max_history", "max_passage_length")}
-    folder = settings.translation_folder
-    is_given = settings.translation is not None or settings.init_from is not None
-    processes = this_process()
+    folder, processes = settings.translation_folder, this_process()
     with processes.main_process_first():
-        if not is_given and processes.is_main_process:
+        if settings.translation is None and settings.init_from is None and processes.is_main_process:
             words = settings.tokenizer or settings.backbone
             logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))
     parts = {} if settings.init_from else {f"with_{name}": getattr(settings, name) for name in PROMPT_PARTS}
@@ -48,8 +47,7 @@ def tokenizer_of(
             + ("give data of the same catalogue" if settings.init_from else "translate again")
         )
     for name, value in limits.items():
-        if getattr(tokenizer, name) != value:
-            made_with = getattr(tokenizer, name)
+        if (made_with := getattr(tokenizer, name)) != value:
             hint = "" if settings.init_from else ", or translate again"
             raise ValueError(
                 f"{folder}: was made with {name}={made_with}, not {value}; "
@@ -87,18 +85,14 @@ def _model_of(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForCo
         )
         check_catalogue(model, tokenizer, settings.init_from)
         return model
+    fields = {name: getattr(settings, name) for name in ("max_history", "passage_position", "dropout_rate")}
     if settings.backbone is not None:
-        fields = {name: getattr(settings, name) for name in ("max_history", "passage_position", "dropout_rate")}
         model = GramForConditionalGeneration.from_backbone(settings.backbone, **fields)
         _make_room(model, tokenizer, settings.backbone)
     else:
-        shape = (
-            *("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
-            *("dropout_rate", "max_history", "passage_position"),
-        )
-        fields = {name: getattr(settings, name) for name in shape}
-        used = len(tokenizer) + (num_sentinels(tokenizer) if settings.denoising_epochs else 0)
-        model = GramForConditionalGeneration(GramConfig(vocab_size=_in_blocks(used), **fields))
+        shape = ("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
+        fields |= {name: getattr(settings, name) for name in shape}
+        model = GramForConditionalGeneration(GramConfig(vocab_size=_in_blocks(len(tokenizer)), **fields))
     model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
     model.generation_config.num_beams = 50
     return model
@@ -134,4 +128,32 @@ def _in_blocks(size: int) -> int:
     return -(-size // 64) * 64
 
 
-__all__ = ["build_model", "tokenizer_of"]
+def add_lora(model: GramForConditionalGeneration, settings: TrainingSettings) -> PeftModel:
+    """Put adapters into a model, in place, and freeze all its weights but its passage position embedding, if any.
+
+    Embeddings and head are one weight in T5, so neither can have an adapter: saved apart, they would be two.
+
+    Returns:
+        PEFT's view of the same modules, which can save and merge the adapters.
+
+    Raises:
+        ValueError: the model has no linear layers of a name in `lora_targets`, which PEFT would leave out.
+    """
+    targets, head = settings.lora_targets.replace(",", " ").split(), model.get_output_embeddings()
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    linear = {name.split(".")[-1] for name, layer in layers if layer is not head}
+    for target in targets:
+        if target not in linear:
+            raise ValueError(f"lora_targets: no layer {target!r} can have an adapter; choose of {sorted(linear)}")
+    config = LoraConfig(
+        r=settings.lora,
+        lora_alpha=settings.lora_alpha or 2 * settings.lora,
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets,
+        modules_to_save=["position_embedding"] if model.config.passage_position else None,
+    )
+    adapted = get_peft_model(model, config)
+    config.base_model_name_or_path = settings.init_from or settings.backbone
+    trained, total = adapted.get_nb_trainable_parameters()
+    logger.info("LoRA of rank %d trains %s of %s weights", settings.lora, f"{trained:,}", f"{total:,}")
+    return adapted

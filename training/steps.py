@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,6 @@ import torch
 from torch.utils.data import Dataset
 
 from ..data.interactions import Interactions
-from .ragged import Ragged
 
 if TYPE_CHECKING:
     from ..tokenization_gram import GramTokenizer
@@ -51,25 +51,53 @@ def prefix_groups(interactions: Interactions, prefixes_per_group: int) -> np.nda
 
 
 @dataclass(frozen=True)
-class TokenizedCatalogue:
-    """What batches are made of, tokenised once.
+class Ragged:
+    """Sequences laid end to end.
 
     Attributes:
-        tokenizer: writes the user prompts.
-        item_prompts: every item's prompt.
-        targets: every item's lexical ID with its end token.
+        values (T,): all sequences, one after the other.
+        offsets (N + 1,): where each starts, and where the last one ends.
     """
 
-    tokenizer: GramTokenizer
-    item_prompts: Ragged
-    targets: Ragged
+    values: np.ndarray
+    offsets: np.ndarray
 
     @classmethod
-    @lru_cache(maxsize=1)  # every epoch has steps of its own, over one catalogue
-    def of(cls, tokenizer: GramTokenizer) -> TokenizedCatalogue:
-        """Tokenise a tokenizer's catalogue."""
-        tokenizer.user_prompt([0])  # keeps the wording, so that no worker process needs the text tokenizer
-        return cls(tokenizer, Ragged.of(tokenizer.item_prompts), Ragged.of(tokenizer.sequences))
+    def of(cls, sequences: Sequence[Sequence[int]]) -> Ragged:
+        """Lay sequences end to end."""
+        offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)), out=offsets[1:])
+        return cls(np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(offsets[-1])), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) the length of every sequence."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> Ragged:
+        """The sequences of these rows (M,), in that order."""
+        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.concatenate([[0], lengths.cumsum()])
+        index = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Ragged(self.values[index], offsets)
+
+    def padded(self, value: int) -> tuple[np.ndarray, np.ndarray]:
+        """(N, longest, at least 1) filled up with `value`, and the mask, 1 at what is real."""
+        lengths = self.lengths
+        mask = np.arange(max(lengths.max(initial=0), 1)) < lengths[:, None]
+        rows = np.full(mask.shape, value, dtype=np.int64)
+        rows[mask] = self.values
+        return rows, mask.astype(np.int64)
+
+
+@lru_cache(maxsize=1)  # every epoch has steps of its own, over one catalogue
+def _tokenized(tokenizer: GramTokenizer) -> tuple[Ragged, Ragged]:
+    """Every item's prompt, and its lexical ID with the end token."""
+    tokenizer.user_prompt([0])  # keeps the wording, so that no worker process needs the text tokenizer
+    return Ragged.of(tokenizer.item_prompts), Ragged.of(tokenizer.sequences)
 
 
 class TrainingSteps(Dataset):
@@ -104,7 +132,8 @@ class TrainingSteps(Dataset):
         micro_batch_tokens: int = 16384,
         same_count: bool = False,
     ):
-        self.interactions, self.catalogue = interactions, TokenizedCatalogue.of(tokenizer)
+        self.interactions, self.tokenizer = interactions, tokenizer
+        self.item_prompts, self.targets = _tokenized(tokenizer)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.process, self.num_processes, self.same_count = process, num_processes, same_count
         rng = np.random.default_rng([seed, epoch])
@@ -127,7 +156,7 @@ class TrainingSteps(Dataset):
         """Micro-batches, keyword arguments of the model's `forward`, and the target tokens of all processes' shares."""
         step = self.groups(index)
         targets = np.concatenate([self._targets(group) for group in step])
-        num_tokens = int(self.catalogue.targets.lengths[targets].sum())
+        num_tokens = int(self.targets.lengths[targets].sum())
         # A process without a share still takes part in the exchange of gradients, with a sample that counts nothing.
         share = step[self.process :: self.num_processes] or [step[0]]
         idle = self.process >= len(step)
@@ -155,17 +184,17 @@ class TrainingSteps(Dataset):
 
     def _start(self, group: PrefixGroup) -> int:
         """Place of the oldest item that any sample of the group reads."""
-        return max(0, group.first - self.catalogue.tokenizer.max_history)
+        return max(0, group.first - self.tokenizer.max_history)
 
     def _num_tokens(self, group: PrefixGroup) -> int:
         """Tokens of a group's prompts; those of user prompts are bounded by the longest passage."""
         items = self.interactions[group.user][self._start(group) : group.last - 1]
-        ids = (self.catalogue.targets.lengths[items].sum() + 8).clip(max=self.catalogue.tokenizer.max_passage_length)
-        return int(self.catalogue.item_prompts.lengths[items].sum() + len(group) * ids)
+        ids = (self.targets.lengths[items].sum() + 8).clip(max=self.tokenizer.max_passage_length)
+        return int(self.item_prompts.lengths[items].sum() + len(group) * ids)
 
     def _collate(self, groups: list[PrefixGroup], idle: bool) -> dict:
         """Inputs of the grouped form; see `GramForConditionalGeneration.forward` for the shapes."""
-        catalogue, longest = self.catalogue, self.catalogue.tokenizer.max_history
+        tokenizer, longest = self.tokenizer, self.tokenizer.max_history
         starts = [self._start(group) for group in groups]
         num_samples = max(map(len, groups))  # R
         num_slots = max(group.last - 1 - start for group, start in zip(groups, starts, strict=True))  # S
@@ -183,22 +212,23 @@ class TrainingSteps(Dataset):
             positions[index, : len(places), : len(items)] = np.where(in_history, distance, 0)
             newest_first = items[::-1].tolist()
             for newer in range(len(group) - 1, -1, -1):  # how many items of the group come after the sample's newest
-                prompts.append(catalogue.tokenizer.user_prompt(newest_first[newer : newer + longest]))
-            prompts += [[catalogue.tokenizer.eos_token_id]] * (num_samples - len(places))
+                prompts.append(tokenizer.user_prompt(newest_first[newer : newer + longest]))
+            prompts += [[tokenizer.eos_token_id]] * (num_samples - len(places))
         unique, slots = np.unique(rows, return_inverse=True)
         if unique[0] < 0:  # padding slots: no sample's history holds them, so any item will do
             unique, slots = unique[1:], np.maximum(slots - 1, 0)
-        pad = catalogue.tokenizer.pad_token_id
+        pad = tokenizer.pad_token_id
         input_ids, attention_mask = Ragged.of(prompts).padded(pad)
-        item_ids, item_mask = catalogue.item_prompts.take(unique).padded(pad)
-        labels, _ = catalogue.targets.take(np.maximum(targets, 0).flatten()).padded(-100)
+        item_ids, item_mask = self.item_prompts.take(unique).padded(pad)
+        labels, _ = self.targets.take(np.maximum(targets, 0).flatten()).padded(-100)
         labels[targets.flatten() < 0] = -100
         if idle:
             labels = np.full_like(labels[:, :1], -100)
-        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        shared = {"input_ids": item_ids, "attention_mask": item_mask, "items": slots.reshape(rows.shape)}
-        history = {name: torch.from_numpy(array) for name, array in {**shared, "positions": positions}.items()}
-        return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "history": history}
+        slots = slots.reshape(rows.shape)
+        history = {"input_ids": item_ids, "attention_mask": item_mask, "items": slots, "positions": positions}
+        own = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        history, own = ({name: torch.from_numpy(of) for name, of in arrays.items()} for arrays in (history, own))
+        return {**own, "history": history}
 
 
 def _steps(groups: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
