@@ -38,14 +38,8 @@ def result_file(folder: Path, run: Run) -> Path:
 def save_result(run: Run, ranks: Ranks, facts: Facts, common: Mapping[str, Any], work: Workspace) -> dict[str, Any]:
     """Write `results/NAME.parquet`, every user's rank, and then `results/NAME.json`, which says that all is there.
 
-    Args:
-        run: the row and seed.
-        ranks, facts: what its kind gave.
-        common: entries that all results of a reproduction share.
-        work: where it was made.
-
-    Returns:
-        What the JSON file says.
+    `ranks` and `facts` are what the run's kind gave, `common` is what all results of a reproduction share. Returns what
+    the JSON file says.
     """
     path = result_file(work.folder, run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,22 +99,17 @@ def join_results(folder: Path) -> dict[str, Any]:
     results = [_read_result(path) for path in paths]
     first, *others = results
     for path, result in zip(paths[1:], others, strict=True):
-        alike = {
-            "data": result["hashes"]["data"] == first["hashes"]["data"],
-            "reproduction": result["reproduction"] == first["reproduction"],
-            "users": result["user_ids"] == first["user_ids"],
-        }
-        if not all(alike.values()):
-            name = next(name for name in alike if not alike[name])
-            raise ValueError(f"{path}: has other {name} than {paths[0].name}; keep them apart")
+        for name in ("data_hash", "reproduction", "user_ids"):
+            if result[name] != first[name]:
+                what = {"data_hash": "data", "user_ids": "users"}.get(name, name)
+                raise ValueError(f"{path}: has other {what} than {paths[0].name}; keep them apart")
     gains, rows = {}, {}
     for name in dict.fromkeys([*ROWS, *(result["row"] for result in results)]):
         several = sorted((one for one in results if one["row"] == name), key=lambda result: result["seed"])
         if several:
             gains[name], rows[name] = _row(several)
     joined = {
-        **{name: first[name] for name in ("reproduction", "data", "users", "split")},
-        "data_hash": first["hashes"]["data"],
+        **{name: first[name] for name in ("reproduction", "data", "users", "split", "data_hash")},
         "rows": rows,
         "differences": [
             {"row": row, "other": other, "protocol": protocol, "metric": COMPARED}
@@ -151,11 +140,11 @@ def difference(values: np.ndarray, others: np.ndarray) -> dict[str, float]:
 
 
 def _read_result(path: Path) -> dict[str, Any]:
-    """A result, with `user_ids`, and `ranks` for each protocol, (U,), 0 beyond the last that is kept."""
+    """A result, with `data_hash`, `user_ids`, and `ranks` for each protocol, (U,), 0 beyond the last that is kept."""
     result, table = json.loads(path.read_text(encoding="utf-8")), pq.read_table(path.with_suffix(".parquet"))
     of = {protocol: table.filter(pc.equal(table["protocol"], protocol)) for protocol in PROTOCOLS}
-    result["ranks"] = {protocol: pc.fill_null(rows["rank"], 0).to_numpy() for protocol, rows in of.items()}
-    return {**result, "user_ids": {protocol: rows["user_id"].to_pylist() for protocol, rows in of.items()}}
+    ranks = {protocol: pc.fill_null(rows["rank"], 0).to_numpy() for protocol, rows in of.items()}
+    return {**result, "data_hash": result["hashes"]["data"], "user_ids": table["user_id"].to_pylist(), "ranks": ranks}
 
 
 def _row(results: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -188,9 +177,7 @@ def _row(results: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str
 def refresh_card(folder: Path, seed: int) -> None:
     """Write `evaluation.json`, `ablations.json` and the card into the folder of the row GRAM, unless they are there.
 
-    Args:
-        folder: of the reproduction; nothing is done where it has no row GRAM with this seed.
-        seed: of the GRAM that gets the card, and of the rows that it is compared with.
+    Nothing is done where there is no row GRAM with this seed.
 
     Raises:
         ValueError: the row GRAM has other weights now than when it was measured.
@@ -202,7 +189,6 @@ def refresh_card(folder: Path, seed: int) -> None:
     gram, model = results[GRAM], folder / "runs" / f"{GRAM}-seed{seed}"
     if hash_of_file(model / WEIGHTS_FILE) != gram["hashes"]["model"]:
         raise ValueError(f"{model / WEIGHTS_FILE}: other weights than those measured; remove {model} and the result")
-    ablations = [result for name, result in results.items() if ROWS[name].is_ablation]
     others = [result for name, result in results.items() if not ROWS[name].is_ablation]
     evaluation = {  # what `gram evaluate` would write of GRAM, its fusions and the baselines
         "weights": hash_of_weights(load_model(model)[0]),
@@ -212,8 +198,12 @@ def refresh_card(folder: Path, seed: int) -> None:
         "models": {result["title"]: result["metrics"] for result in others},
         "seconds": {result["title"]: round(sum(result["seconds"].values()), 2) for result in others},
     }
-    listed = [{"name": result["title"], "metrics": result["metrics"]} for result in ablations]
-    contents = {model / EVALUATION_FILE: evaluation, model / ABLATIONS_FILE: listed}
+    ablations = [
+        {"name": result["title"], "metrics": result["metrics"]}
+        for name, result in results.items()
+        if ROWS[name].is_ablation
+    ]
+    contents = {model / EVALUATION_FILE: evaluation, model / ABLATIONS_FILE: ablations}
     written = [json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None for path in contents]
     if written != list(contents.values()) or not (model / CARD).is_file():
         for path, content in contents.items():

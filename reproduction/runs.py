@@ -85,10 +85,8 @@ def make_translation(run: Run, work: Workspace) -> Facts:
             settings = TranslationSettings(**run.settings["translation"])
             statistics = make_tokenizer_folder(work.data, folder, settings, words, progress=work.progress, **limits)
             hashes = {name: hash_of_file(folder / name) for name in (CATALOGUE_FILE, "tokenizer.json")}
-            seconds = _since(start)
-            write_json(
-                record, {"settings": wanted, "hashes": hashes, "seconds": seconds, "statistics": str(statistics)}
-            )
+            facts = {"hashes": hashes, "seconds": _since(start), "statistics": str(statistics)}
+            write_json(record, {"settings": wanted, **facts})
         written = json.loads(record.read_text(encoding="utf-8"))
     if changed := changes(written["settings"], wanted):
         raise ValueError(f"{record}: made with {changed[0]}; remove it and {folder}, or give another --output-dir")
@@ -98,13 +96,8 @@ def make_translation(run: Run, work: Workspace) -> Facts:
 def train_gram(run: Run, work: Workspace) -> tuple[Path, Facts]:
     """Translate and train, as far as that is not done; returns the model folder."""
     translation, folder = make_translation(run, work), work.folder / "runs" / run.name
-    settings = TrainingSettings(
-        data=str(work.data.folder),
-        output_dir=str(folder),
-        translation=str(run.translation),
-        seed=run.seed,
-        **run.settings["training"],
-    )
+    places = {"data": str(work.data.folder), "output_dir": str(folder), "translation": str(run.translation)}
+    settings = TrainingSettings(seed=run.seed, **places, **run.settings["training"])
     with locked(folder, wait=True):
         tokenizer = tokenizer_of(settings, TranslationSettings(**run.settings["translation"]), work.data)
         train(settings, work.data, tokenizer)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-import time
 from collections.abc import Callable
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
@@ -49,13 +47,7 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
     The output folder gets `translations/`, `runs/` with a folder for each row and seed, `results/` with their figures,
     `results.json`, which joins them, and `results.md`, their table. The last two are written after every row.
 
-    Args:
-        plan: what to do.
-        say: takes each line for the user.
-        progress: show bars.
-
-    Returns:
-        The joined results, as `gram.reproduction.results.join_results` has them.
+    `say` takes each line for the user. Returns the joined results, see `gram.reproduction.results.join_results`.
 
     Raises:
         FileNotFoundError: the data folder or a file of it is missing.
@@ -67,7 +59,6 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
     todo = [run for run in runs if not is_done(work.folder, run, common["hashes"]["data"])]
     translations = {run.translation: run for run in runs if run.translation is not None}
     number, total = count(1), len(translations) + len(runs) + 2
-    taken: dict[str, list[float]] = {}  # seconds of each kind of row
 
     def begin(title: str, needed: bool = True) -> bool:
         say(f"{next(number)}/{total}  {title}{'' if needed else ': done already'}")
@@ -78,15 +69,8 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
             say(f"     {make_translation(run, work)['statistics']}")
     for run in runs:
         if begin(run.title, run in todo):
-            start = time.monotonic()
             say(_in_short(_make(run, work, common)))
             _write_table(work.folder)
-            todo.remove(run)
-            taken.setdefault(run.row.kind, []).append(time.monotonic() - start)
-            known = [mean(taken[other.row.kind]) for other in todo if other.row.kind in taken]
-            if known:
-                some = "" if len(known) == len(todo) else f" for {len(known)} of {len(todo)} rows"
-                say(f"     about {duration(sum(known))} left{some}")
     begin("results table")
     joined = _write_table(work.folder)
     begin("model card")
@@ -96,8 +80,7 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
 
 def open_workspace(plan: Plan, progress: bool = True) -> Workspace:
     """What a plan's runs are made from and in; errors as of [`reproduce`]."""
-    accelerator = _accelerator(plan.training.mixed_precision)
-    return Workspace(plan.read_data(), plan.output_dir, accelerator, progress)
+    return Workspace(plan.read_data(), plan.output_dir, _accelerator(plan.training.mixed_precision), progress)
 
 
 def rerun(
@@ -121,7 +104,7 @@ def rerun(
         ValueError: it is no result, its data are others now, or the folder is a reproduction's.
     """
     source, output_dir = Path(source), Path(output_dir)
-    result = _read_result(source)
+    result = read_result(source)
     if (output_dir / IDENTITY_FILE).is_file():
         raise ValueError(f"{output_dir}: is a reproduction's folder; give another --output-dir for the rerun")
     facts, training = result["reproduction"], result["settings"].get("training", {})
@@ -143,7 +126,8 @@ def rerun(
     return [name for name in before | now if before.get(name) != now.get(name)]
 
 
-def _read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
+    """A result in settings of this version; errors as of [`rerun`]."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a file of a reproduction's folder results/")
     try:

@@ -19,11 +19,7 @@ END = "<!-- end of gram table -->"
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
-    """The joined results of a reproduction.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
+    """The joined results of a reproduction."""
     path = Path(folder) / JOINED_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a folder that `gram reproduce` wrote")
@@ -31,11 +27,7 @@ def read_results(folder: str | Path) -> dict[str, Any]:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """Markdown: what was done, and for each protocol a row per row and a column per metric.
-
-    Args:
-        results: as `gram.reproduction.results.join_results` gives them.
-    """
+    """Joined results in Markdown: what was done, and for each protocol a row per row and a column per metric."""
     lines = [_caption(results)]
     for protocol, meaning in PROTOCOLS.items():
         lines += ["", f"{meaning[0].upper()}{meaning[1:]}:", "", *_table(results, protocol)]
@@ -113,10 +105,6 @@ def write_table(folder: str | Path, page: str | Path) -> None:
     """Put the table of a reproduction into a page, between `<!-- gram table NAME -->` and `<!-- end of gram table -->`.
 
     NAME is that of the data set. What stands between the marks is replaced; a page that does not exist is made.
-
-    Args:
-        folder: of the reproduction.
-        page: Markdown file.
 
     Raises:
         FileNotFoundError: the folder has no results.
