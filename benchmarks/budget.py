@@ -21,10 +21,9 @@ from gram.commands.command import at_least_one, quiet
 from gram.common.command_line import exit_code_of
 from gram.common.settings import add_flags
 from gram.reproduction import SIZES, Plan
-from gram.reproduction.plan import RECIPE_SIZE
-from gram.reproduction.rows import GRAM
+from gram.reproduction.plan import GRAM, RECIPE_SIZE
 from gram.reproduction.runs import train_gram
-from gram.reproduction.stages import open_place
+from gram.reproduction.stages import open_workspace
 from gram.serving.loading import load_model
 from gram.train_accelerate import FINISHED_FILE
 from gram.training.facts import environment
@@ -33,7 +32,7 @@ from gram.translation import TranslationSettings
 
 from .measuring import markdown, pyplot, write_json
 
-OWN = ("sizes", "epochs", "dataset", "output_dir")
+OWN = ("sizes", "epochs", "dataset", "data", "output_dir", "seeds", "fraction")
 
 
 def measure(given: Namespace) -> list[dict]:
@@ -41,29 +40,31 @@ def measure(given: Namespace) -> list[dict]:
     settings = {name: value for name, value in vars(given).items() if name not in OWN}
     rows = []
     for size, epochs in [(size, epochs) for size in given.sizes for epochs in given.epochs]:
-        plan = Plan.of(
+        plan = Plan(
             given.dataset,
-            output_dir=given.output_dir / f"{size}-{epochs}",
+            given.data,
+            given.output_dir / f"{size}-{epochs}",
             rows=[GRAM],
+            seeds=given.seeds,
+            fraction=given.fraction,
             size=size,
-            epochs=epochs,
             translations=given.output_dir / "translations",
-            **settings,
+            settings={**settings, "epochs": epochs},
         )
         print(f"\n{size}, {epochs} epochs", flush=True)
-        place = open_place(plan)
-        trained = [train_gram(run, place) for run in plan.runs()]
-        model, _ = load_model(trained[0].folder)
+        work = open_workspace(plan)
+        folders, facts = zip(*(train_gram(run, work) for run in plan.runs()), strict=True)
+        model, _ = load_model(folders[0])
         rows.append(
             {
                 "size": size,
                 "epochs": epochs,
                 "parameters": model.num_parameters(),
-                "training_seconds": float(np.mean([one.seconds["training"] for one in trained])),
-                "curves": [_curve(one.folder) for one in trained],
-                "validation": [one.facts["validation"] for one in trained],
-                "ndcg@10": float(np.mean([one.facts["validation"]["ndcg@10"] for one in trained])),
-                "device": environment(place.accelerator)["device"],
+                "training_seconds": float(np.mean([one["seconds"]["training"] for one in facts])),
+                "curves": [_curve(folder) for folder in folders],
+                "validation": [one["validation"] for one in facts],
+                "ndcg@10": float(np.mean([one["validation"]["ndcg@10"] for one in facts])),
+                "device": environment(work.accelerator)["device"],
             }
         )
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from .command import Command, at_least_one, quiet
@@ -10,8 +11,7 @@ from .command import Command, at_least_one, quiet
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..common.settings import add_flags
-    from ..reproduction.plan import RECIPE_SIZE, SIZES
-    from ..reproduction.rows import ROWS
+    from ..reproduction.plan import RECIPE_SIZE, ROWS, SIZES
     from ..training.settings import TrainingSettings
     from ..translation import TranslationSettings
 
@@ -43,11 +43,12 @@ def _run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..reproduction import Plan, reproduce, rerun, results_table
 
-    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "source")}
+    say = partial(print, flush=True)
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("run", "source")}
     if arguments.source is not None:
         if arguments.dataset is not None:
             raise ValueError("--from has all settings in its file; give no data set's name beside it")
-        differences = rerun(arguments.source, arguments.output_dir, arguments.data, say=_say)
+        differences = rerun(arguments.source, arguments.output_dir, arguments.data, say=say)
         if differences:
             raise ValueError(f"{arguments.source}: this time other {', '.join(differences)}")
         print(f"the same as {arguments.source}, bit for bit")
@@ -55,12 +56,9 @@ def _run(arguments: argparse.Namespace) -> None:
     for name, value in (("NAME, such as beauty,", arguments.dataset), ("--data", arguments.data)):
         if value is None:
             raise ValueError(f"{name} is required; see `gram reproduce --help`")
-    joined = reproduce(Plan.of(**given), say=_say)
+    own = {name: settings.pop(name) for name in ("dataset", "data", "output_dir", "rows", "seeds", "fraction", "size")}
+    joined = reproduce(Plan(**own, settings=settings), say=say)
     print(f"\n{results_table(joined)}\n\nsaved to {arguments.output_dir}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 COMMAND = Command(

@@ -86,6 +86,31 @@ class Provenance:
         return others + [f"{name}={settings[name]}, now {self.settings[name]}" for name in changed]
 
 
+def changes(written: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What differs between two trees of settings, for an error.
+
+    Entries that only one of them has are left out, so that a new setting does not make old results stale.
+
+    Example:
+        >>> changes({"training": {"epochs": 2}}, {"training": {"epochs": 3, "patience": 1}})
+        ['training.epochs=2, now 3']
+    """
+    before, now = flat(written), flat(wanted)
+    return [f"{name}={before[name]}, now {now[name]}" for name in before if name in now and before[name] != now[name]]
+
+
+def flat(tree: Any, name: str = "") -> dict[str, Any]:
+    """The values of a tree of mappings, by their names with dots.
+
+    Example:
+        >>> flat({"a": 1, "b": {"c": 2, "d": [3]}})
+        {'a': 1, 'b.c': 2, 'b.d': [3]}
+    """
+    if not isinstance(tree, Mapping):
+        return {name: tree}
+    return {inner: of for key in tree for inner, of in flat(tree[key], f"{name}.{key}" if name else key).items()}
+
+
 @cache
 def versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
     """The versions of those packages that are installed."""
@@ -171,6 +196,15 @@ def hash_of_interactions(interactions, splits: np.ndarray | None = None) -> str:
     digest.update(interactions.items.astype("<i4").tobytes())
     if splits is not None:
         digest.update(splits.astype("i1").tobytes())
+    return digest.hexdigest()
+
+
+def hash_of_data(data) -> str:
+    """SHA-256 of all of a [`RecommendationData`]: items with their texts, users, sequences, splits."""
+    items, interactions = data.items, data.interactions
+    texts = hash_of_texts(items.item_ids, items.titles, items.texts, interactions.user_ids)
+    digest = hashlib.sha256(f"{texts} {hash_of_interactions(interactions)} ".encode())
+    digest.update(data.splits.astype("i1").tobytes())
     return digest.hexdigest()
 
 

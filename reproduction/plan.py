@@ -1,25 +1,23 @@
-"""What a reproduction is to do: its data, its rows, the one budget of all that is trained."""
+"""What a reproduction is to do: its rows, its data, and the one budget of all that is trained."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..common.files import LOCK_FILE, locked, write_json
-from ..common.settings import config_file, flags_of_file, settings_from_config
+from ..common.provenance import changes, hash_of_data
+from ..common.settings import config_file, settings_from_config, yaml_mapping
 from ..data import RecommendationData, read_folder
 from ..data.splits import sample_users
 from ..training.settings import PLACES, TrainingSettings
 from ..translation import TranslationSettings
-from .comparing import hash_of_data, settings_differ
-from .rows import BUDGET, FUSION, GRAM, ROWS, Row, chosen_rows
-from .runners import RUNNERS
-from .runs import Run
 
+GRAM, FUSION, SASREC, ITEM_KNN, POPULARITY = "gram", "fusion", "sasrec", "item-knn", "popularity"
 IDENTITY_FILE = "reproduction.json"
 RECIPE_SIZE = "recipe"
 
@@ -29,6 +27,9 @@ SIZES: dict[str, dict[str, int]] = {
     "mini": {"num_layers": 4, "num_decoder_layers": 4, "d_model": 384, "d_ff": 1536, "d_kv": 32, "num_heads": 8},
     "small": {"num_layers": 6, "num_decoder_layers": 6, "d_model": 512, "d_ff": 2048, "d_kv": 64, "num_heads": 8},
 }
+# What every trained row has in common, so that no row is trained longer than another.
+SHAPE = ("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
+BUDGET = ("epochs", "batch_size", "patience", *SHAPE)
 # All rows take as many steps; and validation, which only chooses the best epoch, need not cost as much as the test.
 DEFAULTS = {"patience": 0, "validation_users": 2000, "validation_beams": 20}
 
@@ -42,134 +43,169 @@ DATASETS = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A reproduction; make it with [`Plan.of`].
+class Row:
+    """A row of the table.
 
     Attributes:
-        dataset: name of the recipe, or the path of a YAML file of settings.
+        name: on the command line and in the names of files.
+        title: in tables; that of a fusion is a key of `gram.evaluation.reranking.FUSIONS`.
+        changes: fields of `TranslationSettings` and `TrainingSettings` in which it differs from GRAM.
+        kind: how it is made, a key of `gram.reproduction.runs.KINDS`.
+        is_ablation: whether the model card lists it as one.
+    """
+
+    name: str
+    title: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = GRAM
+    is_ablation: bool = False
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether another seed gives another result."""
+        return self.kind not in (ITEM_KNN, POPULARITY)
+
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row(GRAM, "GRAM"),
+        Row("without-hierarchy", "without hierarchy", {"hierarchy": False}, is_ablation=True),
+        Row("without-similar-items", "without similar items", {"num_similar": 0}, is_ablation=True),
+        Row("without-user-prompt", "without user prompt", {"user_prompt": False}, is_ablation=True),
+        Row("without-item-prompts", "without item prompts", {"item_prompts": False}, is_ablation=True),
+        Row("without-item-id", "without the ID in the item prompt", {"id_in_item_prompt": False}, is_ablation=True),
+        Row("without-passage-position", "without passage position", {"passage_position": False}, is_ablation=True),
+        Row("reranked", "GRAM, re-ranked", kind=FUSION),
+        Row("with-sasrec", "GRAM + SASRec", kind=FUSION),
+        Row("with-sasrec-and-knn", "GRAM + SASRec + kNN", kind=FUSION),
+        Row("sasrec-and-knn", "SASRec + kNN", kind=FUSION),
+        Row("tiger", "TIGER-like", {"id_tokens": "codes", "item_prompts": False, "num_similar": 0}),
+        Row(SASREC, "SASRec", kind=SASREC),
+        Row(ITEM_KNN, "item-kNN", kind=ITEM_KNN),
+        Row(POPULARITY, "popularity", kind=POPULARITY),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row with a seed.
+
+    Attributes:
+        row: which.
+        seed: of its training.
+        settings: `training` and `translation` of a GRAM, without places and seed of the training; `sasrec`, `item_knn`
+            of baselines, which are chosen where they are not given.
+        translation: folder of its translation; None where it needs none.
+    """
+
+    row: Row
+    seed: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    translation: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its files."""
+        return f"{self.row.name}-seed{self.seed}"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.row.title}, seed {self.seed}" if self.row.is_seeded else self.row.title
+
+
+@dataclass
+class Plan:
+    """A reproduction.
+
+    Attributes:
+        dataset: a recipe, `beauty`, `toys`, `sports` or `yelp`; a YAML file of settings for other data.
         data: data folder.
         output_dir: folder of the reproduction.
-        rows: in the order of the table.
-        seeds: of the training; rows that have none are run with the first.
-        fraction: of the users, for a rehearsal.
+        rows: names of [`ROWS`]; all by default.
+        seeds: how many; rows that have none are run with the first.
+        fraction: of the users, above 0 and at most 1, for a rehearsal.
         size: a key of [`SIZES`], or `recipe` for the shape or backbone that the recipe says.
-        translation: settings of the row GRAM.
-        training: settings of the row GRAM.
-        translations: folder of the translations, which several reproductions may share.
+        translations: folder of the translations, which several reproductions may share; by default in `output_dir`.
+        settings: fields of `TrainingSettings` and `TranslationSettings`, over those of the size, over those of the
+            recipe; `seed` is the first seed.
+        training, translation: settings of the row GRAM, of all that.
+
+    Raises:
+        FileNotFoundError: there is no such recipe.
+        ValueError: a row that is unknown, or a setting that cannot be; the message names it.
+
+    Example:
+        >>> plan = Plan("beauty", "data/beauty", "runs/beauty", size="tiny", settings={"epochs": 2})
+        >>> plan.training.d_model, plan.training.backbone, plan.translation.num_clusters
+        (256, None, 128)
     """
 
     dataset: str
-    data: Path
-    output_dir: Path
-    rows: tuple[Row, ...]
-    seeds: tuple[int, ...]
-    fraction: float
-    size: str
-    translation: TranslationSettings
-    training: TrainingSettings
-    translations: Path
+    data: str | Path
+    output_dir: str | Path
+    rows: Sequence[str] | None = None
+    seeds: int = 1
+    fraction: float = 1.0
+    size: str = "small"
+    translations: str | Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainingSettings = field(init=False)
+    translation: TranslationSettings = field(init=False)
 
-    @classmethod
-    def of(
-        cls,
-        dataset: str,
-        data: str | Path,
-        output_dir: str | Path,
-        rows: Sequence[str] | None = None,
-        seeds: int = 1,
-        fraction: float = 1.0,
-        size: str = "small",
-        translations: str | Path | None = None,
-        **settings: Any,
-    ) -> Plan:
-        """Put the settings together: the recipe's, over those the size's, over those `settings`.
-
-        Args:
-            dataset: a recipe, `beauty`, `toys`, `sports` or `yelp`; a YAML file of settings for other data.
-            data: data folder.
-            output_dir: folder of the reproduction.
-            rows: names of [`ROWS`]; all by default.
-            seeds: how many.
-            fraction: of the users, above 0 and at most 1.
-            size: of the model, `tiny`, `mini` or `small`; `recipe` takes what the recipe says.
-            translations: folder of the translations; `output_dir/translations` by default.
-            settings: fields of `TrainingSettings` and `TranslationSettings`; `seed` is the first seed.
-
-        Raises:
-            FileNotFoundError: there is no such recipe.
-            ValueError: a row that is unknown or cannot be run, or a setting that cannot be; the message names it.
-
-        Example:
-            >>> plan = Plan.of("beauty", "data/beauty", "runs/beauty", rows=["gram"], size="tiny", epochs=2)
-            >>> plan.training.d_model, plan.training.backbone, plan.translation.num_clusters
-            (256, None, 128)
-        """
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction is {fraction}; it must be above 0 and at most 1")
-        if seeds < 1:
-            raise ValueError(f"seeds is {seeds}; it must be at least 1")
-        if size not in (*SIZES, RECIPE_SIZE):
-            raise ValueError(f"size is {size!r}; it must be {', '.join(SIZES)} or {RECIPE_SIZE}")
+    def __post_init__(self):
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction is {self.fraction}; it must be above 0 and at most 1")
+        for name in self.rows or ():
+            if name not in ROWS:
+                raise ValueError(f"rows: there is no row {name!r}; the rows are {', '.join(ROWS)}")
         for name in ("translation", "init_from", "lora", "lexical_ids"):
-            if settings.get(name) is not None:
+            if self.settings.get(name) is not None:
                 raise ValueError(f"{name} cannot be given: every row is translated and trained from its own settings")
-        chosen = chosen_rows(rows, list(RUNNERS))
-        known = {entry.name for of in (TrainingSettings, TranslationSettings) for entry in fields(of)}
-        said = {flag[2:].split("=")[0].replace("-", "_") for flag in flags_of_file(dataset, known)}
-        shape = {} if size == RECIPE_SIZE else {"backbone": None, **SIZES[size]}
-        defaults = {name: value for name, value in DEFAULTS.items() if name not in said}
-        places = {"data": str(data), "output_dir": str(output_dir)}
-        given = Namespace(**{"config": config_file(dataset), **defaults, **shape, **settings, **places})
-        training, translation = settings_from_config(given, TrainingSettings, TranslationSettings)
-        output_dir = Path(output_dir)
-        return cls(
-            dataset=str(dataset),
-            data=Path(data),
-            output_dir=output_dir,
-            rows=chosen,
-            seeds=tuple(range(training.seed, training.seed + seeds)),
-            fraction=fraction,
-            size=size,
-            translation=translation,
-            training=training,
-            translations=Path(translations or output_dir / "translations"),
-        )
+        shape = {} if self.size == RECIPE_SIZE else {"backbone": None, **SIZES[self.size]}
+        recipe, places = config_file(self.dataset), {"data": str(self.data), "output_dir": str(self.output_dir)}
+        given = Namespace(config=recipe, **{**shape, **self.settings, **places})
+        training, self.translation = settings_from_config(given, TrainingSettings, TranslationSettings)
+        said = {**yaml_mapping(recipe.read_bytes()), **self.settings}
+        self.training = replace(training, **{name: of for name, of in DEFAULTS.items() if name not in said})
+        self.output_dir = Path(self.output_dir)
+        self.translations = Path(self.translations or self.output_dir / "translations")
 
     @property
     def facts(self) -> dict[str, Any]:
         """What all rows have in common, for their results."""
-        budget = {name: getattr(self.training, name) for name in BUDGET}
-        seed = self.training.seed
-        return {
-            "dataset": Path(self.dataset).stem,
-            "fraction": self.fraction,
-            "seed": seed,
-            "size": self.size,
-            **budget,
-        }
+        facts = {"dataset": Path(self.dataset).stem, "fraction": self.fraction, "seed": self.training.seed}
+        return {**facts, "size": self.size, **{name: getattr(self.training, name) for name in BUDGET}}
 
     def runs(self) -> list[Run]:
         """Every row with every seed; all rows with the first seed come before any with the second."""
-        return [self._run(row, seed) for seed in self.seeds for row in self.rows if row.seeded or seed == self.seeds[0]]
+        first, rows = self.training.seed, [row for row in ROWS.values() if self.rows is None or row.name in self.rows]
+        seeds = range(first, first + self.seeds)
+        return [self._run(row, seed) for seed in seeds for row in rows if row.is_seeded or seed == first]
 
     def _run(self, row: Row, seed: int) -> Run:
-        if row.kind == FUSION:
-            return replace(self._run(ROWS[row.of], seed), row=row.name)
-        if row.kind != GRAM:
-            return Run(row.name, seed, {}, None)
-        changes = row.changes_of(TranslationSettings)
-        name = "-".join(f"{name}={value}" for name, value in sorted(changes.items())) or GRAM
-        training = asdict(replace(self.training, **row.changes_of(TrainingSettings)))
-        training = {name: value for name, value in training.items() if name not in {*PLACES, "seed"}}
-        settings = {"training": training, "translation": asdict(replace(self.translation, **changes))}
-        return Run(row.name, seed, settings, self.translations / name)
+        if row.kind not in (GRAM, FUSION):
+            return Run(row, seed)
+        translation = asdict(self.translation)
+        retranslated = {name: row.changes[name] for name in sorted(row.changes) if name in translation}
+        others = {name: value for name, value in row.changes.items() if name not in translation}
+        training = asdict(replace(self.training, **others))
+        settings = {
+            "training": {name: value for name, value in training.items() if name not in {*PLACES, "seed"}},
+            "translation": {**translation, **retranslated},
+        }
+        folder = "-".join(f"{name}={value}" for name, value in retranslated.items()) or GRAM
+        return Run(row, seed, settings, self.translations / folder)
 
     def read_data(self) -> RecommendationData:
-        """The data, or the fraction of them.
+        """The data, or the fraction of them, for which the output folder is this reproduction's from now on.
 
         Raises:
             FileNotFoundError: the folder or a file of it is missing.
-            ValueError: they are not the data set that was named, or damaged.
+            ValueError: they are not the data set that was named, or damaged; the output folder is another
+                reproduction's, with the first difference, or holds something else.
         """
         data = read_folder(self.data)
         found = (len(data.interactions), len(data.items), len(data.interactions.items))
@@ -180,29 +216,17 @@ class Plan:
                 f"{self.data}: has {form.format(*found)}, but {self.dataset} has {form.format(*expected)}; "
                 f"give the folder of {self.dataset}, or for other data a YAML file of settings in place of the name"
             )
-        return sample_users(data, self.fraction, self.training.seed)
-
-    def claim(self, data: RecommendationData) -> None:
-        """Make the folder this reproduction's, or see that it is.
-
-        Raises:
-            ValueError: it is another's, with the first difference, or holds something else.
-        """
-        with locked(self.output_dir, inside=True, wait=True):
-            self._claim(data)
-
-    def _claim(self, data: RecommendationData) -> None:
-        path = self.output_dir / IDENTITY_FILE
+        data, path = sample_users(data, self.fraction, self.training.seed), self.output_dir / IDENTITY_FILE
         training = {name: value for name, value in asdict(self.training).items() if name not in PLACES}
         identity = {**self.facts, **training, "translation": asdict(self.translation), "data": hash_of_data(data)}
-        if path.is_file():
-            difference = settings_differ(json.loads(path.read_text(encoding="utf-8")), identity)
-            if difference:
-                raise ValueError(
-                    f"{self.output_dir}: holds a reproduction with {difference}; "
-                    "take the same settings to go on, or another --output-dir"
-                )
-            return
-        if any(path.name != LOCK_FILE for path in self.output_dir.iterdir()):
-            raise ValueError(f"{self.output_dir}: exists already and holds no reproduction; give another --output-dir")
-        write_json(path, identity)
+        with locked(self.output_dir, inside=True, wait=True):
+            if path.is_file():
+                if changed := changes(json.loads(path.read_text(encoding="utf-8")), identity):
+                    remedy = "take the same settings to go on, or another --output-dir"
+                    raise ValueError(f"{self.output_dir}: holds a reproduction with {changed[0]}; {remedy}")
+            elif any(other.name != LOCK_FILE for other in self.output_dir.iterdir()):
+                remedy = "give another --output-dir"
+                raise ValueError(f"{self.output_dir}: exists already and holds no reproduction; {remedy}")
+            else:
+                write_json(path, identity)
+        return data

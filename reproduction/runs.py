@@ -1,74 +1,55 @@
-"""One row with one seed: how a GRAM and the baselines are trained, and how their test users are ranked."""
+"""How the rows are made, a function for each kind: GRAMs, baselines, and fusions of both.
+
+A kind takes a run and gives its ranks, for each protocol (U,) of the test users' targets, 0 where not found, and the
+facts for its result: `settings`, `hashes` of what was made, `seconds` of its parts, and what else there is to tell.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 
-from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Popularity
+from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Popularity, Recommender
 from ..collaborative.fitting import fit_or_load
-from ..collaborative.sasrec import SASRec, SASRecSettings
-from ..common.files import locked, new_file
-from ..common.provenance import hash_of_file
-from ..data import RecommendationData, evaluation_histories, training_part
+from ..collaborative.sasrec import SASRecSettings
+from ..common.files import locked, new_file, new_folder, write_json
+from ..common.provenance import changes, hash_of_data, hash_of_file
+from ..data import RecommendationData, evaluation_histories, training_part, without_test
 from ..evaluation.candidates import gram_candidates, target_ranks
 from ..evaluation.full_ranking import CUTOFFS, dense_ranks_by_protocol
-from ..evaluation.tuning import Tuning, tune_item_knn, tune_sasrec
+from ..evaluation.reranking import choose_reranking, put_forward
+from ..evaluation.tuning import tune_item_knn, tune_sasrec
 from ..serving.loading import load_model
+from ..tokenization_gram import CATALOGUE_FILE
 from ..train_accelerate import FINISHED_FILE, train
 from ..training.settings import TrainingSettings
 from ..training.start import tokenizer_of
 from ..translation import SASREC_FILE, TranslationSettings
-from .rows import ROWS
-from .translations import make_translation
+from ..translation.tokenizer_folder import make_tokenizer_folder
+from .plan import FUSION, GRAM, ITEM_KNN, POPULARITY, ROWS, SASREC, Run
 
 SPLIT, NUM_BEAMS = "test", max(CUTOFFS)
 WEIGHTS_FILE = "model.safetensors"
+CHOOSING_USERS = 5000  # on whose validation items a fusion's weights are chosen
+Ranks = dict[str, np.ndarray]
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Run:
-    """A row with a seed.
-
-    Attributes:
-        row: its name.
-        seed: of its training.
-        settings: `training` and `translation` of a GRAM, without places and seed of the training; `sasrec`, `item_knn`
-            of baselines, which are chosen where they are not given.
-        translation: folder of its translation; None where it needs none.
-    """
-
-    row: str
-    seed: int
-    settings: Mapping[str, Any]
-    translation: Path | None
-
-    @property
-    def name(self) -> str:
-        """Of its folder and its files."""
-        return f"{self.row}-seed{self.seed}"
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{ROWS[self.row].title}, seed {self.seed}" if ROWS[self.row].seeded else ROWS[self.row].title
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run is made, and from what.
+class Workspace:
+    """Where runs are made, and from what.
 
     Attributes:
         data: users and items.
-        folder: of the reproduction; the run's own is `runs/NAME` in it.
+        folder: of the reproduction; a run's own is `runs/NAME` in it.
         accelerator: where to train and to search.
         progress: show bars.
     """
@@ -79,150 +60,170 @@ class Place:
     progress: bool = True
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a runner found out.
+def make_translation(run: Run, work: Workspace) -> Facts:
+    """Translate for a GRAM, unless that is done: one translation serves all rows that translate alike.
 
-    Attributes:
-        ranks: for each protocol (U,) ranks of the test users' targets, 0 where not found.
-        hashes: SHA-256 of what was made.
-        seconds: what the parts took.
-        settings: those that were taken.
-        facts: what else there is to tell: the validation, the number of parameters.
+    Returns:
+        What `FOLDER.json` says: `settings`, `hashes`, `seconds`, `statistics`.
+
+    Raises:
+        ValueError: the folder was made with other settings or data.
     """
-
-    ranks: dict[str, np.ndarray]
-    hashes: dict[str, Any]
-    seconds: dict[str, float]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TrainedGram:
-    """A GRAM that has been translated for and trained: its folder, and what an [`Outcome`] tells of that."""
-
-    folder: Path
-    hashes: dict[str, Any]
-    seconds: dict[str, float]
-    facts: dict[str, Any]
-
-
-def train_gram(run: Run, place: Place) -> TrainedGram:
-    """Translate and train in the run's folder, as far as that is not done."""
-    translation = make_translation(run.translation, run.settings, place.data, place.progress)
-    folder = place.folder / "runs" / run.name
-    settings = TrainingSettings(
-        data=str(place.data.folder),
-        output_dir=str(folder),
-        translation=str(run.translation),
-        seed=run.seed,
-        **run.settings["training"],
-    )
+    folder, training = run.translation, run.settings["training"]
+    record = folder.with_name(f"{folder.name}.json")
+    limits = {name: training[name] for name in ("max_history", "max_passage_length")}
+    words = training["tokenizer"] or training["backbone"]
+    wanted = {**run.settings["translation"], **limits, "tokenizer": words, "data": hash_of_data(work.data)}
     with locked(folder, wait=True):
-        tokenizer = tokenizer_of(settings, TranslationSettings(**run.settings["translation"]), place.data)
-        train(settings, place.data, tokenizer)
+        if not record.is_file():
+            start = time.perf_counter()
+            others = sorted(path.parent for path in folder.parent.glob(f"*/{CATALOGUE_FILE}"))
+            if others and not folder.exists():  # its vectors, its SASRec; each file says what it is of
+                with new_folder(folder) as made:
+                    hidden = shutil.ignore_patterns(CATALOGUE_FILE, ".*")
+                    shutil.copytree(others[0], made, ignore=hidden, dirs_exist_ok=True)
+            settings = TranslationSettings(**run.settings["translation"])
+            statistics = make_tokenizer_folder(work.data, folder, settings, words, progress=work.progress, **limits)
+            hashes = {name: hash_of_file(folder / name) for name in (CATALOGUE_FILE, "tokenizer.json")}
+            facts = {"hashes": hashes, "seconds": _since(start), "statistics": str(statistics)}
+            write_json(record, {"settings": wanted, **facts})
+        written = json.loads(record.read_text(encoding="utf-8"))
+    if changed := changes(written["settings"], wanted):
+        raise ValueError(f"{record}: made with {changed[0]}; remove it and {folder}, or give another --output-dir")
+    return written
+
+
+def train_gram(run: Run, work: Workspace) -> tuple[Path, Facts]:
+    """Translate and train, as far as that is not done; returns the model folder."""
+    translation, folder = make_translation(run, work), work.folder / "runs" / run.name
+    places = {"data": str(work.data.folder), "output_dir": str(folder), "translation": str(run.translation)}
+    settings = TrainingSettings(seed=run.seed, **places, **run.settings["training"])
+    with locked(folder, wait=True):
+        tokenizer = tokenizer_of(settings, TranslationSettings(**run.settings["translation"]), work.data)
+        train(settings, work.data, tokenizer)
     progress = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))["progress"]
-    users = len(evaluation_histories(place.data, "validation")[1])
-    validation = {
-        "users": min(settings.validation_users or users, users),
-        "num_beams": settings.validation_beams,
-        "ndcg@10": progress["best_ndcg"],
+    users = len(evaluation_histories(work.data, "validation")[1])
+    return folder, {
+        "settings": run.settings,
+        "hashes": {"translation": translation["hashes"], "model": hash_of_file(folder / WEIGHTS_FILE)},
+        "seconds": {"translation": translation["seconds"], "training": round(progress["seconds"], 2)},
+        "validation": {
+            "users": min(settings.validation_users or users, users),
+            "num_beams": settings.validation_beams,
+            "ndcg@10": progress["best_ndcg"],
+        },
     }
-    return TrainedGram(
-        folder,
-        {"translation": translation["hashes"], "model": hash_of_file(folder / WEIGHTS_FILE)},
-        {"translation": translation["seconds"], "training": round(progress["seconds"], 2)},
-        {"validation": validation},
-    )
 
 
-def run_gram(run: Run, place: Place) -> Outcome:
+def run_gram(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
     """Train a GRAM, and search for every test user."""
-    trained = train_gram(run, place)
+    folder, facts = train_gram(run, work)
     start = time.perf_counter()
-    model, tokenizer = load_model(trained.folder)
-    histories, targets = evaluation_histories(place.data, SPLIT)
-    model = model.to(place.accelerator.device)
-    found = gram_candidates(model, tokenizer, histories, num_beams=NUM_BEAMS, progress=place.progress)
+    model, tokenizer = load_model(folder)
+    model = model.to(work.accelerator.device)
+    histories, targets = evaluation_histories(work.data, SPLIT)
+    found = gram_candidates(model, tokenizer, histories, num_beams=NUM_BEAMS, progress=work.progress)
     ranks = {protocol: target_ranks(of.items, targets) for protocol, of in found.items()}
-    seconds = {**trained.seconds, "evaluation": round(time.perf_counter() - start, 2)}
-    return Outcome(
-        ranks, trained.hashes, seconds, run.settings, {"parameters": model.num_parameters(), **trained.facts}
-    )
+    facts["seconds"]["evaluation"] = _since(start)
+    return ranks, {**facts, "parameters": model.num_parameters()}
 
 
-@dataclass(frozen=True)
-class TrainedSASRec:
-    """A SASRec with its settings, and its file."""
-
-    model: SASRec
-    settings: SASRecSettings
-    path: Path
-
-
-def train_sasrec(run: Run, place: Place) -> TrainedSASRec:
+def fit_sasrec(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
     """The SASRec of the run's seed, with the run's settings or those that are best on the validation items."""
     given = run.settings.get("sasrec")
-    settings = SASRecSettings(**given) if given else _tuned(tune_sasrec, "sasrec", place)
-    path = place.folder / "runs" / f"sasrec-seed{run.seed}" / SASREC_FILE
-    tuned = place.folder / "tuning" / "sasrec" / SASREC_FILE
-    training, num_items = training_part(place.data), len(place.data.items)
+    settings = SASRecSettings(**given) if given else _tuned(tune_sasrec, SASREC, work)
+    path, tuned = work.folder / "runs" / f"{SASREC}-seed{run.seed}" / SASREC_FILE, _tuning(SASREC, work) / SASREC_FILE
     with locked(path.parent, wait=True):
         if tuned.is_file() and not path.is_file():  # the best of the search; of another seed it is trained anew
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path) as part:
                 shutil.copyfile(tuned, part)
-        model = fit_or_load(path, training, num_items, settings, run.seed, place.progress)
-    return TrainedSASRec(model, settings, path)
+        training = training_part(work.data)
+        model = fit_or_load(path, training, len(work.data.items), settings, run.seed, work.progress)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    hashes = {"model": hash_of_file(path)}
+    return model, {"settings": {"sasrec": asdict(settings)}, "hashes": hashes, "parameters": parameters}
 
 
-def run_sasrec(run: Run, place: Place) -> Outcome:
-    """Train a SASRec, and let it score the catalogue for every test user."""
-    start = time.perf_counter()
-    trained = train_sasrec(run, place)
-    seconds = {"training": round(time.perf_counter() - start, 2)}  # with the search, unless that was done before
-    facts = {"parameters": sum(parameter.numel() for parameter in trained.model.parameters())}
-    hashes, settings = {"model": hash_of_file(trained.path)}, {"sasrec": asdict(trained.settings)}
-    return _scored(trained.model, place, hashes, seconds, settings, facts)
-
-
-def item_knn(run: Run, place: Place) -> tuple[ItemKNN, ItemKNNSettings]:
-    """With the run's settings, or those that are best on the validation items."""
+def fit_item_knn(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
+    """Who bought what together, with the run's settings or those that are best on the validation items."""
     given = run.settings.get("item_knn")
-    settings = ItemKNNSettings(**given) if given else _tuned(tune_item_knn, "item-knn", place)
-    return ItemKNN(training_part(place.data), len(place.data.items), settings), settings
+    settings = ItemKNNSettings(**given) if given else _tuned(tune_item_knn, ITEM_KNN, work)
+    model = ItemKNN(training_part(work.data), len(work.data.items), settings)
+    return model, {"settings": {"item_knn": asdict(settings)}, "hashes": {}}
 
 
-def run_item_knn(run: Run, place: Place) -> Outcome:
-    """Count who bought what together, and score the catalogue for every test user."""
-    start = time.perf_counter()
-    recommender, settings = item_knn(run, place)
-    seconds = {"training": round(time.perf_counter() - start, 2)}
-    return _scored(recommender, place, {}, seconds, {"item_knn": asdict(settings)})
-
-
-def _tuned(tune: Callable[..., Tuning], name: str, place: Place):
-    folder = place.folder / "tuning" / name
-    with locked(folder, wait=True):
-        return tune(place.data, folder, place.progress).best
-
-
-def popularity(place: Place) -> Popularity:
+def fit_popularity(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
     """How often each item is in the training part."""
-    return Popularity(training_part(place.data), len(place.data.items))
+    return Popularity(training_part(work.data), len(work.data.items)), {"settings": {}, "hashes": {}}
 
 
-def run_popularity(run: Run, place: Place) -> Outcome:
-    """Score the catalogue by popularity for every test user."""
+BASELINES = {SASREC: fit_sasrec, ITEM_KNN: fit_item_knn, POPULARITY: fit_popularity}
+
+
+def run_baseline(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
+    """Fit a baseline, and let it score the catalogue for every test user."""
     start = time.perf_counter()
-    recommender = popularity(place)
-    return _scored(recommender, place, {}, {"training": round(time.perf_counter() - start, 2)})
-
-
-def _scored(recommender, place: Place, hashes, seconds, settings=None, facts=None) -> Outcome:
+    model, facts = BASELINES[run.row.kind](run, work)
+    seconds = {"training": _since(start)}  # with the search for settings, unless that was done before
     start = time.perf_counter()
-    histories, targets = evaluation_histories(place.data, SPLIT)
-    ranks = dense_ranks_by_protocol(recommender, list(histories), targets)
-    seconds = {**seconds, "evaluation": round(time.perf_counter() - start, 2)}
-    return Outcome(ranks, hashes, seconds, settings or {}, facts or {})
+    histories, targets = evaluation_histories(work.data, SPLIT)
+    ranks = dense_ranks_by_protocol(model, list(histories), targets)
+    return ranks, {**facts, "seconds": {**seconds, "evaluation": _since(start)}}
+
+
+def run_fusion(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
+    """Train what the row fuses, choose its weights on validation items, and rank for every test user.
+
+    Weights and ranks of all fusions are kept in `runs/fusion-of-gram-seedN`: the first row that needs them searches for
+    all.
+    """
+    title, of = run.row.title, replace(run, row=ROWS[GRAM])
+    gram_folder, facts = train_gram(of, work)
+    (sasrec, of_sasrec), (item_knn, of_knn) = fit_sasrec(run, work), fit_item_knn(run, work)
+    scorers = {"SASRec": sasrec, "item-kNN": item_knn, "popularity": fit_popularity(run, work)[0]}
+    model, tokenizer = load_model(gram_folder)
+    model = model.to(work.accelerator.device)
+    start = time.perf_counter()
+    folder = work.folder / "runs" / f"fusion-of-{of.name}"
+    search = {"num_beams": NUM_BEAMS, "progress": work.progress}
+    with locked(folder, wait=True):
+        known, options = without_test(work.data), {"max_users": CHOOSING_USERS, "accelerator": work.accelerator}
+        fused = choose_reranking(folder / "weights.json", model, tokenizer, known, scorers, **options, **search)
+        path, key = folder / "ranks.json", f"{fused.record['key']} {hash_of_data(work.data)}"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if kept.get("key") != key:
+            seconds, start = {"choosing": _since(start)}, time.perf_counter()
+            histories, targets = evaluation_histories(work.data, SPLIT)
+            ranks = fused.ranks(put_forward(model, tokenizer, list(histories), scorers, **search), targets)
+            listed = {row: {name: one.tolist() for name, one in by_name.items()} for row, by_name in ranks.items()}
+            kept = {"key": key, "seconds": {**seconds, "evaluation": _since(start)}, "ranks": listed}
+            write_json(path, kept)
+    settings = {**run.settings, **of_sasrec["settings"], **of_knn["settings"], "weights": fused.weights[title]}
+    return {protocol: np.array(ranks) for protocol, ranks in kept["ranks"][title].items()}, {
+        "settings": settings,
+        "hashes": {**facts["hashes"], "sasrec": of_sasrec["hashes"]["model"]},
+        "seconds": {**facts["seconds"], **kept["seconds"]},
+        "parameters": model.num_parameters(),
+        "fusion": fused.record["rows"][title],
+    }
+
+
+KINDS: dict[str, Callable[[Run, Workspace], tuple[Ranks, Facts]]] = {
+    GRAM: run_gram,
+    FUSION: run_fusion,
+    **dict.fromkeys(BASELINES, run_baseline),
+}
+
+
+def _tuning(name: str, work: Workspace) -> Path:
+    return work.folder / "tuning" / name
+
+
+def _tuned(tune: Callable[..., Any], name: str, work: Workspace) -> Any:
+    with locked(_tuning(name, work), wait=True):
+        return tune(work.data, _tuning(name, work), work.progress).best
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 2)

@@ -19,11 +19,7 @@ END = "<!-- end of gram table -->"
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
-    """The joined results of a reproduction.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
+    """The joined results of a reproduction."""
     path = Path(folder) / JOINED_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a folder that `gram reproduce` wrote")
@@ -31,11 +27,7 @@ def read_results(folder: str | Path) -> dict[str, Any]:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """Markdown: what was done, and for each protocol a row per row and a column per metric.
-
-    Args:
-        results: as `gram.reproduction.results.join_results` gives them.
-    """
+    """Joined results in Markdown: what was done, and for each protocol a row per row and a column per metric."""
     lines = [_caption(results)]
     for protocol, meaning in PROTOCOLS.items():
         lines += ["", f"{meaning[0].upper()}{meaning[1:]}:", "", *_table(results, protocol)]
@@ -43,36 +35,34 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 
 def _caption(results: Mapping[str, Any]) -> str:
-    facts, rows = results["reproduction"], results["rows"]
+    facts, rows = results["reproduction"], results["rows"].values()
     users = f"all {results['users']:,} test users"
     if facts["fraction"] < 1:
         users = f"**a rehearsal on {facts['fraction']:.2g} of the users** ({results['users']:,} test users)"
     text = f"`{facts['dataset']}`, {users}, full ranking of {results['data']['items']:,} items, "
     text += "means with their 95 % intervals over users in brackets; R is recall, N is NDCG."
-    trained = [row for row in rows.values() if row["validation"]]
+    trained = [row for row in rows if row["validation"]]
     if trained:
         text += f" Every generative row: {_budget(facts, trained)}."
-    if any(len(row["seeds"]) > 1 for row in rows.values()):
-        text += " ± is the standard deviation over seeds."
-    return text
+    return text + (" ± is the standard deviation over seeds." if any(len(row["seeds"]) > 1 for row in rows) else "")
 
 
 def _budget(facts: Mapping[str, Any], trained: Sequence[Mapping[str, Any]]) -> str:
     """What the trained rows have in common."""
     layers = f"{facts['num_layers']} + {facts['num_decoder_layers'] or facts['num_layers']} layers"
-    start = trained[0]["settings"]["training"]["backbone"]
+    start, epochs = trained[0]["settings"]["training"]["backbone"], facts["epochs"]
     text = f"size {facts['size']}, " if facts["size"] != RECIPE_SIZE else ""
     text += f"{layers} of width {facts['d_model']}, " if start is None else f"from {Path(start).name}, "
     text += f"{_range([row['parameters'] for row in trained], _millions)} parameters, "
-    text += f"{_count(facts['epochs'], 'epoch')} of batches of {facts['batch_size']}, "
+    text += f"{epochs:,} epoch{'s' if epochs != 1 else ''} of batches of {facts['batch_size']}, "
     devices = sorted({_device(row["environment"]) for row in trained})
     return f"{text}{_range([row['seconds']['training'] for row in trained], duration)} on {', '.join(devices)}"
 
 
 def _device(environment: Mapping[str, Any]) -> str:
     """With how many threads, where it is a CPU."""
-    name = environment["device"]
-    return f"{_count(environment['threads'], 'thread')} of {name}" if re.search(r", \d+ cores?$", name) else name
+    name, threads = environment["device"], environment["threads"]
+    return f"{threads} thread{'s' if threads != 1 else ''} of {name}" if re.search(r", \d+ cores?$", name) else name
 
 
 def _millions(number: int) -> str:
@@ -84,27 +74,18 @@ def _range(numbers: Sequence[float], text: Callable[[float], str]) -> str:
     return " to ".join(dict.fromkeys((text(min(numbers)), text(max(numbers)))))
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' if number != 1 else ''}"
-
-
 def _table(results: Mapping[str, Any], protocol: str) -> list[str]:
     rows = results["rows"]
-    first, *others = rows
-    apart = {
-        entry["other"]: entry
-        for entry in results["differences"]
-        if entry["row"] == first and entry["protocol"] == protocol
-    }
-    shown = [f"{name[0].upper()}{name[name.index('@') :]}" for name in SHOWN]
-    head = ["", "seeds", *shown]
-    head += [f"N@10 less that of {rows[first]['title']}"] if others else []
+    first = next(iter(rows))
+    apart = {of["other"]: of for of in results["differences"] if (of["row"], of["protocol"]) == (first, protocol)}
+    head = ["", "seeds", *(f"{name[0].upper()}{name[name.index('@') :]}" for name in SHOWN)]
+    head += [f"N@10 less that of {rows[first]['title']}"] if len(rows) > 1 else []
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     best = {metric: max(row["metrics"][protocol][metric]["mean"] for row in rows.values()) for metric in SHOWN}
     for name, row in rows.items():
         cells = [_cell(row["metrics"][protocol][metric], best[metric]) for metric in SHOWN]
-        less = [_less(apart[name]) if name in apart else ""] if others else []
-        lines.append([row["title"], str(len(row["seeds"])), *cells, *less])
+        cells += [_less(apart[name]) if name in apart else ""] if len(rows) > 1 else []
+        lines.append([row["title"], str(len(row["seeds"])), *cells])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
@@ -125,10 +106,6 @@ def write_table(folder: str | Path, page: str | Path) -> None:
 
     NAME is that of the data set. What stands between the marks is replaced; a page that does not exist is made.
 
-    Args:
-        folder: of the reproduction.
-        page: Markdown file.
-
     Raises:
         FileNotFoundError: the folder has no results.
         ValueError: the page's name does not end in `.md`, or it has not exactly one pair of such marks.
@@ -137,9 +114,7 @@ def write_table(folder: str | Path, page: str | Path) -> None:
     if page.suffix != ".md":
         raise ValueError(f"{page}: the table is Markdown; give a file name that ends in .md")
     begin = f"<!-- gram table {results['reproduction']['dataset']} -->"
-    text = f"{begin}\n{END}\n"
-    if page.exists():
-        text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8") if page.exists() else f"{begin}\n{END}\n"
     marks = re.compile(re.escape(begin) + r".*?" + re.escape(END), flags=re.DOTALL)
     if len(marks.findall(text)) != 1 or text.count(begin) != 1:
         raise ValueError(f"{page}: needs one pair of lines to write between, `{begin}` and `{END}`")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,18 +10,19 @@ import pytest
 from accelerate import Accelerator
 
 from gram.cli import main
+from gram.common.provenance import hash_of_file
 from gram.data.splits import sample_users
 from gram.evaluation.full_ranking import PROTOCOLS
 from gram.evaluation.rankings import Hits, ndcg
 from gram.reproduction import ROWS, Plan, reproduce, rerun, results_table, write_table
-from gram.reproduction.plan import IDENTITY_FILE
-from gram.reproduction.results import difference, join_results
-from gram.reproduction.rows import BUDGET, chosen_rows
-from gram.reproduction.run_files import save_result
-from gram.reproduction.runs import Outcome, Place, Run
+from gram.reproduction.plan import BUDGET, Run
+from gram.reproduction.results import difference, join_results, save_result
+from gram.reproduction.runs import Workspace
+from gram.reproduction.stages import RETIRED, read_result
 
 from .conftest import QUICKSTART_RECIPE
 
+DOCS = Path(__file__).parents[1] / "docs"
 CHOSEN = ("gram", "without-similar-items", "popularity")
 RUNS = ["gram-seed0", "gram-seed1", "popularity-seed0", "without-similar-items-seed0", "without-similar-items-seed1"]
 
@@ -36,7 +38,7 @@ def recipe(tmp_path_factory):
 def plan(recipe, data_folder, tmp_path_factory):
     """Of three rows and two seeds, on the tiny data."""
     folder = tmp_path_factory.mktemp("reproduction") / "shop"
-    return Plan.of(str(recipe), data_folder, folder, rows=CHOSEN, seeds=2, size="recipe")
+    return Plan(str(recipe), data_folder, folder, rows=CHOSEN, seeds=2, size="recipe")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,7 @@ def test_fusions_take_the_trained_model_and_search_once(reproduced, recipe, data
     weights = folder / "runs" / "gram-seed0" / "model.safetensors"
     trained = weights.stat().st_mtime_ns
     rows = ("reranked", "sasrec-and-knn")
-    reproduce(Plan.of(str(recipe), data_folder, folder, rows=rows, size="recipe"), progress=False)
+    reproduce(Plan(str(recipe), data_folder, folder, rows=rows, size="recipe"), progress=False)
     assert weights.stat().st_mtime_ns == trained
     assert capsys.readouterr().out.count("choosing") == 2
     gram, reranked, without_gram = (read(folder / f"results/{name}-seed0.json") for name in ("gram", *rows))
@@ -194,7 +196,7 @@ def test_fusions_take_the_trained_model_and_search_once(reproduced, recipe, data
     assert reranked["hashes"]["model"] == gram["hashes"]["model"]
     assert reranked["seconds"] == without_gram["seconds"]
     assert sorted(path.name for path in (folder / "runs" / "fusion-of-gram-seed0").iterdir()) == [
-        "ranks.npz",
+        "ranks.json",
         "weights.json",
     ]
     source = folder / "results" / "reranked-seed0.json"
@@ -234,15 +236,15 @@ def test_a_row_made_again_needs_its_own_data_and_a_folder_of_its_own(reproduced,
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"epochs": 2}, "holds a reproduction with epochs=1, now 2; take the same settings to go on"),
-        ({"num_clusters": 5}, r"translation\.num_clusters=4, now 5"),
+        ({"settings": {"epochs": 2}}, "holds a reproduction with epochs=1, now 2; take the same settings to go on"),
+        ({"settings": {"num_clusters": 5}}, r"translation\.num_clusters=4, now 5"),
         ({"fraction": 0.5}, "fraction=1.0, now 0.5"),
     ],
 )
 def test_another_setting_is_noticed(reproduced, recipe, data_folder, change, says):
     options = {"rows": CHOSEN, "size": "recipe", **change}
     with pytest.raises(ValueError, match=says):
-        reproduce(Plan.of(str(recipe), data_folder, reproduced[0], **options), progress=False)
+        reproduce(Plan(str(recipe), data_folder, reproduced[0], **options), progress=False)
 
 
 def test_a_result_of_other_settings_is_noticed(copied, recipe, data_folder):
@@ -250,7 +252,7 @@ def test_a_result_of_other_settings_is_noticed(copied, recipe, data_folder):
     result = read(path)
     result["settings"]["training"]["learning_rate"] = 0.5
     path.write_text(json.dumps(result))
-    plan = Plan.of(str(recipe), data_folder, copied, rows=CHOSEN, size="recipe")
+    plan = Plan(str(recipe), data_folder, copied, rows=CHOSEN, size="recipe")
     with pytest.raises(
         ValueError, match=r"gram-seed0\.json: made with settings\.training\.learning_rate=0\.5, now 0\.001"
     ):
@@ -314,14 +316,9 @@ def test_bad_places_are_one_line(recipe, data_folder, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_without_runner_are_refused():
-    with pytest.raises(ValueError, match=r"rows: sasrec needs sasrec, which this version .* without it: gram"):
-        chosen_rows(["gram", "sasrec"], kinds=["gram"])
-
-
 def made_up(folder, data):
     """Results of made-up ranks: GRAM with two seeds, and popularity."""
-    place = Place(data, folder, Accelerator(cpu=True))
+    work = Workspace(data, folder, Accelerator(cpu=True))
     facts = {"dataset": "shop", "fraction": 0.1, "seed": 0, "size": "tiny", "epochs": 2, "batch_size": 128}
     facts |= {"num_layers": 4, "num_decoder_layers": 4, "d_model": 256}
     common = {
@@ -333,14 +330,12 @@ def made_up(folder, data):
     users = len(data.interactions)
     first, tenth, never = np.full(users, 1), np.full(users, 10), np.zeros(users, dtype=np.int64)
     half = np.where(np.arange(users) % 2, 1, 0)
-    settings, validation = {"training": {"backbone": None}}, {"ndcg@10": 0.5}
-    seconds = {"translation": 3.0, "training": 60.0, "evaluation": 1.0}
+    known = {"settings": {"training": {"backbone": None}}, "hashes": {}, "validation": {"ndcg@10": 0.5}}
+    known |= {"parameters": 12_345_678, "seconds": {"translation": 3.0, "training": 60.0, "evaluation": 1.0}}
     for seed, ranks in ((0, first), (1, half)):
-        known = {"parameters": 12_345_678, "validation": validation}
-        outcome = Outcome({"all_items": ranks, "unseen_items": tenth}, {}, seconds, settings, known)
-        save_result(Run("gram", seed, settings, None), outcome, common, place)
-    outcome = Outcome({"all_items": half, "unseen_items": never}, {}, {"training": 1.0})
-    save_result(Run("popularity", 0, {}, None), outcome, common, place)
+        save_result(Run(ROWS["gram"], seed), {"all_items": ranks, "unseen_items": tenth}, known, common, work)
+    known = {"settings": {}, "hashes": {}, "seconds": {"training": 1.0}}
+    save_result(Run(ROWS["popularity"], 0), {"all_items": half, "unseen_items": never}, known, common, work)
 
 
 TABLE = """\
@@ -392,7 +387,29 @@ def test_a_table_goes_between_its_marks(data, tmp_path, capsys):
     assert "results.json: no such file; give a folder that `gram reproduce` wrote" in capsys.readouterr().err
 
 
-def test_the_folder_knows_what_it_is(reproduced, data):
-    identity = read(reproduced[0] / IDENTITY_FILE)
-    assert identity["dataset"] == "shop"
-    assert identity["data"] == read(reproduced[0] / "results" / "gram-seed0.json")["hashes"]["data"]
+@pytest.mark.parametrize("name", ["beauty-cpu", "beauty-cpu-long"])
+def test_the_tables_of_the_docs_are_of_results_that_this_version_can_make_again(name, tmp_path):
+    folder, page = DOCS / "results" / name, tmp_path / "page.md"
+    joined = read(folder / "results.json")
+    paths = sorted(folder.glob("results/*.json"))
+    assert {path.name: hash_of_file(path) for path in paths} == joined["files"]
+    assert {f"{row}-seed0.json" for row in joined["rows"]} == {path.name for path in paths}
+    for path in paths:
+        assert read_result(path)["metrics"] == read(path)["metrics"]
+    page.write_text((DOCS / "benchmarks.md").read_text(encoding="utf-8"), encoding="utf-8")
+    write_table(folder, page)
+    assert page.read_text(encoding="utf-8") == (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("value", "is_refused"), [(0.0, False), (0.1, True)])
+def test_an_option_that_is_gone_is_refused_where_it_was_in_use(reproduced, tmp_path, monkeypatch, value, is_refused):
+    monkeypatch.setitem(RETIRED, "momentum", 0.0)
+    result = read(reproduced[0] / "results" / "gram-seed0.json")
+    (tmp_path / "older.json").write_text(json.dumps(result))
+    result["settings"]["training"]["momentum"] = value
+    (tmp_path / "old.json").write_text(json.dumps(result))
+    if is_refused:
+        with pytest.raises(ValueError, match="has the training setting momentum, which this version does not have"):
+            read_result(tmp_path / "old.json")
+    else:
+        assert read_result(tmp_path / "old.json") == read_result(tmp_path / "older.json")
