@@ -41,7 +41,7 @@ from ..common.provenance import (
 from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from .candidates import PROTOCOLS, gram_candidates, target_ranks
-from .rankings import Hits, estimate, ndcg, recall
+from .rankings import estimate, ndcg, recall
 from .reranking import Reranking, choose_reranking, put_forward
 
 CUTOFFS = (1, 5, 10, 20, 50)
@@ -71,9 +71,8 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict
     ranks = np.asarray(ranks)
     if not len(ranks):
         raise ValueError("there are no users to evaluate; give at least one")
-    hits = Hits.of_targets(ranks)
     values = {"recall": recall, "ndcg": ndcg}
-    return {f"{name}@{k}": estimate(value(hits, k)) for k in cutoffs for name, value in values.items()}
+    return {f"{name}@{k}": estimate(value(ranks, k)) for k in cutoffs for name, value in values.items()}
 
 
 def gram_ranks(

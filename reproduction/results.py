@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ..common.files import write_json
 from ..common.provenance import hash_of_file
 from ..evaluation.full_ranking import CUTOFFS, PROTOCOLS
-from ..evaluation.rankings import Z_95, Hits, estimate, ndcg, recall
+from ..evaluation.rankings import Z_95, estimate, ndcg, recall
 from .rows import ROWS
 from .run_files import RESULTS_FOLDER
 
@@ -114,7 +114,7 @@ def _mean_gains(results: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray
     """For each protocol and metric the users' values (U,), means over seeds."""
     return {
         protocol: {
-            metric: np.mean([gain(Hits.of_targets(result["ranks"][protocol]), k) for result in results], axis=0)
+            metric: np.mean([gain(result["ranks"][protocol], k) for result in results], axis=0)
             for metric, (gain, k) in METRICS.items()
         }
         for protocol in PROTOCOLS
