@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NoReturn
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, constants, get_token
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
@@ -150,8 +150,8 @@ def _card_of(folder: Path, repo_id: str) -> bytes:
 def _make(api: HfApi, repo_id: str, private: bool, revision: str | None, card: str) -> None:
     """Make repository and branch unless they are there, for a card that the Hub takes."""
     try:
-        ModelCard(card, ignore_metadata_errors=True).validate()
-    except (ValueError, YAMLError) as error:
+        RepoCard(card).validate()  # a ModelCard mends some of what it reads
+    except (TypeError, ValueError, YAMLError) as error:
         raise ValueError(f"{CARD}: the Hub refuses the metadata: {' '.join(str(error).split())}") from error
     api.create_repo(repo_id, private=private or None, exist_ok=True)
     if private and not api.model_info(repo_id).private:
