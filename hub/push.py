@@ -109,7 +109,9 @@ def push(
         if CARD in found:
             found[CARD] = _card_of(Path(folder), repo_id)
         if not dry_run:
-            _make(api, repo_id, private, revision, found.get(CARD, b"").decode())
+            if CARD in found:
+                _validate(found[CARD].decode())
+            _make(api, repo_id, private, revision)
         parent, there = _survey(api, repo_id, revision)
         additions = {path: CommitOperationAdd(path, content) for path, content in found.items()}
         files = _compare(additions, there, item_cache)
@@ -147,12 +149,16 @@ def _card_of(folder: Path, repo_id: str) -> bytes:
     return render(GramCardData.of(folder, replace(CardSettings.of(folder), repo_id=repo_id))).encode()
 
 
-def _make(api: HfApi, repo_id: str, private: bool, revision: str | None, card: str) -> None:
-    """Make repository and branch unless they are there, for a card that the Hub takes."""
+def _validate(card: str) -> None:
+    """By the Hub, which takes what it knows; before anything is made there."""
     try:
         RepoCard(card).validate()  # a ModelCard mends some of what it reads
     except (TypeError, ValueError, YAMLError) as error:
         raise ValueError(f"{CARD}: the Hub refuses the metadata: {' '.join(str(error).split())}") from error
+
+
+def _make(api: HfApi, repo_id: str, private: bool, revision: str | None) -> None:
+    """Make repository and branch unless they are there."""
     api.create_repo(repo_id, private=private or None, exist_ok=True)
     if private and not api.model_info(repo_id).private:
         raise ValueError(f"{repo_id}: is public already; make it private in its settings, or push without --private")
