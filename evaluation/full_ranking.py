@@ -42,7 +42,7 @@ from ..data import Interactions, RecommendationData, drawn_users, evaluation_his
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
 from .candidates import PROTOCOLS, chunks, gram_candidates, target_ranks
-from .rankings import Hits, estimate, ndcg, recall
+from .rankings import estimate, ndcg, recall
 from .reranking import choose_reranking, put_forward
 
 CUTOFFS = (1, 5, 10, 20, 50)
@@ -70,9 +70,8 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict
     ranks = np.asarray(ranks)
     if not len(ranks):
         raise ValueError("there are no users to evaluate; give at least one")
-    hits = Hits.of_targets(ranks)
     values = {"recall": recall, "ndcg": ndcg}
-    return {f"{name}@{k}": estimate(value(hits, k)) for k in cutoffs for name, value in values.items()}
+    return {f"{name}@{k}": estimate(value(ranks, k)) for k in cutoffs for name, value in values.items()}
 
 
 def gram_ranks(

@@ -23,7 +23,7 @@ from ..common.provenance import Provenance, hash_of_interactions, hash_of_model,
 from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
 from ..item_cache_gram import ItemCache
 from .candidates import PROTOCOLS, Candidates, chunks, gram_candidates, target_ranks
-from .rankings import Hits, estimate, ndcg, recall
+from .rankings import estimate, ndcg, recall
 from .weighting import GRID, ROUNDS, Weighting, choose_weighting
 
 
@@ -199,8 +199,8 @@ def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndar
     alone = candidates.items if given else candidates.generated.items
     validation = {}
     for name, items in {first: alone, row: weighting.rank(candidates, scores)}.items():
-        hits = Hits.of_targets(target_ranks(items, targets))
-        validation[name] = {"recall@10": estimate(recall(hits, 10)), "ndcg@10": estimate(ndcg(hits, 10))}
+        ranks = target_ranks(items, targets)
+        validation[name] = {"recall@10": estimate(recall(ranks, 10)), "ndcg@10": estimate(ndcg(ranks, 10))}
     return {"weights": dict(weighting.weights), "validation": validation, "tried": tried}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .candidates import Candidates, target_ranks
-from .rankings import Hits, ndcg
+from .rankings import ndcg
 
 GRID = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 ROUNDS = 2  # of choosing one weight after the other
@@ -81,7 +81,7 @@ def choose_weighting(
     def judged(weights: Mapping[str, float]) -> float:
         ranks = np.zeros(len(targets), dtype=np.int64)
         ranks[found] = target_ranks(Weighting(weights, spread).rank(some, own), targets[found])
-        return float(ndcg(Hits.of_targets(ranks), 10).mean())
+        return float(ndcg(ranks, 10).mean())
 
     given = given or {}
     chosen = [name for name in scores if name not in given]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..common.provenance import hash_of_weights
 from ..evaluation.candidates import PROTOCOLS
+from ..loading_gram import read_object
 from ..serving.loading import load_model
 from ..serving.recommendation import Recommendation, Recommender
 from ..tokenization_gram import GramTokenizer
@@ -23,7 +25,7 @@ PLOT_FILE = "training.svg"
 TASK = "generative-recommendation"
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 TAGS = ["recommendation", "sequential-recommendation", TASK, "generative-retrieval", "gram"]
-ABLATION_FORM = '{"name", "metrics": {protocol: {metric: {"mean", "low", "high"}}}}'
+ABLATIONS_FORM = 'is not of the form [{"name", "metrics": {protocol: {metric: {"mean", "low", "high"}}}}, ...]'
 NOTED_SETTINGS = {"data", "backbone", "epochs", "validation_users", "validation_beams"}
 NOTED_PROGRESS = {"epoch", "updates", "samples", "seconds", "stopped_early", "validations"}
 HISTORY_LENGTH, NUM_SHOWN = 3, 5  # of the example
@@ -75,15 +77,14 @@ class GramCardData:
             ValueError: a file is damaged, or not of its form; the evaluation is of other weights.
         """
         folder = Path(folder)
-        training = _read_json(folder / TRAINING_FILE, settings=dict, progress=dict)
+        training = _read(folder / TRAINING_FILE, "not what `train_accelerate.py` wrote; train again", _is_training)
         if training is None:
             raise FileNotFoundError(
                 f"{folder / TRAINING_FILE}: no such file; give the folder that `train_accelerate.py` wrote"
             )
-        _check_training(folder / TRAINING_FILE, training)
         model, tokenizer = load_model(folder)
-        evaluation = _read_json(folder / EVALUATION_FILE)
-        _check_evaluation(folder / EVALUATION_FILE, evaluation)
+        form = "not what `gram evaluate` wrote; evaluate again, or remove the file"
+        evaluation = _read(folder / EVALUATION_FILE, form, _is_evaluation)
         measured = (evaluation or {}).get("weights")
         if measured is not None and measured != hash_of_weights(model):
             raise ValueError(
@@ -96,10 +97,10 @@ class GramCardData:
         return cls(
             folder_name=folder.resolve().name.encode("utf-8", "replace").decode(),
             settings=CardSettings.of(folder) if settings is None else settings,
-            config=_read_json(folder / "config.json"),
+            config=read_object(folder / "config.json"),
             training=training,
             evaluation=evaluation,
-            ablations=_read_ablations(folder / ABLATIONS_FILE),
+            ablations=_read(folder / ABLATIONS_FILE, ABLATIONS_FORM, _are_ablations) or [],
             num_parameters=model.num_parameters(),
             tokenizer=tokenizer,
             tree=TreeStatistics.of(tokenizer.catalogue["lexical_id"].to_pylist()),
@@ -146,6 +147,8 @@ class GramCardData:
     def metadata(self) -> ModelCardData:
         """The YAML at the top of the card. The Hub knows no task that fits, so there is no `pipeline_tag`."""
         settings, base_model = self.settings, self.training.get("base_model")
+        if settings.licence == "other" and not settings.licence_name:
+            raise ValueError("the licence is 'other'; --licence-name must say which")
         return ModelCardData(
             language=words(settings.language) or None,
             license=settings.licence,
@@ -199,59 +202,34 @@ def example_history(tokenizer: GramTokenizer) -> list[int]:
     return [*(tokenizer.item_rows[item] for item in reversed(similar)), 0]
 
 
-def _read_json(path: Path, **kinds: type) -> Any:
-    """What a file holds, None if there is none; with `kinds` an object whose entries of these names are of these."""
+def _read(path: Path, form: str, is_sound: Callable[[Any], bool]) -> Any:
+    """What a JSON file holds, None if there is none; ValueError where what a card shows is not in it."""
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); make it again") from None
-    for name, kind in kinds.items():
-        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-            raise ValueError(f"{path}: is not of its form, {name!r} is missing or no {kind.__name__}; make it again")
+        sound = is_sound(content)
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path}: {form}")
     return content
 
 
-def _check_training(path: Path, training: Any) -> None:
-    try:
-        sound = NOTED_SETTINGS <= training["settings"].keys() and NOTED_PROGRESS <= training["progress"].keys()
-    except (KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise ValueError(f"{path}: not what `train_accelerate.py` wrote; train again")
+def _is_training(training: Any) -> bool:
+    return NOTED_SETTINGS <= training["settings"].keys() and NOTED_PROGRESS <= training["progress"].keys()
 
 
-def _check_evaluation(path: Path, evaluation: Any) -> None:
-    try:
-        sound = evaluation is None or (
-            {"split", "users", "num_beams"} <= evaluation.keys()
-            and "GRAM" in evaluation["models"]
-            and all(map(_are_estimates, evaluation["models"].values()))
-        )
-    except (KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise ValueError(f"{path}: not what `gram evaluate` wrote; evaluate again, or remove the file")
+def _is_evaluation(evaluation: Any) -> bool:
+    models = evaluation["models"]
+    return {"split", "users", "num_beams"} <= evaluation.keys() and "GRAM" in models and _are_figures(*models.values())
 
 
-def _are_estimates(metrics: dict[str, Any]) -> bool:
-    """Whether all figures of a card are there; KeyError or TypeError where it is of another form."""
-    estimates = [metrics[protocol][metric] for protocol in PROTOCOLS for metric in METRICS]
+def _are_ablations(ablations: Any) -> bool:
+    named = isinstance(ablations, list) and all(isinstance(ablation["name"], str) for ablation in ablations)
+    return named and _are_figures(*(ablation["metrics"] for ablation in ablations))
+
+
+def _are_figures(*models: dict[str, Any]) -> bool:
+    estimates = [model[protocol][metric] for model in models for protocol in PROTOCOLS for metric in METRICS]
     return all(isinstance(estimate[part], float) for estimate in estimates for part in ("mean", "low", "high"))
-
-
-def _read_ablations(path: Path) -> list[dict[str, Any]]:
-    ablations = _read_json(path)
-    if ablations is None:
-        return []
-    if not isinstance(ablations, list):
-        raise ValueError(f"{path}: not a list; its form is [{ABLATION_FORM}, ...]")
-    for number, ablation in enumerate(ablations, start=1):
-        try:
-            sound = isinstance(ablation["name"], str) and _are_estimates(ablation["metrics"])
-        except (KeyError, TypeError):
-            sound = False
-        if not sound:
-            raise ValueError(f"{path}: entry {number} is not of the form {ABLATION_FORM}")
-    return ablations

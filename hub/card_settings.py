@@ -6,7 +6,6 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id, yaml_dump
 
 from ..common.files import new_file
@@ -44,7 +43,7 @@ class CardSettings:
 
     def __post_init__(self):
         if self.repo_id is not None:
-            check_repo_id(self.repo_id)
+            validate_repo_id(self.repo_id)
 
     @classmethod
     def of(cls, folder: str | Path) -> CardSettings:
@@ -63,14 +62,6 @@ class CardSettings:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         with new_file(Path(folder) / CARD_FILE) as part:
             part.write_text(yaml_dump(given, sort_keys=False), encoding="utf-8")
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Raise ValueError where this cannot be the name of a repository on the Hub."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"--repo-id: {error}") from None
 
 
 def words(text: str | None) -> list[str]:

@@ -16,7 +16,6 @@ from ..loading_gram import WEIGHT_INDEX, read_object
 from ..serving.loading import MODEL_FILES, check_folder, load_model
 from .card_data import PLOT_FILE
 from .endpoint import handler_files
-from .metadata_rules import card_problems
 
 CARD = "README.md"
 CODE = "*_gram.py"
@@ -26,7 +25,6 @@ OPTIONAL_FILES = (
     *("evaluation.json", "training.json", PLOT_FILE, CARD, "LICENSE"),
 )
 PLACES = ("data", "output_dir", "translation", "folder")  # entries of JSON files that name a folder of this machine
-SHARD_OF_WEIGHTS = re.compile(r"model-\d+-of-\d+\.safetensors")
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 
 
@@ -49,14 +47,13 @@ def contents(folder: str | Path, item_cache: bool = False) -> dict[str, Path | b
     Raises:
         FileNotFoundError: the folder, or one of its files, is missing.
         ValueError: it is no GRAM's folder, or a training run has not finished there; model, tokenizer or item cache
-            do not load or do not fit each other; the card's metadata break the Hub's rules; a text holds a token, or
-            the name of a folder of this machine.
+            do not load or do not fit each other; a text holds a token, or the name of a folder of this machine.
     """
     folder = Path(folder)
     _check_finished(folder)
-    paths = [*MODEL_FILES, *_weights(folder), *_code(folder)]
-    paths += [name for name in OPTIONAL_FILES if (folder / name).is_file()]
+    paths = [*MODEL_FILES, *_code(folder), *(name for name in OPTIONAL_FILES if (folder / name).is_file())]
     model, tokenizer = load_model(folder)
+    paths += _weights(folder)
     if item_cache:
         ItemCache.open(folder / ITEM_CACHE_FOLDER, model, tokenizer)
         paths += sorted(path.relative_to(folder).as_posix() for path in folder.glob(SHARDS))
@@ -66,7 +63,6 @@ def contents(folder: str | Path, item_cache: bool = False) -> dict[str, Path | b
         if name.endswith(".json") and name not in ("tokenizer.json", WEIGHT_INDEX):
             found[name] = _portable_json(folder / name, places)
     found |= {name: folder / name if (folder / name).is_file() else new for name, new in handler_files().items()}
-    _check_card(folder)
     _check_private(found, folder, places)
     return found
 
@@ -81,17 +77,12 @@ def _check_finished(folder: Path) -> None:
 
 
 def _weights(folder: Path) -> list[str]:
-    if not (folder / WEIGHT_INDEX).is_file():
+    """The files that have just been loaded: a whole one goes before shards."""
+    if (folder / "model.safetensors").is_file():
         return ["model.safetensors"]
-    try:
-        shards = sorted(set(read_object(folder / WEIGHT_INDEX)["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{folder / WEIGHT_INDEX}: names no files of weights; save the model again") from None
-    for name in shards:
-        if not SHARD_OF_WEIGHTS.fullmatch(name):
-            raise ValueError(f"{folder / WEIGHT_INDEX}: {name!r} is no name of a file of weights; save the model again")
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: no such file, but {WEIGHT_INDEX} names it; save the model again")
+    shards = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
+    if set(shards) != set(read_object(folder / WEIGHT_INDEX)["weight_map"].values()):
+        raise ValueError(f"{folder / WEIGHT_INDEX}: names other files of weights than are here; save the model again")
     return [WEIGHT_INDEX, *shards]
 
 
@@ -100,32 +91,16 @@ def _code(folder: Path) -> list[str]:
     modules = set()
     for name in ("config.json", "tokenizer_config.json"):
         config = read_object(folder / name)
-        if "auto_map" not in config:
+        if not isinstance(config.get("auto_map"), dict):
             raise ValueError(f"{folder / name}: has no auto_map, so nobody could load it; save the model again")
-        try:
-            entries = [
-                *config["auto_map"].values(),
-                *(task["impl"] for task in config.get("custom_pipelines", {}).values()),
-            ]
-            named = [one for entry in entries for one in ([entry] if isinstance(entry, str) else entry) if one]
-            modules |= {one.split(".")[0] for one in named if "--" not in one}
-        except (KeyError, TypeError, AttributeError):
-            raise ValueError(
-                f"{folder / name}: auto_map or custom_pipelines are damaged; save the model again"
-            ) from None
+        named = json.dumps([config["auto_map"], config.get("custom_pipelines")])
+        modules |= set(re.findall(r'"(\w+)\.\w+"', named))  # not "REPOSITORY--MODULE.CLASS", which is elsewhere
     try:
         for module in sorted(modules):
             get_relative_import_files(folder / f"{module}.py")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error.filename}: no such file of the Hub code; save the model again") from error
     return sorted(path.name for path in folder.glob(CODE))
-
-
-def _check_card(folder: Path) -> None:
-    card = folder / CARD
-    problems = card_problems(card.read_text(encoding="utf-8")) if card.is_file() else []
-    if problems:
-        raise ValueError(f"{card}: the Hub would refuse the metadata: {'; '.join(problems)}")
 
 
 def _portable_json(path: Path, places: set[str]) -> Path | bytes:

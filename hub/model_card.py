@@ -18,7 +18,6 @@ from ..evaluation.candidates import PROTOCOLS
 from ..training.settings import PLACES
 from .card_data import METRICS, TASK, GramCardData
 from .card_settings import CardSettings
-from .metadata_rules import check_metadata
 
 CARD = "README.md"
 TEMPLATE = "model_card_template.md"
@@ -57,7 +56,7 @@ def write_model_card(folder: str | Path, settings: CardSettings | None = None, o
     Raises:
         FileExistsError: there is a `README.md` that was written or changed by hand.
         FileNotFoundError: the folder or a file of it is missing; the message names it.
-        ValueError: a file is damaged, or the Hub would refuse the metadata.
+        ValueError: a file is damaged; an other licence has no name.
     """
     folder = Path(folder)
     path = folder / CARD
@@ -90,13 +89,8 @@ def is_handmade(path: str | Path) -> bool:
 
 
 def render(card: GramCardData) -> str:
-    """The whole card, metadata and text.
-
-    Raises:
-        ValueError: the Hub would refuse the metadata.
-    """
+    """The whole card, metadata and text."""
     metadata = card.metadata()
-    check_metadata(metadata)
     body = _template().render(**_values(card))
     text = str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n\n"))
     return f"{text}<!-- written by gram card, {_digest(text)} -->\n"

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NoReturn
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, constants, get_token
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
+from yaml import YAMLError
 
 from ..serving.loading import MODEL_FILES
 from .card_data import PLOT_FILE, GramCardData
-from .card_settings import CardSettings, check_repo_id
+from .card_settings import CardSettings
 from .contents import CARD, CODE, SHARDS, contents
 from .model_card import is_handmade, render
 
 WEIGHTS = "model*.safetensors*"  # the index ends with .json
 # What is removed from the Hub where the folder has it no more: it would be of another training.
 OUTDATED = (WEIGHTS, CODE, "evaluation.json", "training.json", PLOT_FILE)
-BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class PushedFile:
     path: str
     size: int
     state: str
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is not on the Hub as it is in the folder."""
+        return self.state != "unchanged"
 
 
 @dataclass(frozen=True)
@@ -60,15 +67,7 @@ class Push:
     @property
     def changes(self) -> list[PushedFile]:
         """The files that are not on the Hub as they are in the folder."""
-        return [file for file in self.files if file.state != "unchanged"]
-
-
-@dataclass(frozen=True)
-class _Remote:
-    """A repository as it is: the commit, and of each file its size and its hash, SHA-256 or git's."""
-
-    commit: str | None = None
-    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+        return [file for file in self.files if file.is_changed]
 
 
 def push(
@@ -96,26 +95,35 @@ def push(
         dry_run: only compare, which asks the Hub but changes nothing, and for a public repository needs no token.
 
     Raises:
-        FileNotFoundError, ValueError: see `gram.hub.contents.contents`; or a name that cannot be one of a repository.
+        FileNotFoundError, ValueError: see `gram.hub.contents.contents`; or a name that cannot be one of a repository;
+            or the Hub refuses the card's metadata.
         PermissionError: there is no token, it is not valid, or it may not write to this repository.
         ConnectionError: the Hub cannot be reached.
         OSError: it has refused something else.
     """
-    check_repo_id(repo_id)
+    validate_repo_id(repo_id)
     found = contents(folder, item_cache)
     api = HfApi()
     with plain_errors(repo_id):
         repo_id = full_name(api, repo_id, dry_run)
         if CARD in found:
             found[CARD] = _card_of(Path(folder), repo_id)
-        if dry_run:
-            remote = _survey(api, repo_id, revision)
-        else:
+        if not dry_run:
             if CARD in found:
                 _validate(found[CARD].decode())
-            remote = _open(api, repo_id, private, revision)
-        files = _compare(found, remote, item_cache)
-        commit_url = None if dry_run else _commit(api, repo_id, revision, message, found, files, remote)
+            _make(api, repo_id, private, revision)
+        parent, there = _survey(api, repo_id, revision)
+        additions = {path: CommitOperationAdd(path, content) for path, content in found.items()}
+        files = _compare(additions, there, item_cache)
+        operations = [additions.get(file.path) or CommitOperationDelete(file.path) for file in files if file.is_changed]
+        commit_url = None
+        if operations and not dry_run:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*commit a data file")  # the catalogue is part of the model
+                done = api.create_commit(
+                    repo_id, operations, commit_message=message, revision=revision, parent_commit=parent
+                )
+            commit_url = done.commit_url
     url = f"{constants.ENDPOINT}/{repo_id}{f'/tree/{revision}' if revision else ''}"
     return Push(repo_id, url, files, commit_url)
 
@@ -142,88 +150,55 @@ def _card_of(folder: Path, repo_id: str) -> bytes:
 
 
 def _validate(card: str) -> None:
+    """By the Hub, which takes what it knows; before anything is made there."""
     try:
-        ModelCard(card, ignore_metadata_errors=True).validate()
-    except ValueError as error:
-        raise ValueError(f"{CARD}: the Hub refuses the metadata: {error}") from error
+        RepoCard(card).validate()  # a ModelCard mends some of what it reads
+    except (TypeError, ValueError, YAMLError) as error:
+        raise ValueError(f"{CARD}: the Hub refuses the metadata: {' '.join(str(error).split())}") from error
 
 
-def _open(api: HfApi, repo_id: str, private: bool, revision: str | None) -> _Remote:
+def _make(api: HfApi, repo_id: str, private: bool, revision: str | None) -> None:
     """Make repository and branch unless they are there."""
     api.create_repo(repo_id, private=private or None, exist_ok=True)
     if private and not api.model_info(repo_id).private:
         raise ValueError(f"{repo_id}: is public already; make it private in its settings, or push without --private")
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    return _survey(api, repo_id, revision)
 
 
-def _survey(api: HfApi, repo_id: str, revision: str | None) -> _Remote:
-    """What is there; nothing where there is no such repository, or none that the token may see."""
+def _survey(api: HfApi, repo_id: str, revision: str | None) -> tuple[str | None, dict[str, RepoSibling]]:
+    """Commit and files that are there; none where there is no such repository, or none that the token may see."""
     try:
-        info = api.model_info(repo_id, revision=revision)
+        info = api.model_info(repo_id, revision=revision, files_metadata=True)
     except RevisionNotFoundError:
-        info = api.model_info(repo_id)  # where the branch will start
+        info = api.model_info(repo_id, files_metadata=True)  # where the branch will start
     except RepositoryNotFoundError:
-        return _Remote()
-    files = {}
-    for entry in api.list_repo_tree(repo_id, recursive=True, revision=info.sha):
-        if hasattr(entry, "blob_id"):  # a folder has none
-            files[entry.path] = (entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
-    return _Remote(info.sha, files)
+        return None, {}
+    return info.sha, {file.rfilename: file for file in info.siblings}
 
 
-def _compare(found: dict[str, Path | bytes], remote: _Remote, item_cache: bool) -> list[PushedFile]:
+def _compare(
+    additions: dict[str, CommitOperationAdd], there: dict[str, RepoSibling], item_cache: bool
+) -> list[PushedFile]:
     files = []
-    for path, content in found.items():
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        there = remote.files.get(path)
-        same = there is not None and there[0] == size and there[1] == _hash(content, size, there[1])
-        files.append(PushedFile(path, size, "unchanged" if same else "new" if there is None else "changed"))
-    model_files = [file for file in files if file.path in MODEL_FILES or fnmatch(file.path, WEIGHTS)]
-    outdated = OUTDATED
-    if item_cache or any(file.state != "unchanged" for file in model_files):
-        outdated = (*outdated, SHARDS)
-    for path, (size, _) in remote.files.items():
-        if path not in found and any(fnmatch(path, pattern) for pattern in outdated):
-            files.append(PushedFile(path, size, "removed"))
+    for path, addition in additions.items():
+        state = "new" if path not in there else "unchanged" if _is_same(addition, there[path]) else "changed"
+        files.append(PushedFile(path, addition.upload_info.size, state))
+    of_model = [file for file in files if file.path in MODEL_FILES or fnmatch(file.path, WEIGHTS)]
+    has_other_encodings = item_cache or any(file.is_changed for file in of_model)
+    outdated = (*OUTDATED, SHARDS) if has_other_encodings else OUTDATED
+    for path, file in there.items():
+        if path not in additions and any(fnmatch(path, pattern) for pattern in outdated):
+            files.append(PushedFile(path, file.size, "removed"))
     return sorted(files, key=lambda file: file.path)
 
 
-def _hash(content: Path | bytes, size: int, like: str) -> str:
-    """The content's hash, of the kind that the Hub gave: SHA-256 of a large file, git's SHA-1 of another."""
-    digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % size)
-    if isinstance(content, bytes):
-        digest.update(content)
-    else:
-        with content.open("rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _commit(
-    api: HfApi,
-    repo_id: str,
-    revision: str | None,
-    message: str,
-    found: dict[str, Path | bytes],
-    files: list[PushedFile],
-    remote: _Remote,
-) -> str | None:
-    operations = [
-        CommitOperationDelete(file.path) if file.state == "removed" else CommitOperationAdd(file.path, found[file.path])
-        for file in files
-        if file.state != "unchanged"
-    ]
-    if not operations:
-        return None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*commit a data file")  # the catalogue is a part of the model
-        done = api.create_commit(
-            repo_id, operations, commit_message=message, revision=revision, parent_commit=remote.commit
-        )
-    return done.commit_url
+def _is_same(addition: CommitOperationAdd, there: RepoSibling) -> bool:
+    """The Hub has SHA-256 of a large file, git's hash of another."""
+    if there.lfs:
+        return there.lfs.sha256 == addition.upload_info.sha256.hex()
+    with addition.as_file() as file:
+        return there.size == addition.upload_info.size and there.blob_id == git_hash(file.read())
 
 
 @contextmanager

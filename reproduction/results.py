@@ -17,7 +17,7 @@ from ..common.files import json_text, new_files, write_json
 from ..common.provenance import changes, hash_of_file, hash_of_weights
 from ..data import evaluation_histories
 from ..evaluation.full_ranking import CUTOFFS, PROTOCOLS, ranking_metrics, ranks_table
-from ..evaluation.rankings import Z_95, Hits, estimate, ndcg, recall
+from ..evaluation.rankings import Z_95, estimate, ndcg, recall
 from ..hub import refresh_model_card
 from ..hub.card_data import ABLATIONS_FILE, EVALUATION_FILE
 from ..hub.model_card import CARD
@@ -151,8 +151,8 @@ def _row(results: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str
     """For each protocol the users' values (U,) of what rows are compared by; and what the joined results say."""
     first, gains, metrics = results[0], {}, {}
     for protocol in PROTOCOLS:
-        hits = [Hits.of_targets(result["ranks"][protocol]) for result in results]
-        values = {metric: np.stack([gain(of, k) for of in hits]) for metric, (gain, k) in METRICS.items()}  # (seeds, U)
+        ranks = [result["ranks"][protocol] for result in results]
+        values = {metric: np.stack([gain(of, k) for of in ranks]) for metric, (gain, k) in METRICS.items()}  # (seeds, U)
         gains[protocol] = values[COMPARED].mean(axis=0)
         metrics[protocol] = {
             metric: {**estimate(of.mean(axis=0)), "spread": float(of.mean(axis=1).std(ddof=1)) if len(of) > 1 else None}

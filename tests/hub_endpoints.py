@@ -14,7 +14,8 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from gram.hub.metadata_rules import card_problems, metadata_of
+import yaml
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 if TYPE_CHECKING:
     from .loopback_hub import Handler, LoopbackHub
@@ -130,13 +131,17 @@ def _validate(request: Handler, hub: LoopbackHub):
     return 400 if problems else 200, {}, answer
 
 
+def metadata_of(card: str) -> dict:
+    found = REGEX_YAML_BLOCK.search(card)
+    return yaml.safe_load(found[2]) if found else {}
+
+
 def _refusals(card: str) -> list[str]:
-    problems = card_problems(card)
-    licence = [] if problems else metadata_of(card).get("license", [])
+    metadata = metadata_of(card)
+    licence, tags = metadata.get("license", []), metadata.get("tags", [])
     licences = [licence] if isinstance(licence, str) else licence
-    return problems or [
-        f'"license" must be one of [apache-2.0, ...], not {one}' for one in licences if one not in LICENSES
-    ]
+    problems = [f'"license" must be one of [apache-2.0, ...], not {one}' for one in licences if one not in LICENSES]
+    return problems if isinstance(tags, list) else [*problems, '"tags" must be an array']
 
 
 @route("POST", "/api/repos/create")
@@ -175,7 +180,15 @@ def _info(request: Handler, hub: LoopbackHub, kind: str, name: str, revision: st
     card = metadata_of(commit.files["README.md"].data.decode()) if "README.md" in commit.files else {}
     siblings = [{"rfilename": path} for path in commit.files]
     if request.query.get("blobs"):
-        siblings = [{"rfilename": path, "size": len(blob.data)} for path, blob in commit.files.items()]
+        siblings = [
+            {"rfilename": path, "size": len(blob.data), "blobId": blob.git_oid}
+            | (
+                {"lfs": {"sha256": blob.sha256, "size": len(blob.data), "pointerSize": len(blob.pointer)}}
+                if blob.large
+                else {}
+            )
+            for path, blob in commit.files.items()
+        ]
     facts = {name: card[name] for name in ("pipeline_tag", "library_name") if name in card}
     facts |= {"id": repo.name, "author": name.split("/")[0], "sha": commit.oid, "private": repo.private}
     facts |= {"lastModified": commit.date, "tags": card.get("tags") or [], "cardData": card, "siblings": siblings}

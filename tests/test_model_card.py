@@ -9,13 +9,12 @@ import pyarrow as pa
 import pytest
 import torch
 from accelerate import Accelerator
-from huggingface_hub import ModelCard, ModelCardData, metadata_load
-from huggingface_hub.repocard_data import model_index_to_eval_results
+from huggingface_hub import ModelCard, metadata_load
 from transformers import T5Tokenizer
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie, cli
 from gram.common.text import plain
-from gram.hub import CardSettings, check_metadata, is_handmade, metadata_problems, refresh_model_card, write_model_card
+from gram.hub import CardSettings, is_handmade, refresh_model_card, write_model_card
 from gram.hub.model_card import code
 from gram.tokenization_gram import CATALOGUE_SCHEMA
 from gram.training.facts import run_facts
@@ -237,17 +236,16 @@ def test_missing_file_is_named(folder, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("evaluation.json", "{", r"evaluation\.json: not a JSON file"),
+        ("evaluation.json", "{", r"evaluation\.json: not what `gram evaluate` wrote"),
         ("evaluation.json", '{"models": {}}', r"evaluation\.json: not what `gram evaluate` wrote"),
         ("evaluation.json", "[]", r"evaluation\.json: not what `gram evaluate` wrote"),
         ("training.json", "[]", r"training\.json: not what `train_accelerate\.py` wrote"),
         ("training.json", '{"settings": {}, "progress": {}}', r"training\.json: not what `train_accelerate\.py` wrote"),
-        ("ablations.json", "{}", r"ablations\.json: not a list"),
-        ("ablations.json", '[{"name": "a", "metrics": {}}]', r"ablations\.json: entry 1 is not of the form"),
+        ("ablations.json", "{}", r"ablations\.json: is not of the form"),
+        ("ablations.json", '[{"name": "a", "metrics": {}}]', r"ablations\.json: is not of the form"),
         ("card.yaml", "license: mit", r"card\.yaml: unknown key 'license'"),
-        ("card.yaml", "repo_id: ../kitchen", r"--repo-id: Repo id must use alphanumeric chars"),
-        ("card.yaml", "licence: my-own", r"'license' is 'my-own'; it must be .*apache-2\.0"),
-        ("card.yaml", "licence: other", r"'license_name' must say which"),
+        ("card.yaml", "repo_id: ../kitchen", r"Repo id must use alphanumeric chars"),
+        ("card.yaml", "licence: other", r"--licence-name must say which"),
     ],
 )
 def test_bad_file_is_named_and_leaves_the_card_alone(folder, name, content, message):
@@ -275,7 +273,6 @@ def test_figures_of_a_real_run(quickstart_run):
     folder, _ = quickstart_run
     training, evaluation = (json.loads((folder / f"{name}.json").read_text()) for name in ("training", "evaluation"))
     card = ModelCard.load(folder / "README.md")
-    check_metadata(card)
     assert len(card.data.eval_results) == 8
     for result in card.data.eval_results:
         measured = evaluation["models"]["GRAM"][result.metric_args["protocol"]][result.metric_type]
@@ -358,81 +355,3 @@ def test_training_notes_its_data_and_what_it_began_with(data, tmp_path):
     assert noted["prepared"] is None
     assert facts["environment"]["torch"] == torch.__version__
     json.dumps(facts)
-
-
-def sound(**changes) -> dict:
-    """Metadata that the Hub takes, changed; a change to None takes a field away."""
-    result = {
-        "task": {"type": "generative-recommendation"},
-        "dataset": {"name": "Kitchen", "type": "shop/kitchen.v1"},
-        "metrics": [{"type": "recall@10", "value": 0.1}],
-    }
-    fields = {
-        "license": "apache-2.0",
-        "language": ["en", "pt"],
-        "library_name": "transformers",
-        "tags": ["gram"],
-        "datasets": ["shop/kitchen", "imdb"],
-        "base_model": "google-t5/t5-small",
-        "base_model_relation": "finetune",
-        "metrics": ["recall@10"],
-        "co2_eq_emissions": {"emissions": 4.2, "source": "codecarbon"},
-        "model-index": [{"name": "kitchen", "results": [result]}],
-    }
-    return {name: value for name, value in {**fields, **changes}.items() if value is not None}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"language": "multilingual", "datasets": "imdb"},
-        {"license": "other", "license_name": "kitchen-terms", "license_link": "LICENSE"},
-        {"pipeline_tag": "text-generation"},
-        dict.fromkeys(sound()),
-    ],
-)
-def test_sound_metadata_pass(changes):
-    metadata = sound(**changes)
-    check_metadata(metadata)
-    check_metadata(ModelCard(f"---\n{ModelCardData(**metadata).to_yaml()}\n---\n"))
-    if "model-index" in metadata:
-        assert model_index_to_eval_results(metadata["model-index"])[0] == "kitchen"
-
-
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"license": "apache 2"}, "'license'"),
-        ({"license": "other"}, "'license_name'"),
-        ({"license": "other", "license_name": "a", "license_link": "somewhere"}, "'license_link'"),
-        ({"language": "English"}, "'language'"),
-        ({"language": ["en", "EN"]}, "'language'"),
-        ({"tags": "gram"}, "'tags'"),
-        ({"tags": ["gram", 5]}, "'tags'"),
-        ({"datasets": ["Amazon Beauty"]}, "'datasets'"),
-        ({"base_model": "/home/somebody/t5"}, "'base_model'"),
-        ({"base_model_relation": "child"}, "'base_model_relation'"),
-        ({"pipeline_tag": "generative-recommendation"}, "'pipeline_tag'"),
-        ({"metrics": "recall"}, "'metrics'"),
-        ({"co2_eq_emissions": {"source": "a guess"}}, "'co2_eq_emissions'"),
-        ({"model-index": []}, "'model-index'"),
-        ({"model-index": [{"results": sound()["model-index"][0]["results"]}]}, "'model-index[0].name'"),
-        ({"model-index": [{"name": "a", "results": []}]}, "'model-index[0].results'"),
-        ({"model-index": [{"name": "a", "results": [{"metrics": [{"type": "a"}]}]}]}, "results[0].task.type'"),
-        ({"model-index": [{"name": "a", "results": [{"metrics": [{"type": "a"}]}]}]}, "results[0].metrics[0].value'"),
-        (
-            {"model-index": [{"name": "a", "results": [{"dataset": {"type": "Amazon Beauty"}}]}]},
-            "'model-index[0].results[0].dataset.type' is 'Amazon Beauty'",
-        ),
-        (
-            {"model-index": [{"name": "a", "results": [{"metrics": [{"type": "a", "value": float("nan")}]}]}]},
-            "results[0].metrics[0].value'",
-        ),
-    ],
-)
-def test_broken_metadata_fail_and_the_field_is_named(changes, field):
-    metadata = sound(**changes)
-    assert any(field in problem for problem in metadata_problems(metadata))
-    with pytest.raises(ValueError, match=re.escape(field)):
-        check_metadata(metadata)

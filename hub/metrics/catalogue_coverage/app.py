@@ -1,1 +1,0 @@
-../recall_at_k/app.py

@@ -1,1 +1,0 @@
-../../../evaluation/rankings.py
