@@ -48,8 +48,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
-        raise ValueError('serving needs FastAPI and uvicorn; pip install "gram-recommender[serve]"')
+    if any(importlib.util.find_spec(name) is None for name in ("fastapi", "prometheus_client", "uvicorn")):
+        raise ValueError('serving needs FastAPI, uvicorn and prometheus-client; pip install "gram-recommender[serve]"')
     from ..serving.http.settings import ServeSettings
 
     names = ("batch_size", "max_wait_ms", "request_timeout", *LIMITS)

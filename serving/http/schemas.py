@@ -1,32 +1,23 @@
 """What goes over the wire, as pydantic models: the OpenAPI page is made of them."""
 
 # No `from __future__ import annotations`: the limits in the annotations are the settings' of one server.
+from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
+from ..recommendation import Recommendation
 from .settings import ServeSettings
 
-
-class RecommendedItem(BaseModel):
-    """An item for a user."""
-
-    item_id: str
-    title: str
-    score: float = Field(description="Mean log-probability of the tokens of the item's lexical ID; higher is better.")
+EXAMPLE = {"recommendations": [[{"item_id": "181", "title": "Return of the Jedi (1983)", "score": -1.62}]]}
 
 
 class Recommendations(BaseModel):
     """Items of each user, in the order of the histories."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"recommendations": [[{"item_id": "181", "title": "Return of the Jedi (1983)", "score": -1.62}]]}
-            ]
-        }
-    )
-    recommendations: list[list[RecommendedItem]] = Field(
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    recommendations: list[list[Recommendation]] = Field(
         description="Best first; fewer than `top_k` where the catalogue has no more."
     )
 
@@ -79,9 +70,19 @@ class Error(BaseModel):
     )
 
 
-def recommend_request(settings: ServeSettings, item_ids: list[str]) -> type[BaseModel]:
-    """The model of a request, with the limits of these settings and an example of these items."""
-    history = Annotated[list[str], Field(min_length=1, max_length=settings.max_history_length)]
+def recommend_request(settings: ServeSettings, item_ids: Sequence[str]) -> type[BaseModel]:
+    """The model of a request, with the limits of these settings, for the items of one catalogue."""
+    known = frozenset(item_ids)
+
+    def known_item(item: str) -> str:
+        if item not in known:
+            facts = {"item": repr(item[:200]), "size": len(known)}
+            raise PydanticCustomError("unknown_item", "item {item} is not in the catalogue of {size} items", facts)
+        return item
+
+    # A list is looked at up to its first fault: that one alone is told.
+    item = Annotated[str, AfterValidator(known_item)]
+    history = Annotated[list[item], Field(min_length=1, max_length=settings.max_history_length, fail_fast=True)]
 
     class RecommendRequest(BaseModel):
         """Users, and what to find for them."""
@@ -91,14 +92,12 @@ def recommend_request(settings: ServeSettings, item_ids: list[str]) -> type[Base
             strict=True,
             json_schema_extra={"examples": [{"histories": [item_ids[:2], item_ids[-1:]], "top_k": 5}]},
         )
-        histories: Annotated[
-            list[history],
-            Field(
-                min_length=1,
-                max_length=settings.max_histories,
-                description="Item ids of each user, oldest first. The model reads the newest of them.",
-            ),
-        ]
+        histories: list[history] = Field(
+            min_length=1,
+            max_length=settings.max_histories,
+            fail_fast=True,
+            description="Item ids of each user, oldest first. The model reads the newest of them.",
+        )
         top_k: int = Field(
             min(10, settings.max_top_k), ge=1, le=settings.max_top_k, description="The most items per user."
         )

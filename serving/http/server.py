@@ -13,14 +13,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 import uvicorn
 
 from ...item_cache_gram import ItemCache
 from ..recommendation import Recommender
 from .app import create_app
 from .batching import Batcher
-from .guard import Guard
 from .metrics import ServerMetrics
 from .settings import ServeSettings
 
@@ -64,27 +62,26 @@ def serve(
     with _bound_socket(host, port) as listening:  # first of all: loading takes long
         recommender = _recommender(name_or_path, settings, item_cache)
         batcher = Batcher(recommender, settings, ServerMetrics())
-        guard = Guard(create_app(batcher, _shown(name_or_path)), settings, batcher.metrics)
         config = uvicorn.Config(
-            guard,
+            create_app(batcher, _shown(name_or_path)),
             log_config=None,
             access_log=False,
             backlog=min(max(2048, settings.max_pending), MOST_BACKLOG),
             timeout_notify=HEAD_SECONDS,
             timeout_graceful_shutdown=int(settings.request_timeout + EXIT_SECONDS),
         )
-        server = _Server(config, guard, batcher)
+        server = _Server(config, batcher)
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn hands them on when it has stopped
-            signal.signal(number, server.stop)
+            signal.signal(number, server.handle_exit)
         server.run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
     """Says where it listens, and answers whatever has arrived before it ends."""
 
-    def __init__(self, config: uvicorn.Config, guard: Guard, batcher: Batcher):
+    def __init__(self, config: uvicorn.Config, batcher: Batcher):
         super().__init__(config)
-        self.guard, self.batcher = guard, batcher
+        self.batcher = batcher
         self._idle: set[tuple] = set()
         config.callback_notify = self._cut_idle
 
@@ -96,15 +93,13 @@ class _Server(uvicorn.Server):
             one.transport.close()
         self._idle = idle
 
-    def stop(self, *_) -> None:
-        self.should_exit = True
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        print(f"listening on {_url(sockets[0])}", flush=True)
+        host, port = sockets[0].getsockname()[:2]
+        print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.guard.is_closing = True
+        self.server_state.default_headers.append((b"connection", b"close"))  # of every answer from now on
         for server in self.servers:
             server.close()
         self.batcher.hurry()
@@ -118,7 +113,8 @@ def _recommender(name_or_path: str | Path, settings: ServeSettings, item_cache: 
     To a process that has it mapped, a file that is written over in place is other numbers, or its end.
     """
     recommender = Recommender.from_pretrained(name_or_path, settings.batch_size, item_cache)
-    _own_weights(recommender.model)
+    for tensor in (*recommender.model.parameters(), *recommender.model.buffers()):
+        tensor.data = tensor.data.clone()
     if recommender.item_cache is None:
         recommender.item_cache = ItemCache.in_memory(recommender.model, recommender.tokenizer, progress=True)
     else:
@@ -132,25 +128,18 @@ def _allow_connections() -> None:
         import resource
 
         number, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if 0 <= number < MOST_OPEN_FILES:  # below 0 there is no limit
-            number = min(most, MOST_OPEN_FILES) if most >= 0 else MOST_OPEN_FILES
-            resource.setrlimit(resource.RLIMIT_NOFILE, (number, most))
-
-
-def _own_weights(model: torch.nn.Module) -> None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(number, min(most, MOST_OPEN_FILES)), most))
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
     """A socket that has its port, and does not listen yet: connections are refused until there is an answer."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, ValueError) as error:
         raise ValueError(f"--host {host}: {getattr(error, 'strerror', error)}") from None
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
         bound.close()
@@ -166,22 +155,17 @@ def _shown(name_or_path: str | Path) -> str:
     return name.encode("utf-8", "replace").decode()  # a folder's name need not be UTF-8
 
 
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listening.family == socket.AF_INET6 else f"http://{host}:{port}"
-
-
 class JSONLines(logging.Formatter):
     """A JSON object per line; a message that is one already has its fields beside the time and the level."""
 
+    converter = time.gmtime
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line = {"time": f"{stamp}.{record.msecs:03.0f}Z", "level": record.levelname.lower()}
-        if isinstance(record.msg, dict):
-            line |= record.msg
-        else:
-            line |= {"logger": record.name, "message": record.getMessage()}
+        line = {"time": self.formatTime(record), "level": record.levelname.lower()}
+        is_line = isinstance(record.msg, dict)
+        line |= record.msg if is_line else {"logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
