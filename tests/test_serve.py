@@ -226,12 +226,12 @@ def test_metrics_count_requests(server, client):
     assert grown('gram_requests_total{path="/recommend",status="200"}') == 3
     assert grown('gram_requests_total{path="/items/{item_id}",status="404"}') == 1
     assert grown('gram_request_seconds_count{path="/recommend"}') == 3
-    assert grown('gram_request_seconds_bucket{path="/recommend",le="+Inf"}') == 3
+    assert grown('gram_request_seconds_bucket{le="+Inf",path="/recommend"}') == 3
     assert grown("gram_users_total") == grown("gram_batch_users_sum") == 6
     assert after["gram_waiting_users"] == 0
     assert after["gram_requests_in_flight"] == 1
-    buckets = [value for name, value in after.items() if name.startswith('gram_request_seconds_bucket{path="/rec')]
-    assert buckets == sorted(buckets)
+    buckets = [value for name, value in after.items() if name.startswith("gram_search_seconds_bucket")]
+    assert len(buckets) > 2 and buckets == sorted(buckets)
 
 
 def test_the_openapi_page_is_complete_and_its_example_works(client):
@@ -408,8 +408,8 @@ def test_a_port_in_use_is_one_line(folder):
     ("flags", "message"),
     [
         (("--port", "70000"), "--port: '70000' is no port"),
-        (("--host", "..."), "--host ...: "),
-        (("--batch-size", "0"), "--batch-size: '0' is no whole number of at least 1"),
+        (("--host", "..."), "cannot listen on port 8000 of ...: "),
+        (("--batch-size", "0"), "batch_size is 0; it must be at least 1"),
         (("--max-wait-ms", "-1"), "max_wait_ms is -1.0; it must be at least 0"),
         (("--request-timeout", "nan"), "request_timeout is nan"),
         (("--max-pending", "4"), "max_histories is 64, more than max_pending, 4"),

@@ -2,21 +2,18 @@
 
 # No `from __future__ import annotations`: FastAPI must see the request's model, which has the limits of one server.
 import platform
-from contextlib import asynccontextmanager
-from typing import Annotated
 
-import torch
-import transformers
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import choose_encoder
 
 from ... import __version__
+from ...common.provenance import versions
 from .batching import Batcher
 from .catalogue import CatalogueSearch
 from .guard import Accounts, guarded_route
-from .schemas import Error, Health, Item, ItemDetails, Items, ItemTitle, Recommendations, recommend_request
+from .schemas import Error, Health, ItemDetails, Items, Recommendations, recommend_request
 
 DESCRIPTION = """
 A generative recommender: it spells out each user's next item, token by token. Requests that arrive together share one
@@ -25,22 +22,9 @@ search, and get what they would get alone. Every error is `{"detail": "what is w
 
 
 def create_app(batcher: Batcher, name: str) -> FastAPI:
-    """The application, which starts the batcher and stops it.
-
-    Args:
-        batcher: what searches; its settings are the application's limits.
-        name: of the model, as it is shown.
-    """
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI):
-        batcher.start()
-        yield
-        await batcher.stop()
-
-    app = FastAPI(
-        title="GRAM", description=DESCRIPTION, version=__version__, lifespan=lifespan, responses=_errors(422, 500)
-    )
+    """The application, which starts the batcher and stops it, with its settings as limits; `name` is the model's."""
+    about = {"title": "GRAM", "description": DESCRIPTION, "version": __version__}
+    app = FastAPI(**about, lifespan=batcher.working, responses=_errors(422, 500))
     app.add_middleware(Accounts, metrics=batcher.metrics)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(Exception, _failed)
@@ -53,43 +37,35 @@ def create_app(batcher: Batcher, name: str) -> FastAPI:
 def _add_recommend(app: FastAPI, batcher: Batcher) -> None:
     RecommendRequest = recommend_request(batcher.settings, batcher.recommender.tokenizer.item_ids)  # noqa: N806
 
+    router = APIRouter(route_class=guarded_route(batcher.settings))
+
+    @router.post("/recommend", tags=["recommend"], responses=_errors(400, 408, 413, 415, 503, 504))
     async def recommend(body: RecommendRequest, request: Request) -> Recommendations:
         """The next items of each user."""
         request.scope["access"] = {"users": len(body.histories)}
         found = await batcher.recommend(body.histories, body.top_k, body.exclude_seen, body.num_beams)
         return Recommendations(recommendations=found)
 
-    app.router.add_api_route(
-        "/recommend",
-        recommend,
-        methods=["POST"],
-        tags=["recommend"],
-        responses=_errors(400, 408, 413, 415, 503, 504),
-        route_class_override=guarded_route(batcher.settings),
-    )
+    app.include_router(router)
 
 
 def _add_catalogue(app: FastAPI, batcher: Batcher) -> None:
-    tokenizer, num_items = batcher.recommender.tokenizer, batcher.recommender.model.item_trie.num_items
-    catalogue, search = tokenizer.catalogue, CatalogueSearch(tokenizer, num_items)
+    tokenizer = batcher.recommender.tokenizer
+    search = CatalogueSearch(tokenizer, batcher.recommender.model.item_trie.num_items)
 
-    def item(row: int) -> dict:
-        lexical_id = catalogue["lexical_id"][row].as_py()
-        return {"item_id": tokenizer.item_ids[row], "title": tokenizer.titles[row], "lexical_id": lexical_id}
+    def record(row: int) -> dict:
+        return tokenizer.catalogue.slice(row, 1).to_pylist()[0]
 
     # These two are no coroutines: the search takes milliseconds, and is made in a thread.
     @app.get("/items", tags=["catalogue"])
     def find_items(
-        query: Annotated[
-            str,
-            Query(max_length=200, description="Words, or their beginnings; none: all items.", examples=["star"]),
-        ] = "",
-        limit: Annotated[int, Query(ge=1, le=100, description="Items on a page.")] = 20,
-        offset: Annotated[int, Query(ge=0, le=1 << 40, description="Items to pass over.")] = 0,
+        query: str = Query("", max_length=200, description="Words, or their beginnings; none: all items."),
+        limit: int = Query(20, ge=1, le=100, description="Items on a page."),
+        offset: int = Query(0, ge=0, le=1 << 40, description="Items to pass over."),
     ) -> Items:
         """Items of the catalogue that hold all words: the one with this id, then by title, then by text."""
         rows = search.find(query)
-        return Items(total=len(rows), items=[Item(**item(row)) for row in rows[offset : offset + limit]])
+        return Items(total=len(rows), items=[record(row) for row in rows[offset : offset + limit].tolist()])
 
     @app.get("/items/{item_id:path}", tags=["catalogue"], responses=_errors(404))
     def get_item(item_id: str) -> ItemDetails:
@@ -97,21 +73,14 @@ def _add_catalogue(app: FastAPI, batcher: Batcher) -> None:
         row = tokenizer.item_rows.get(item_id)
         if row is None:
             raise HTTPException(404, f"item {item_id[:200]!r} is not in the catalogue")
-        similar = [
-            ItemTitle(item_id=other, title=tokenizer.titles[tokenizer.item_rows[other]])
-            for other in catalogue["similar_items"][row].as_py()
-        ]
-        return ItemDetails(**item(row), text=catalogue["text"][row].as_py(), similar_items=similar)
+        item = record(row)
+        similar = [record(tokenizer.item_rows[other]) for other in item["similar_items"]]
+        return ItemDetails(**item | {"similar_items": similar})
 
 
 def _add_state(app: FastAPI, batcher: Batcher, name: str) -> None:
     model, tokenizer = batcher.recommender.model, batcher.recommender.tokenizer
-    versions = {
-        "gram": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    about = {"gram": __version__, "python": platform.python_version(), **versions(("torch", "transformers"))}
 
     @app.get("/health", tags=["state"], responses={503: {"model": Health, "description": "Not ready."}})
     async def health(response: Response) -> Health:
@@ -124,7 +93,7 @@ def _add_state(app: FastAPI, batcher: Batcher, name: str) -> None:
             max_history=tokenizer.max_history,
             device=str(model.device),
             waiting_users=batcher.num_waiting,
-            versions=versions,
+            versions=about,
         )
 
     text = {"description": "Samples.", "content": {"text/plain": {"example": "gram_users_total 12"}}}

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _User:
-    """One who waits for a search. Searches are of users with the same `search`: width, and whether seen items count."""
+    """One who waits. A search is of users with the same `search`: its width, and whether seen items are left out."""
 
     history: Sequence[str]
     top_k: int
@@ -32,7 +31,7 @@ class _User:
 
 
 class Batcher:
-    """Gathers users who wait, and searches for them together in a thread of its own.
+    """Gathers users who wait, and searches for them together in a thread.
 
     A batch is the user who has waited longest and those who want the same kind of search, in order of arrival. Its
     search ranks as many items as the most demanding of them wants, and each gets the best of their own number, so that
@@ -50,7 +49,6 @@ class Batcher:
         self._seconds_per_user = 0.0  # of the last search
         self._waiting: dict[_User, None] = {}  # in order of arrival
         self._arrival = asyncio.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="search")
         self._worker: asyncio.Task | None = None
         metrics.waiting.set_function(lambda: self.num_waiting)
 
@@ -64,20 +62,18 @@ class Batcher:
         """Whether there is somebody to search."""
         return self._worker is not None and not self._worker.done()
 
-    def start(self) -> None:
-        """Begin to work."""
-        self._worker = asyncio.get_running_loop().create_task(self._work())
-
     def hurry(self) -> None:
         """From now on nobody waits for others to come."""
         self._max_wait = 0.0
         self._arrival.set()
 
-    async def stop(self) -> None:
-        """Search no more; a search that has begun is ended first."""
+    @asynccontextmanager
+    async def working(self, _: object = None):
+        """Search while this is open."""
+        self._worker = asyncio.ensure_future(self._work())
+        yield
         self._worker.cancel()
         await asyncio.wait([self._worker])
-        self._thread.shutdown()
 
     async def recommend(
         self, histories: Sequence[Sequence[str]], top_k: int, exclude_seen: bool, num_beams: int
@@ -127,9 +123,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         start, (num_beams, exclude_seen) = loop.time(), batch[0].search
         histories, top_k = [user.history for user in batch], max(user.top_k for user in batch)
-        search = (self.recommender.recommend, histories, top_k, exclude_seen, num_beams)
-        try:
-            found = await loop.run_in_executor(self._thread, *search)
+        try:  # one search at a time, so that it is always the same thread
+            found = await asyncio.to_thread(self.recommender.recommend, histories, top_k, exclude_seen, num_beams)
         except Exception as error:
             logger.exception("a search for %d users failed", len(batch))
             said = f": {error}" if isinstance(error, ValueError) else ""  # our own words: of scores that are no numbers

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
+import anyio
 from fastapi import HTTPException, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
@@ -47,13 +49,8 @@ class Accounts:
             path = getattr(scope.get("route"), "path_format", "other")  # paths that do not exist are without number
             self.metrics.requests.labels(path, status).inc()
             self.metrics.seconds.labels(path).observe(seconds)
-            line = {
-                "method": scope["method"],
-                "path": scope["path"][:200],
-                "status": status,
-                "ms": round(1000 * seconds, 1),
-                "client": (scope.get("client") or ("",))[0],
-            }
+            line = {"method": scope["method"], "path": scope["path"][:200], "status": status}
+            line |= {"ms": round(1000 * seconds, 1), "client": (scope.get("client") or ("",))[0]}
             logger.info(line | scope.get("access", {}))
 
 
@@ -65,33 +62,24 @@ def guarded_route(settings: ServeSettings) -> type[APIRoute]:
     as users may wait for a search. One more, and the one that has been so longest is given up: a client who never ends
     keeps nobody out.
     """
-    arriving: dict[asyncio.Task, None] = {}  # in order of arrival
-
-    async def read(request: Request) -> bytes:
-        body = bytearray()
-        try:
-            async for part in request.stream():
-                body += part
-                if len(body) > settings.max_body_bytes:
-                    raise HTTPException(413, f"the body has more than {settings.max_body_bytes} bytes")
-        except ClientDisconnect:
-            raise HTTPException(CLIENT_GONE, "the client has gone") from None
-        return bytes(body)
+    arriving: OrderedDict[anyio.CancelScope, None] = OrderedDict()
 
     async def arrival(request: Request) -> bytes:
-        reading = asyncio.ensure_future(read(request))
-        arriving[reading] = None
-        if len(arriving) > settings.max_pending:
-            longest = next(iter(arriving))
-            del arriving[longest]
-            longest.cancel()
-        try:
-            await asyncio.wait({reading}, timeout=settings.request_timeout)
-            if reading.done() and not reading.cancelled():
-                return reading.result()
-        finally:
-            reading.cancel()
-            arriving.pop(reading, None)
+        body = bytearray()
+        with anyio.move_on_after(settings.request_timeout) as limit:
+            arriving[limit] = None
+            if len(arriving) > settings.max_pending:
+                arriving.popitem(last=False)[0].cancel()
+            try:
+                async for part in request.stream():
+                    body += part
+                    if len(body) > settings.max_body_bytes:
+                        raise HTTPException(413, f"the body has more than {settings.max_body_bytes} bytes")
+                return bytes(body)
+            except ClientDisconnect:
+                raise HTTPException(CLIENT_GONE, "the client has gone") from None
+            finally:
+                arriving.pop(limit, None)
         seconds = f"{settings.request_timeout:g} s"
         raise HTTPException(408, f"the request did not arrive within {seconds}, or others came before its end")
 

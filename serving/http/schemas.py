@@ -80,6 +80,7 @@ def recommend_request(settings: ServeSettings, item_ids: Sequence[str]) -> type[
             raise PydanticCustomError("unknown_item", "item {item} is not in the catalogue of {size} items", facts)
         return item
 
+    most_items, most_beams = settings.max_top_k, settings.max_num_beams
     # A list is looked at up to its first fault: that one alone is told.
     item = Annotated[str, AfterValidator(known_item)]
     history = Annotated[list[item], Field(min_length=1, max_length=settings.max_history_length, fail_fast=True)]
@@ -98,15 +99,8 @@ def recommend_request(settings: ServeSettings, item_ids: Sequence[str]) -> type[
             fail_fast=True,
             description="Item ids of each user, oldest first. The model reads the newest of them.",
         )
-        top_k: int = Field(
-            min(10, settings.max_top_k), ge=1, le=settings.max_top_k, description="The most items per user."
-        )
+        top_k: int = Field(min(10, most_items), ge=1, le=most_items, description="The most items per user.")
         exclude_seen: bool = Field(True, description="Leave out every item of the user's history.")
-        num_beams: int = Field(
-            min(50, settings.max_num_beams),
-            ge=1,
-            le=settings.max_num_beams,
-            description="Width of the search; at least `top_k` are taken.",
-        )
+        num_beams: int = Field(min(50, most_beams), ge=1, le=most_beams, description="Width; at least `top_k` counts.")
 
     return RecommendRequest

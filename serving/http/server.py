@@ -24,7 +24,7 @@ from .settings import ServeSettings
 
 DRAIN_SECONDS = 0.2  # what clients sent before the listening socket was closed is read within this
 HEAD_SECONDS = 10  # in this time, or at most twice it, the head of the next request arrives, or its connection is cut
-MOST_BACKLOG = 4096  # connections that wait to be accepted; systems allow no more
+BACKLOG = 4096  # connections that wait to be accepted; systems allow no more
 MOST_OPEN_FILES = 1 << 16  # a connection is one; what a process gets unasked is often 1024
 EXIT_SECONDS = 5.0  # beyond the request timeout, until connections are cut
 
@@ -39,9 +39,8 @@ def serve(
     """Serve a model until SIGTERM or SIGINT; requests that have arrived by then are answered first.
 
     Weights and item encodings are held in memory: what happens to their files does not matter to a running server. A
-    SIGHUP, as of a terminal that is closed, does nothing.
-
-    Says `listening on http://HOST:PORT` on the standard output as soon as it does.
+    SIGHUP, as of a terminal that is closed, does nothing. Says `listening on http://HOST:PORT` on the standard output
+    as soon as it does.
 
     Args:
         name_or_path: a model folder, or a name on the Hub.
@@ -53,7 +52,6 @@ def serve(
 
     Raises:
         ValueError: the address cannot be listened on; or as `Recommender.from_pretrained` does.
-        OSError: likewise.
     """
     settings = settings or ServeSettings()
     if hasattr(signal, "SIGHUP"):
@@ -66,7 +64,7 @@ def serve(
             create_app(batcher, _shown(name_or_path)),
             log_config=None,
             access_log=False,
-            backlog=min(max(2048, settings.max_pending), MOST_BACKLOG),
+            backlog=BACKLOG,
             timeout_notify=HEAD_SECONDS,
             timeout_graceful_shutdown=int(settings.request_timeout + EXIT_SECONDS),
         )
@@ -135,23 +133,19 @@ def _bound_socket(host: str, port: int) -> socket.socket:
     """A socket that has its port, and does not listen yet: connections are refused until there is an answer."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--host {host}: {getattr(error, 'strerror', error)}") from None
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
+        bound = socket.socket(family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
-        bound.close()
-        remedy = "give another --port, or --port 0 for a free one"
-        raise ValueError(f"cannot listen on port {port} of {host}: {error.strerror}; {remedy}") from None
-    return bound
+        return bound
+    except (OSError, ValueError) as error:  # a host that is no name is a ValueError
+        remedy = "give another --host or --port, or --port 0 for a free one"
+        why = f"{getattr(error, 'strerror', error)}; {remedy}"
+        raise ValueError(f"cannot listen on port {port} of {host}: {why}") from None
 
 
 def _shown(name_or_path: str | Path) -> str:
     """A folder's name alone: where it lies is not for everybody to know."""
-    folder = Path(name_or_path)
-    name = folder.resolve().name if folder.is_dir() else str(name_or_path)
+    name = Path(name_or_path).resolve().name if Path(name_or_path).is_dir() else str(name_or_path)
     return name.encode("utf-8", "replace").decode()  # a folder's name need not be UTF-8
 
 
