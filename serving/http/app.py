@@ -35,7 +35,7 @@ def create_app(batcher: Batcher, name: str) -> FastAPI:
 
 
 def _add_recommend(app: FastAPI, batcher: Batcher) -> None:
-    RecommendRequest = recommend_request(batcher.settings, batcher.recommender.tokenizer.item_ids)  # noqa: N806
+    RecommendRequest = recommend_request(batcher.settings, batcher.recommender.tokenizer)  # noqa: N806
 
     router = APIRouter(route_class=guarded_route(batcher.settings))
 

@@ -1,12 +1,12 @@
 """What goes over the wire, as pydantic models: the OpenAPI page is made of them."""
 
 # No `from __future__ import annotations`: the limits in the annotations are the settings' of one server.
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from ...tokenization_gram import GramTokenizer
 from ..recommendation import Recommendation
 from .settings import ServeSettings
 
@@ -22,16 +22,11 @@ class Recommendations(BaseModel):
     )
 
 
-class ItemTitle(BaseModel):
-    """An item by id and title."""
+class Item(BaseModel):
+    """An item of the catalogue, and the tokens that the model spells it with."""
 
     item_id: str
     title: str
-
-
-class Item(ItemTitle):
-    """An item of the catalogue, and the tokens that the model spells it with."""
-
     lexical_id: list[str] = Field(description="Tokens of its lexical ID.", examples=[["▁star", "▁space", "▁war"]])
 
 
@@ -46,7 +41,7 @@ class ItemDetails(Item):
     """All that the catalogue says of an item."""
 
     text: str = Field(description="What the model reads of the item beside its IDs.")
-    similar_items: list[ItemTitle] = Field(description="Items that the same users take, most similar first.")
+    similar_items: list[Item] = Field(description="Items that the same users take, most similar first.")
 
 
 class Health(BaseModel):
@@ -70,17 +65,16 @@ class Error(BaseModel):
     )
 
 
-def recommend_request(settings: ServeSettings, item_ids: Sequence[str]) -> type[BaseModel]:
-    """The model of a request, with the limits of these settings, for the items of one catalogue."""
-    known = frozenset(item_ids)
+def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type[BaseModel]:
+    """The model of a request, with the limits of these settings, for the items of this catalogue."""
+    item_ids, most_items, most_beams = tokenizer.item_ids, settings.max_top_k, settings.max_num_beams
 
     def known_item(item: str) -> str:
-        if item not in known:
-            facts = {"item": repr(item[:200]), "size": len(known)}
+        if item not in tokenizer.item_rows:
+            facts = {"item": repr(item[:200]), "size": len(item_ids)}
             raise PydanticCustomError("unknown_item", "item {item} is not in the catalogue of {size} items", facts)
         return item
 
-    most_items, most_beams = settings.max_top_k, settings.max_num_beams
     # A list is looked at up to its first fault: that one alone is told.
     item = Annotated[str, AfterValidator(known_item)]
     history = Annotated[list[item], Field(min_length=1, max_length=settings.max_history_length, fail_fast=True)]

@@ -29,13 +29,7 @@ MOST_OPEN_FILES = 1 << 16  # a connection is one; what a process gets unasked is
 EXIT_SECONDS = 5.0  # beyond the request timeout, until connections are cut
 
 
-def serve(
-    name_or_path: str | Path,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    settings: ServeSettings | None = None,
-    item_cache: str | Path | None = None,
-) -> None:
+def serve(name_or_path: str | Path, host: str, port: int, settings: ServeSettings, item_cache: Path | None) -> None:
     """Serve a model until SIGTERM or SIGINT; requests that have arrived by then are answered first.
 
     Weights and item encodings are held in memory: what happens to their files does not matter to a running server. A
@@ -46,14 +40,13 @@ def serve(
         name_or_path: a model folder, or a name on the Hub.
         host: address to listen on.
         port: 0 picks a free one.
-        settings: limits; by default those of [`ServeSettings`].
-        item_cache: folder of item encodings; by default that of the model folder. Where there is none, all items are
-            encoded first, into memory.
+        settings: limits.
+        item_cache: folder of item encodings, instead of the model folder's. Where there is none, all items are encoded
+            first, into memory.
 
     Raises:
         ValueError: the address cannot be listened on; or as `Recommender.from_pretrained` does.
     """
-    settings = settings or ServeSettings()
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _allow_connections()
@@ -105,7 +98,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
 
-def _recommender(name_or_path: str | Path, settings: ServeSettings, item_cache: str | Path | None) -> Recommender:
+def _recommender(name_or_path: str | Path, settings: ServeSettings, item_cache: Path | None) -> Recommender:
     """With the encodings of all items, its first search done, and nothing that is mapped from a file.
 
     To a process that has it mapped, a file that is written over in place is other numbers, or its end.
