@@ -101,11 +101,11 @@ def test_answers_are_the_recommenders(client, recommender, options):
     [
         ({"histories": [["1"], ["2", "XXX"]]}, 422, "histories[1][1]: item 'XXX' is not in the catalogue of 20 items"),
         ({"histories": [["\ud800"]]}, 422, r"histories[0][0]: item '\ud800' is not"),
-        ({"histories": [["X" * 1000]]}, 422, "XXX... is not in the catalogue"),
-        ({"histories": [["1"], []]}, 422, "histories[1]: is empty; give at least one"),
-        ({"histories": []}, 422, "histories: is empty"),
-        ({"histories": [["1"] * 11]}, 422, "histories[0]: has 11 entries; at most 10 are allowed"),
-        ({"histories": [["1"]] * 9}, 422, "histories: has 9 entries; at most 8 are allowed"),
+        ({"histories": [["X" * 1000]]}, 422, "XXX' is not in the catalogue"),
+        ({"histories": [["1"], []]}, 422, "histories[1]: List should have at least 1 item"),
+        ({"histories": []}, 422, "histories: List should have at least 1 item"),
+        ({"histories": [["1"] * 11]}, 422, "histories[0]: List should have at most 10 items"),
+        ({"histories": [["1"]] * 9}, 422, "histories: List should have at most 8 items"),
         ({"histories": ["1"]}, 422, "histories[0]: Input should be a valid list"),
         ({"histories": [["1", 2]]}, 422, "histories[0][1]: Input should be a valid string"),
         ({"histories": None}, 422, "histories: Input should be a valid list"),
@@ -118,7 +118,7 @@ def test_answers_are_the_recommenders(client, recommender, options):
         ({"histories": [["1"]], "num_beams": 201}, 422, "num_beams: Input should be less than or equal to 200"),
         ({"histories": [["1"]], "num_beams": 1.5}, 422, "num_beams: Input should be a valid integer"),
         ({"histories": [["1"]], "exclude_seen": 1}, 422, "exclude_seen: Input should be a valid boolean"),
-        ({"histories": [["1"]], "beams": 5}, 422, "beams: there is no such field"),
+        ({"histories": [["1"]], "beams": 5}, 422, "beams: Extra inputs are not permitted"),
         (b'{"histories": [["1"', 400, "the body is not JSON: "),
         (b'{"histories": [["1"]], "top_k": 1e999}', 422, "top_k: Input should be a valid integer"),
         (b'{"histories": [["\xff"]]}', 400, "error parsing the body"),
@@ -226,12 +226,12 @@ def test_metrics_count_requests(server, client):
     assert grown('gram_requests_total{path="/recommend",status="200"}') == 3
     assert grown('gram_requests_total{path="/items/{item_id}",status="404"}') == 1
     assert grown('gram_request_seconds_count{path="/recommend"}') == 3
-    assert grown('gram_request_seconds_bucket{path="/recommend",le="+Inf"}') == 3
+    assert grown('gram_request_seconds_bucket{le="+Inf",path="/recommend"}') == 3
     assert grown("gram_users_total") == grown("gram_batch_users_sum") == 6
     assert after["gram_waiting_users"] == 0
     assert after["gram_requests_in_flight"] == 1
-    buckets = [value for name, value in after.items() if name.startswith('gram_request_seconds_bucket{path="/rec')]
-    assert buckets == sorted(buckets)
+    buckets = [value for name, value in after.items() if name.startswith("gram_search_seconds_bucket")]
+    assert len(buckets) > 2 and buckets == sorted(buckets)
 
 
 def test_the_openapi_page_is_complete_and_its_example_works(client):
@@ -408,8 +408,8 @@ def test_a_port_in_use_is_one_line(folder):
     ("flags", "message"),
     [
         (("--port", "70000"), "--port: '70000' is no port"),
-        (("--host", "..."), "--host ...: "),
-        (("--batch-size", "0"), "--batch-size: '0' is no whole number of at least 1"),
+        (("--host", "..."), "cannot listen on port 8000 of ...: "),
+        (("--batch-size", "0"), "batch_size is 0; it must be at least 1"),
         (("--max-wait-ms", "-1"), "max_wait_ms is -1.0; it must be at least 0"),
         (("--request-timeout", "nan"), "request_timeout is nan"),
         (("--max-pending", "4"), "max_histories is 64, more than max_pending, 4"),
@@ -424,5 +424,5 @@ def test_wrong_flags_are_named(capsys, flags, message):
 def test_without_the_extra_it_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert cli.main(["serve", "MODEL"]) == 2
-    error = 'gram: error: serving needs FastAPI and uvicorn; pip install "gram-recommender[serve]"\n'
+    error = 'gram: error: serving needs FastAPI, uvicorn and prometheus-client; pip install "gram-recommender[serve]"\n'
     assert capsys.readouterr().err == error

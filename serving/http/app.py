@@ -1,150 +1,86 @@
 """The endpoints of `gram serve`."""
 
 # No `from __future__ import annotations`: FastAPI must see the request's model, which has the limits of one server.
-import json
 import platform
-from contextlib import asynccontextmanager
-from typing import Annotated
 
-import torch
-import transformers
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from fastapi.responses import JSONResponse, Response
+from prometheus_client.exposition import choose_encoder
 
 from ... import __version__
-from ..recommendation import Recommender
-from .batching import Batcher, QueueFullError, SearchError
+from ...common.provenance import versions
+from .batching import Batcher
 from .catalogue import CatalogueSearch
-from .guard import RECOMMEND
-from .metrics import CONTENT_TYPE
-from .schemas import Error, Health, Item, ItemDetails, Items, ItemTitle, Recommendations, recommend_request
+from .guard import Accounts, guarded_route
+from .schemas import Error, Health, ItemDetails, Items, Recommendations, recommend_request
 
 DESCRIPTION = """
 A generative recommender: it spells out each user's next item, token by token. Requests that arrive together share one
 search, and get what they would get alone. Every error is `{"detail": "what is wrong, and where"}`.
 """
-MEANINGS = {
-    400: "The body is not JSON.",
-    404: "No such item.",
-    408: "The request did not arrive in time.",
-    413: "The body is too large.",
-    415: "The body is not declared to be JSON.",
-    422: "A value is wrong, or an item is not in the catalogue.",
-    500: "The server failed; its log says why.",
-    503: "Too much to do; `Retry-After` says when to try again.",
-    504: "There was no answer in time.",
-}
-_LONGEST = 200  # characters of a client's own words in an error
-
-
-class JSONError(Response):
-    """An error. In ASCII: what a client sent may hold characters that cannot be encoded."""
-
-    media_type = "application/json"
-
-    def render(self, content: str) -> bytes:
-        """The detail, as JSON."""
-        return json.dumps({"detail": content}).encode()
 
 
 def create_app(batcher: Batcher, name: str) -> FastAPI:
-    """The application, which starts the batcher and stops it.
-
-    Args:
-        batcher: what searches; its settings are the application's limits.
-        name: of the model, as it is shown.
-    """
-    metrics = batcher.metrics
-    metrics.add_gauge("gram_waiting_users", "Users whose search has not begun.", lambda: batcher.num_waiting)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI):
-        batcher.start()
-        yield
-        await batcher.stop()
-
-    app = FastAPI(
-        title="GRAM",
-        description=DESCRIPTION,
-        version=__version__,
-        lifespan=lifespan,
-        responses=_responses(422, 500, 504),
-    )
-    _answer_errors_in_one_form(app)
+    """The application, which starts the batcher and stops it, with its settings as limits; `name` is the model's."""
+    about = {"title": "GRAM", "description": DESCRIPTION, "version": __version__}
+    app = FastAPI(**about, lifespan=batcher.working, responses=_errors(422, 500))
+    app.add_middleware(Accounts, metrics=batcher.metrics)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(Exception, _failed)
     _add_recommend(app, batcher)
-    _add_catalogue(app, batcher.recommender)
+    _add_catalogue(app, batcher)
     _add_state(app, batcher, name)
     return app
 
 
 def _add_recommend(app: FastAPI, batcher: Batcher) -> None:
-    tokenizer = batcher.recommender.tokenizer
-    RecommendRequest = recommend_request(batcher.settings, tokenizer.item_ids)  # noqa: N806
+    RecommendRequest = recommend_request(batcher.settings, batcher.recommender.tokenizer)  # noqa: N806
 
-    @app.post(RECOMMEND, tags=["recommend"], responses=_responses(400, 408, 413, 415, 503))
+    router = APIRouter(route_class=guarded_route(batcher.settings))
+
+    @router.post("/recommend", tags=["recommend"], responses=_errors(400, 408, 413, 415, 503, 504))
     async def recommend(body: RecommendRequest, request: Request) -> Recommendations:
         """The next items of each user."""
-        request.state.access = {"users": len(body.histories)}
-        for user, history in enumerate(body.histories):
-            for place, item in enumerate(history):
-                if item not in tokenizer.item_rows:
-                    size = len(tokenizer.item_ids)
-                    detail = f"item {_short(repr(item))} is not in the catalogue of {size} items"
-                    raise HTTPException(422, f"histories[{user}][{place}]: {detail}")
-        try:
-            found = await batcher.recommend(body.histories, body.top_k, body.exclude_seen, body.num_beams)
-        except QueueFullError as error:
-            raise HTTPException(503, str(error), {"Retry-After": str(error.retry_after)}) from None
-        except SearchError as error:
-            raise HTTPException(500, str(error)) from None
-        return {"recommendations": [[vars(item) for item in items] for items in found]}
+        request.scope["access"] = {"users": len(body.histories)}
+        found = await batcher.recommend(body.histories, body.top_k, body.exclude_seen, body.num_beams)
+        return Recommendations(recommendations=found)
+
+    app.include_router(router)
 
 
-def _add_catalogue(app: FastAPI, recommender: Recommender) -> None:
-    tokenizer, catalogue = recommender.tokenizer, recommender.tokenizer.catalogue
-    search = CatalogueSearch(tokenizer, recommender.model.item_trie.num_items)
+def _add_catalogue(app: FastAPI, batcher: Batcher) -> None:
+    tokenizer = batcher.recommender.tokenizer
+    search = CatalogueSearch(tokenizer, batcher.recommender.model.item_trie.num_items)
 
-    def title(item_id: str) -> ItemTitle:
-        return ItemTitle(item_id=item_id, title=tokenizer.titles[tokenizer.item_rows[item_id]])
-
-    def item(row: int) -> dict:
-        lexical_id = catalogue["lexical_id"][row].as_py()
-        return {"item_id": tokenizer.item_ids[row], "title": tokenizer.titles[row], "lexical_id": lexical_id}
+    def record(row: int) -> dict:
+        return tokenizer.catalogue.slice(row, 1).to_pylist()[0]
 
     # These two are no coroutines: the search takes milliseconds, and is made in a thread.
     @app.get("/items", tags=["catalogue"])
     def find_items(
-        query: Annotated[
-            str,
-            Query(max_length=200, description="Words, or their beginnings; none: all items.", examples=["star"]),
-        ] = "",
-        limit: Annotated[int, Query(ge=1, le=100, description="Items on a page.")] = 20,
-        offset: Annotated[int, Query(ge=0, le=1 << 40, description="Items to pass over.")] = 0,
+        query: str = Query("", max_length=200, description="Words, or their beginnings; none: all items."),
+        limit: int = Query(20, ge=1, le=100, description="Items on a page."),
+        offset: int = Query(0, ge=0, le=1 << 40, description="Items to pass over."),
     ) -> Items:
         """Items of the catalogue that hold all words: the one with this id, then by title, then by text."""
         rows = search.find(query)
-        return Items(total=len(rows), items=[Item(**item(row)) for row in rows[offset : offset + limit]])
+        return Items(total=len(rows), items=[record(row) for row in rows[offset : offset + limit].tolist()])
 
-    @app.get("/items/{item_id:path}", tags=["catalogue"], responses=_responses(404))
+    @app.get("/items/{item_id:path}", tags=["catalogue"], responses=_errors(404))
     def get_item(item_id: str) -> ItemDetails:
         """An item's text, lexical ID and similar items."""
         row = tokenizer.item_rows.get(item_id)
         if row is None:
-            raise HTTPException(404, f"item {_short(repr(item_id))} is not in the catalogue")
-        similar = [title(other) for other in catalogue["similar_items"][row].as_py()]
-        return ItemDetails(**item(row), text=catalogue["text"][row].as_py(), similar_items=similar)
+            raise HTTPException(404, f"item {item_id[:200]!r} is not in the catalogue")
+        item = record(row)
+        similar = [record(tokenizer.item_rows[other]) for other in item["similar_items"]]
+        return ItemDetails(**item | {"similar_items": similar})
 
 
 def _add_state(app: FastAPI, batcher: Batcher, name: str) -> None:
     model, tokenizer = batcher.recommender.model, batcher.recommender.tokenizer
-    versions = {
-        "gram": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    about = {"gram": __version__, "python": platform.python_version(), **versions(("torch", "transformers"))}
 
     @app.get("/health", tags=["state"], responses={503: {"model": Health, "description": "Not ready."}})
     async def health(response: Response) -> Health:
@@ -157,55 +93,39 @@ def _add_state(app: FastAPI, batcher: Batcher, name: str) -> None:
             max_history=tokenizer.max_history,
             device=str(model.device),
             waiting_users=batcher.num_waiting,
-            versions=versions,
+            versions=about,
         )
 
-    # A coroutine, so that it runs in the event loop's thread, as all that counts.
     text = {"description": "Samples.", "content": {"text/plain": {"example": "gram_users_total 12"}}}
 
     @app.get("/metrics", tags=["state"], response_class=Response, responses={200: text})
-    async def show_metrics() -> Response:
+    async def show_metrics(request: Request) -> Response:
         """Counts of requests, latencies, batch sizes and the queue, in the text format of Prometheus."""
-        return Response(batcher.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(batcher.metrics.registry), headers={"Content-Type": kind})
 
 
-def _answer_errors_in_one_form(app: FastAPI) -> None:
-    @app.exception_handler(StarletteHTTPException)
-    async def refused(_: Request, error: StarletteHTTPException) -> Response:
-        return JSONError(str(error.detail), error.status_code, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def not_valid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return JSONError(f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}", 400)
-        kind = request.headers.get("content-type", "").split(";")[0].strip()
-        if first["loc"] == ("body",) and first["type"] != "missing" and kind != "application/json":
-            return JSONError("send the body as JSON, with the header 'Content-Type: application/json'", 415)
-        return JSONError(_in_words(first), 422)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        return JSONError("the server failed; its log says why", 500)
-
-
-def _in_words(error: dict) -> str:
+async def _not_valid(request: Request, error: RequestValidationError) -> Response:
     """`histories[0][1]: Input should be a valid string`."""
-    source, *place = error["loc"]
-    words = "".join(f"[{step}]" if isinstance(step, int) else f".{_short(step)}" for step in place).lstrip(".")
-    said, facts = error["msg"], error.get("ctx", {})
-    if error["type"] == "too_short":
-        said = "is empty; give at least one"
-    elif error["type"] == "too_long":
-        said = f"has {facts['actual_length']} entries; at most {facts['max_length']} are allowed"
-    elif error["type"] == "extra_forbidden":
-        said = "there is no such field"
-    return f"{words or f'the {source}'}: {said}"
+    first = error.errors()[0]
+    source, *place = first["loc"]
+    if first["type"] == "json_invalid":
+        return _error(400, f"the body is not JSON: {first['ctx']['error']} at character {place[-1]}")
+    kind = request.headers.get("content-type", "").split(";")[0].strip()
+    if not place and source == "body" and first["type"] != "missing" and kind != "application/json":
+        return _error(415, "send the body as JSON, with the header 'Content-Type: application/json'")
+    words = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:200]}" for step in place).lstrip(".")
+    return _error(422, f"{words or f'the {source}'}: {first['msg']}")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+async def _failed(_: Request, error: Exception) -> Response:
+    return _error(500, "the server failed; its log says why")
 
 
-def _responses(*statuses: int) -> dict[int, dict]:
-    return {status: {"model": Error, "description": MEANINGS[status]} for status in statuses}
+def _error(status: int, detail: str) -> Response:
+    # What a client sent may hold characters that cannot be encoded.
+    return JSONResponse({"detail": detail.encode("utf-8", "backslashreplace").decode()}, status)
+
+
+def _errors(*statuses: int) -> dict[int, dict]:
+    return {status: {"model": Error} for status in statuses}

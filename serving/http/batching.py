@@ -6,9 +6,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
+
+from fastapi import HTTPException
 
 from ..recommendation import Recommendation, Recommender
 from .metrics import ServerMetrics
@@ -17,25 +19,9 @@ from .settings import ServeSettings
 logger = logging.getLogger(__name__)
 
 
-class QueueFullError(Exception):
-    """More users wait than may.
-
-    Attributes:
-        retry_after: whole seconds in which the queue is likely to have moved on.
-    """
-
-    def __init__(self, retry_after: int):
-        super().__init__(f"too many users are waiting; try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
-class SearchError(Exception):
-    """A search failed, by no fault of the request; the log says why."""
-
-
 @dataclass(eq=False)
 class _User:
-    """One who waits for a search. Searches are of users with the same `search`: width, and whether seen items count."""
+    """One who waits. A search is of users with the same `search`: its width, and whether seen items are left out."""
 
     history: Sequence[str]
     top_k: int
@@ -45,7 +31,7 @@ class _User:
 
 
 class Batcher:
-    """Gathers users who wait, and searches for them together in a thread of its own.
+    """Gathers users who wait, and searches for them together in a thread.
 
     A batch is the user who has waited longest and those who want the same kind of search, in order of arrival. Its
     search ranks as many items as the most demanding of them wants, and each gets the best of their own number, so that
@@ -60,10 +46,11 @@ class Batcher:
     def __init__(self, recommender: Recommender, settings: ServeSettings, metrics: ServerMetrics):
         self.recommender, self.settings, self.metrics = recommender, settings, metrics
         self._max_wait = settings.max_wait_ms / 1000
+        self._seconds_per_user = 0.0  # of the last search
         self._waiting: dict[_User, None] = {}  # in order of arrival
         self._arrival = asyncio.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="search")
         self._worker: asyncio.Task | None = None
+        metrics.waiting.set_function(lambda: self.num_waiting)
 
     @property
     def num_waiting(self) -> int:
@@ -75,20 +62,18 @@ class Batcher:
         """Whether there is somebody to search."""
         return self._worker is not None and not self._worker.done()
 
-    def start(self) -> None:
-        """Begin to work."""
-        self._worker = asyncio.get_running_loop().create_task(self._work())
-
     def hurry(self) -> None:
         """From now on nobody waits for others to come."""
         self._max_wait = 0.0
         self._arrival.set()
 
-    async def stop(self) -> None:
-        """Search no more; a search that has begun is ended first."""
+    @asynccontextmanager
+    async def working(self, _: object = None):
+        """Search while this is open."""
+        self._worker = asyncio.ensure_future(self._work())
+        yield
         self._worker.cancel()
         await asyncio.wait([self._worker])
-        self._thread.shutdown()
 
     async def recommend(
         self, histories: Sequence[Sequence[str]], top_k: int, exclude_seen: bool, num_beams: int
@@ -96,11 +81,12 @@ class Batcher:
         """The next items of each user, as [`Recommender.recommend`] gives them; cancelled, they leave the queue.
 
         Raises:
-            QueueFullError: more users would wait than may.
-            SearchError: the search failed.
+            HTTPException: more users would wait than may (503), or the search failed (500).
         """
         if self.num_waiting + len(histories) > self.settings.max_pending:
-            raise QueueFullError(self._retry_after())
+            seconds = max(1, math.ceil(self.num_waiting * self._seconds_per_user))  # when these are likely served
+            detail = f"too many users are waiting; try again in {seconds} s"
+            raise HTTPException(503, detail, {"Retry-After": str(seconds)})
         loop, search = asyncio.get_running_loop(), (max(num_beams, top_k), exclude_seen)
         users = [_User(history, top_k, search, loop.time(), loop.create_future()) for history in histories]
         self._waiting.update(dict.fromkeys(users))
@@ -111,54 +97,46 @@ class Batcher:
             for user in users:
                 self._waiting.pop(user, None)
 
-    def _retry_after(self) -> int:
-        """Whole seconds in which those who wait now are likely to be served."""
-        (seconds,), (users,) = self.metrics.search_seconds.sums.values(), self.metrics.users.values.values()
-        return max(1, math.ceil(self.num_waiting * seconds / max(users, 1)))
-
     async def _work(self) -> None:
         while True:
-            await self._search(await self._next_batch())
-
-    async def _next_batch(self) -> list[_User]:
-        loop = asyncio.get_running_loop()
-        while True:
             self._arrival.clear()
-            left = None
-            if self._waiting:
-                oldest = next(iter(self._waiting))
-                alike = (user for user in self._waiting if user.search == oldest.search)
-                batch = list(islice(alike, self.settings.batch_size))
-                left = oldest.arrived + self._max_wait - loop.time()
-                if len(batch) == self.settings.batch_size or left <= 0:
-                    for user in batch:
-                        del self._waiting[user]
-                    return batch
-            try:
-                await asyncio.wait_for(self._arrival.wait(), left)
-            except asyncio.TimeoutError:
-                pass
+            batch, left = self._next_batch()
+            if batch and left <= 0:
+                for user in batch:
+                    del self._waiting[user]
+                await self._search(batch)
+            else:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._arrival.wait(), left)
+
+    def _next_batch(self) -> tuple[list[_User], float | None]:
+        """Who is to be searched for next, and in how many seconds if nobody else comes."""
+        if not self._waiting:
+            return [], None
+        oldest = next(iter(self._waiting))
+        alike = (user for user in self._waiting if user.search == oldest.search)
+        batch = list(islice(alike, self.settings.batch_size))
+        is_full = len(batch) == self.settings.batch_size
+        return batch, 0.0 if is_full else oldest.arrived + self._max_wait - asyncio.get_running_loop().time()
 
     async def _search(self, batch: list[_User]) -> None:
         loop = asyncio.get_running_loop()
         start, (num_beams, exclude_seen) = loop.time(), batch[0].search
         histories, top_k = [user.history for user in batch], max(user.top_k for user in batch)
-        try:
-            found = await loop.run_in_executor(
-                self._thread, self.recommender.recommend, histories, top_k, exclude_seen, num_beams
-            )
+        try:  # one search at a time, so that it is always the same thread
+            found = await asyncio.to_thread(self.recommender.recommend, histories, top_k, exclude_seen, num_beams)
         except Exception as error:
             logger.exception("a search for %d users failed", len(batch))
-            said = (
-                f": {error}" if isinstance(error, ValueError) else ""
-            )  # our own words, as of scores that are no numbers
+            said = f": {error}" if isinstance(error, ValueError) else ""  # our own words: of scores that are no numbers
             for user in batch:
                 if not user.found.done():
-                    user.found.set_exception(SearchError(f"the search failed{said}"))
+                    user.found.set_exception(HTTPException(500, f"the search failed{said}"))
             return
-        self.metrics.search_seconds.observe(loop.time() - start)
+        seconds = loop.time() - start
+        self._seconds_per_user = seconds / len(batch)
+        self.metrics.search_seconds.observe(seconds)
         self.metrics.batches.observe(len(batch))
-        self.metrics.users.add(amount=len(batch))
+        self.metrics.users.inc(len(batch))
         for user, items in zip(batch, found, strict=True):
             if not user.found.done():  # its request may have been given up
                 user.found.set_result(items[: user.top_k])

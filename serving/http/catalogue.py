@@ -18,32 +18,24 @@ class CatalogueSearch:
     """
 
     def __init__(self, tokenizer: GramTokenizer, num_items: int):
-        self.tokenizer, self.num_items = tokenizer, num_items
-        table = tokenizer.catalogue.slice(0, num_items)
+        table, self._rows = tokenizer.catalogue.slice(0, num_items), tokenizer.item_rows
         self._titles = _spelled(table["title"])
         self._all = pc.binary_join_element_wise(_spelled(table["item_id"]), self._titles, _spelled(table["text"]), "")
 
     def find(self, query: str) -> np.ndarray:
-        """Catalogue rows of the items that hold every word of the query.
+        """Rows (n,) of the items that hold every word of the query, or its beginning; every item where it has none.
 
-        Args:
-            query: words, of which a beginning is enough; none: every item.
-
-        Returns:
-            Rows (n,): the item of which this is the id, then items with all words in the title, then the others; in
-            the order of the catalogue.
+        First the item of which this is the id, then items with all words in the title, then the others.
         """
         words = _spelled(pa.chunked_array([[query]]))[0].as_py().split()
-        found = np.flatnonzero(self._holds(self._all, words))
-        by_title = self._holds(self._titles, words)[found]
-        is_it = found == self.tokenizer.item_rows.get(query.strip(), -1)
-        return found[np.lexsort([found, ~by_title, ~is_it])]
+        by_title, found = _hold(self._titles, words), np.flatnonzero(_hold(self._all, words))
+        is_it = found == self._rows.get(query.strip(), -1)
+        return found[np.lexsort([found, ~by_title[found], ~is_it])]
 
-    def _holds(self, texts: pa.ChunkedArray, words: list[str]) -> np.ndarray:
-        held = np.ones(self.num_items, dtype=bool)
-        for word in words:
-            held &= pc.match_substring(texts, f" {word}").to_numpy()
-        return held
+
+def _hold(texts: pa.ChunkedArray, words: list[str]) -> np.ndarray:
+    held = [pc.match_substring(texts, f" {word}").to_numpy() for word in words]
+    return np.logical_and.reduce(held) if held else np.ones(len(texts), dtype=bool)
 
 
 def _spelled(texts: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -3,44 +3,30 @@
 # No `from __future__ import annotations`: the limits in the annotations are the settings' of one server.
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
+from ...tokenization_gram import GramTokenizer
+from ..recommendation import Recommendation
 from .settings import ServeSettings
 
-
-class RecommendedItem(BaseModel):
-    """An item for a user."""
-
-    item_id: str
-    title: str
-    score: float = Field(description="Mean log-probability of the tokens of the item's lexical ID; higher is better.")
+EXAMPLE = {"recommendations": [[{"item_id": "181", "title": "Return of the Jedi (1983)", "score": -1.62}]]}
 
 
 class Recommendations(BaseModel):
     """Items of each user, in the order of the histories."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"recommendations": [[{"item_id": "181", "title": "Return of the Jedi (1983)", "score": -1.62}]]}
-            ]
-        }
-    )
-    recommendations: list[list[RecommendedItem]] = Field(
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    recommendations: list[list[Recommendation]] = Field(
         description="Best first; fewer than `top_k` where the catalogue has no more."
     )
 
 
-class ItemTitle(BaseModel):
-    """An item by id and title."""
+class Item(BaseModel):
+    """An item of the catalogue, and the tokens that the model spells it with."""
 
     item_id: str
     title: str
-
-
-class Item(ItemTitle):
-    """An item of the catalogue, and the tokens that the model spells it with."""
-
     lexical_id: list[str] = Field(description="Tokens of its lexical ID.", examples=[["▁star", "▁space", "▁war"]])
 
 
@@ -55,7 +41,7 @@ class ItemDetails(Item):
     """All that the catalogue says of an item."""
 
     text: str = Field(description="What the model reads of the item beside its IDs.")
-    similar_items: list[ItemTitle] = Field(description="Items that the same users take, most similar first.")
+    similar_items: list[Item] = Field(description="Items that the same users take, most similar first.")
 
 
 class Health(BaseModel):
@@ -79,9 +65,19 @@ class Error(BaseModel):
     )
 
 
-def recommend_request(settings: ServeSettings, item_ids: list[str]) -> type[BaseModel]:
-    """The model of a request, with the limits of these settings and an example of these items."""
-    history = Annotated[list[str], Field(min_length=1, max_length=settings.max_history_length)]
+def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type[BaseModel]:
+    """The model of a request, with the limits of these settings, for the items of this catalogue."""
+    item_ids, most_items, most_beams = tokenizer.item_ids, settings.max_top_k, settings.max_num_beams
+
+    def known_item(item: str) -> str:
+        if item not in tokenizer.item_rows:
+            facts = {"item": repr(item[:200]), "size": len(item_ids)}
+            raise PydanticCustomError("unknown_item", "item {item} is not in the catalogue of {size} items", facts)
+        return item
+
+    # A list is looked at up to its first fault: that one alone is told.
+    item = Annotated[str, AfterValidator(known_item)]
+    history = Annotated[list[item], Field(min_length=1, max_length=settings.max_history_length, fail_fast=True)]
 
     class RecommendRequest(BaseModel):
         """Users, and what to find for them."""
@@ -91,23 +87,14 @@ def recommend_request(settings: ServeSettings, item_ids: list[str]) -> type[Base
             strict=True,
             json_schema_extra={"examples": [{"histories": [item_ids[:2], item_ids[-1:]], "top_k": 5}]},
         )
-        histories: Annotated[
-            list[history],
-            Field(
-                min_length=1,
-                max_length=settings.max_histories,
-                description="Item ids of each user, oldest first. The model reads the newest of them.",
-            ),
-        ]
-        top_k: int = Field(
-            min(10, settings.max_top_k), ge=1, le=settings.max_top_k, description="The most items per user."
+        histories: list[history] = Field(
+            min_length=1,
+            max_length=settings.max_histories,
+            fail_fast=True,
+            description="Item ids of each user, oldest first. The model reads the newest of them.",
         )
+        top_k: int = Field(min(10, most_items), ge=1, le=most_items, description="The most items per user.")
         exclude_seen: bool = Field(True, description="Leave out every item of the user's history.")
-        num_beams: int = Field(
-            min(50, settings.max_num_beams),
-            ge=1,
-            le=settings.max_num_beams,
-            description="Width of the search; at least `top_k` are taken.",
-        )
+        num_beams: int = Field(min(50, most_beams), ge=1, le=most_beams, description="Width; at least `top_k` counts.")
 
     return RecommendRequest

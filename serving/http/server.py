@@ -13,78 +13,66 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 import uvicorn
 
 from ...item_cache_gram import ItemCache
 from ..recommendation import Recommender
 from .app import create_app
 from .batching import Batcher
-from .guard import Guard
 from .metrics import ServerMetrics
 from .settings import ServeSettings
 
 DRAIN_SECONDS = 0.2  # what clients sent before the listening socket was closed is read within this
 HEAD_SECONDS = 10  # in this time, or at most twice it, the head of the next request arrives, or its connection is cut
-MOST_BACKLOG = 4096  # connections that wait to be accepted; systems allow no more
+BACKLOG = 4096  # connections that wait to be accepted; systems allow no more
 MOST_OPEN_FILES = 1 << 16  # a connection is one; what a process gets unasked is often 1024
 EXIT_SECONDS = 5.0  # beyond the request timeout, until connections are cut
 
 
-def serve(
-    name_or_path: str | Path,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    settings: ServeSettings | None = None,
-    item_cache: str | Path | None = None,
-) -> None:
+def serve(name_or_path: str | Path, host: str, port: int, settings: ServeSettings, item_cache: Path | None) -> None:
     """Serve a model until SIGTERM or SIGINT; requests that have arrived by then are answered first.
 
     Weights and item encodings are held in memory: what happens to their files does not matter to a running server. A
-    SIGHUP, as of a terminal that is closed, does nothing.
-
-    Says `listening on http://HOST:PORT` on the standard output as soon as it does.
+    SIGHUP, as of a terminal that is closed, does nothing. Says `listening on http://HOST:PORT` on the standard output
+    as soon as it does.
 
     Args:
         name_or_path: a model folder, or a name on the Hub.
         host: address to listen on.
         port: 0 picks a free one.
-        settings: limits; by default those of [`ServeSettings`].
-        item_cache: folder of item encodings; by default that of the model folder. Where there is none, all items are
-            encoded first, into memory.
+        settings: limits.
+        item_cache: folder of item encodings, instead of the model folder's. Where there is none, all items are encoded
+            first, into memory.
 
     Raises:
         ValueError: the address cannot be listened on; or as `Recommender.from_pretrained` does.
-        OSError: likewise.
     """
-    settings = settings or ServeSettings()
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _allow_connections()
     with _bound_socket(host, port) as listening:  # first of all: loading takes long
         recommender = _recommender(name_or_path, settings, item_cache)
         batcher = Batcher(recommender, settings, ServerMetrics())
-        guard = Guard(create_app(batcher, _shown(name_or_path)), settings, batcher.metrics)
         config = uvicorn.Config(
-            guard,
+            create_app(batcher, _shown(name_or_path)),
             log_config=None,
             access_log=False,
-            backlog=min(max(2048, settings.max_pending), MOST_BACKLOG),
+            backlog=BACKLOG,
             timeout_notify=HEAD_SECONDS,
             timeout_graceful_shutdown=int(settings.request_timeout + EXIT_SECONDS),
         )
-        server = _Server(config, guard, batcher)
+        server = _Server(config, batcher)
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn hands them on when it has stopped
-            signal.signal(number, server.stop)
+            signal.signal(number, server.handle_exit)
         server.run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
     """Says where it listens, and answers whatever has arrived before it ends."""
 
-    def __init__(self, config: uvicorn.Config, guard: Guard, batcher: Batcher):
+    def __init__(self, config: uvicorn.Config, batcher: Batcher):
         super().__init__(config)
-        self.guard, self.batcher = guard, batcher
+        self.batcher = batcher
         self._idle: set[tuple] = set()
         config.callback_notify = self._cut_idle
 
@@ -96,15 +84,13 @@ class _Server(uvicorn.Server):
             one.transport.close()
         self._idle = idle
 
-    def stop(self, *_) -> None:
-        self.should_exit = True
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        print(f"listening on {_url(sockets[0])}", flush=True)
+        host, port = sockets[0].getsockname()[:2]
+        print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.guard.is_closing = True
+        self.server_state.default_headers.append((b"connection", b"close"))  # of every answer from now on
         for server in self.servers:
             server.close()
         self.batcher.hurry()
@@ -112,13 +98,14 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
 
-def _recommender(name_or_path: str | Path, settings: ServeSettings, item_cache: str | Path | None) -> Recommender:
+def _recommender(name_or_path: str | Path, settings: ServeSettings, item_cache: Path | None) -> Recommender:
     """With the encodings of all items, its first search done, and nothing that is mapped from a file.
 
     To a process that has it mapped, a file that is written over in place is other numbers, or its end.
     """
     recommender = Recommender.from_pretrained(name_or_path, settings.batch_size, item_cache)
-    _own_weights(recommender.model)
+    for tensor in (*recommender.model.parameters(), *recommender.model.buffers()):
+        tensor.data = tensor.data.clone()
     if recommender.item_cache is None:
         recommender.item_cache = ItemCache.in_memory(recommender.model, recommender.tokenizer, progress=True)
     else:
@@ -132,56 +119,40 @@ def _allow_connections() -> None:
         import resource
 
         number, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if 0 <= number < MOST_OPEN_FILES:  # below 0 there is no limit
-            number = min(most, MOST_OPEN_FILES) if most >= 0 else MOST_OPEN_FILES
-            resource.setrlimit(resource.RLIMIT_NOFILE, (number, most))
-
-
-def _own_weights(model: torch.nn.Module) -> None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(number, min(most, MOST_OPEN_FILES)), most))
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
     """A socket that has its port, and does not listen yet: connections are refused until there is an answer."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--host {host}: {getattr(error, 'strerror', error)}") from None
-    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
-        bound.close()
-        remedy = "give another --port, or --port 0 for a free one"
-        raise ValueError(f"cannot listen on port {port} of {host}: {error.strerror}; {remedy}") from None
-    return bound
+        return bound
+    except (OSError, ValueError) as error:  # a host that is no name is a ValueError
+        remedy = "give another --host or --port, or --port 0 for a free one"
+        why = f"{getattr(error, 'strerror', error)}; {remedy}"
+        raise ValueError(f"cannot listen on port {port} of {host}: {why}") from None
 
 
 def _shown(name_or_path: str | Path) -> str:
     """A folder's name alone: where it lies is not for everybody to know."""
-    folder = Path(name_or_path)
-    name = folder.resolve().name if folder.is_dir() else str(name_or_path)
+    name = Path(name_or_path).resolve().name if Path(name_or_path).is_dir() else str(name_or_path)
     return name.encode("utf-8", "replace").decode()  # a folder's name need not be UTF-8
-
-
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listening.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
 class JSONLines(logging.Formatter):
     """A JSON object per line; a message that is one already has its fields beside the time and the level."""
 
+    converter = time.gmtime
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line = {"time": f"{stamp}.{record.msecs:03.0f}Z", "level": record.levelname.lower()}
-        if isinstance(record.msg, dict):
-            line |= record.msg
-        else:
-            line |= {"logger": record.name, "message": record.getMessage()}
+        line = {"time": self.formatTime(record), "level": record.levelname.lower()}
+        is_line = isinstance(record.msg, dict)
+        line |= record.msg if is_line else {"logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

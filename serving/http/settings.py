@@ -7,17 +7,17 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Limits of a server; each is at least 1, but for the wait.
+    """Limits of a server, and its flags; each is at least 1, but for the wait.
 
     Attributes:
         batch_size: users in one search.
         max_wait_ms: milliseconds that a user waits for others to share a search, while nothing else is searched for.
-        max_pending: users that may wait for a search; requests beyond are refused.
+        max_pending: users who may wait for a search; requests beyond get status 503.
         request_timeout: seconds from a request's first byte to its answer.
         max_history_length: items in a history. The model reads the newest; all of them count as seen.
         max_histories: users in a request.
         max_top_k: items per user.
-        max_num_beams: width of the search.
+        max_num_beams: width of the search that a request may ask for.
         max_body_bytes: size of a request's body.
 
     Raises:
