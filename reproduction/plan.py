@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..common.files import LOCK_FILE, locked, write_json
-from ..common.settings import config_file, flags_of_file, settings_from_config
+from ..common.settings import settings_from, settings_of_file
 from ..data import RecommendationData, read_folder
 from ..data.splits import sample_users
 from ..training.settings import PLACES, TrainingSettings
@@ -114,13 +113,11 @@ class Plan:
             if settings.get(name) is not None:
                 raise ValueError(f"{name} cannot be given: every row is translated and trained from its own settings")
         chosen = chosen_rows(rows, list(RUNNERS))
-        known = {entry.name for of in (TrainingSettings, TranslationSettings) for entry in fields(of)}
-        said = {flag[2:].split("=")[0].replace("-", "_") for flag in flags_of_file(dataset, known)}
+        of_file = settings_of_file(dataset, TrainingSettings, TranslationSettings)
         shape = {} if size == RECIPE_SIZE else {"backbone": None, **SIZES[size]}
-        defaults = {name: value for name, value in DEFAULTS.items() if name not in said}
         places = {"data": str(data), "output_dir": str(output_dir)}
-        given = Namespace(**{"config": config_file(dataset), **defaults, **shape, **settings, **places})
-        training, translation = settings_from_config(given, TrainingSettings, TranslationSettings)
+        values = {**DEFAULTS, **of_file, **shape, **settings, **places}
+        training, translation = settings_from(values, TrainingSettings, TranslationSettings)
         output_dir = Path(output_dir)
         return cls(
             dataset=str(dataset),

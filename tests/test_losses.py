@@ -67,8 +67,8 @@ def test_where_there_is_no_target_every_weight_still_has_a_gradient(data, tokeni
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
-        ({"denoising_epochs": -1}, "denoising_epochs must not be negative, got -1"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be a number, at least 0 and below 1"),
+        ({"denoising_epochs": -1}, "denoising_epochs is -1; it must be a whole number, at least 0"),
     ],
 )
 def test_an_impossible_setting_names_its_field(change, message):

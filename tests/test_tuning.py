@@ -164,7 +164,7 @@ def test_weights_of_long_histories_may_vanish():
         ({"width": (8,)}, "grid: SASRec has no setting 'width'; it has dim, num_layers"),
         ({"dim": ()}, "grid: dim has no values"),
         ({"dropout": (0.5, 1.5)}, "dropout is 1.5"),
-        ({"weight_decay": (-1.0,)}, "weight_decay is -1.0; it must not be negative"),
+        ({"weight_decay": (-1.0,)}, "weight_decay is -1.0; it must be a number, at least 0"),
     ],
 )
 def test_a_grid_that_cannot_be(data, tmp_path, grid, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.settings import Settings, within
 from .trackers import tracker_names
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
@@ -12,18 +13,8 @@ PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the token
 PLACES = {"data", "output_dir", "overwrite", "translation", "workers", "save_every", "report_to"}
 
 
-# Beyond these a run only fills the memory, or never ends.
-_MOST = {
-    **dict.fromkeys(("num_layers", "num_decoder_layers"), 256),
-    **dict.fromkeys(("num_heads", "workers"), 1024),
-    **dict.fromkeys(("d_model", "d_kv", "d_ff", "max_history", "max_passage_length"), 1 << 16),
-    "validation_beams": 10_000,
-    "lora": 1 << 16,
-}
-
-
 @dataclass
-class TrainingSettings:
+class TrainingSettings(Settings):
     """Settings of one training run; the defaults are the paper's.
 
     Attributes:
@@ -90,9 +81,10 @@ class TrainingSettings:
         'runs/beauty/translation'
         >>> TrainingSettings("data/beauty", "runs/beauty", epochs=0)
         Traceback (most recent call last):
-        ValueError: epochs must be at least 1, got 0
+        ValueError: epochs is 0; it must be a whole number, at least 1
     """
 
+    # Beyond `most` a run only fills the memory, or never ends.
     data: str
     output_dir: str
     overwrite: bool = False
@@ -100,89 +92,58 @@ class TrainingSettings:
     tokenizer: str | None = None
     backbone: str | None = None
     init_from: str | None = None
-    lora: int | None = None
-    lora_alpha: float | None = None
-    lora_dropout: float = 0.0
+    lora: int | None = within(None, least=1, most=1 << 16)
+    lora_alpha: float | None = within(None, above=0)
+    lora_dropout: float = within(0.0, least=0, below=1)
     lora_targets: str = "q v"
-    d_model: int = 512
-    d_kv: int = 64
-    d_ff: int = 2048
-    num_layers: int = 6
-    num_decoder_layers: int | None = None
-    num_heads: int = 8
-    dropout_rate: float = 0.1
-    max_history: int = 20
-    max_passage_length: int = 128
+    d_model: int = within(512, least=1, most=1 << 16)
+    d_kv: int = within(64, least=1, most=1 << 16)
+    d_ff: int = within(2048, least=1, most=1 << 16)
+    num_layers: int = within(6, least=1, most=256)
+    num_decoder_layers: int | None = within(None, least=1, most=256)
+    num_heads: int = within(8, least=1, most=1024)
+    dropout_rate: float = within(0.1, least=0, below=1)
+    max_history: int = within(20, least=1, most=1 << 16)
+    max_passage_length: int = within(128, least=1, most=1 << 16)
     user_prompt: bool = True
     item_prompts: bool = True
     id_in_item_prompt: bool = True
     passage_position: bool = True
-    epochs: int = 30
-    batch_size: int = 128
-    micro_batch_size: int = 128
-    micro_batch_tokens: int = 16384
-    prefixes_per_group: int = 16
-    label_smoothing: float = 0.0
-    denoising_epochs: int = 0
-    learning_rate: float = 1e-3
-    adam_epsilon: float = 1e-6
-    weight_decay: float = 0.01
-    warmup_ratio: float = 0.05
-    max_grad_norm: float = 1.0
+    epochs: int = within(30, least=1)
+    batch_size: int = within(128, least=1)
+    micro_batch_size: int = within(128, least=1)
+    micro_batch_tokens: int = within(16384, least=1)
+    prefixes_per_group: int = within(16, least=1)
+    label_smoothing: float = within(0.0, least=0, below=1)
+    denoising_epochs: int = within(0, least=0)
+    learning_rate: float = within(1e-3, above=0)
+    adam_epsilon: float = within(1e-6, above=0)
+    weight_decay: float = within(0.01, least=0)
+    warmup_ratio: float = within(0.05, least=0, most=1)
+    max_grad_norm: float = within(1.0, above=0)
     gradient_checkpointing: bool = False
     compile: bool = False
-    mixed_precision: str = "auto"
-    validate_every: int = 1
-    validation_users: int = 0
-    validation_beams: int = 50
-    patience: int = 5
-    save_every: int = 500
-    workers: int | None = None
+    mixed_precision: str = within("auto", one_of=("auto", "bf16", "no"))
+    validate_every: int = within(1, least=1)
+    validation_users: int = within(0, least=0)
+    validation_beams: int = within(50, least=1, most=10_000)
+    patience: int = within(5, least=0)
+    save_every: int = within(500, least=1)
+    workers: int | None = within(None, least=0, most=1024)
     report_to: str | None = None
-    seed: int = 0
+    seed: int = within(0, least=0)
 
     def __post_init__(self):
-        at_least_one = (
-            *("max_passage_length", "epochs", "batch_size", "micro_batch_size", "micro_batch_tokens"),
-            *("prefixes_per_group", "validate_every", "validation_beams", "save_every", "max_history"),
-            *("d_model", "d_kv", "d_ff", "num_layers", "num_heads"),
-        )
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, most in _MOST.items():
-            if (getattr(self, name) or 0) > most:
-                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
-        for name in ("validation_users", "patience", "workers", "seed", "weight_decay", "denoising_epochs"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
+        super().__post_init__()
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):
             raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
         if not (self.user_prompt or self.item_prompts):
             raise ValueError("user_prompt and item_prompts are both off; the model needs one of them to read")
-        self._check_lora()
-        tracker_names(self.report_to)
-        if self.mixed_precision not in ("auto", "bf16", "no"):
-            raise ValueError(f"mixed_precision must be auto, bf16 or no, got {self.mixed_precision!r}")
-
-    def _check_lora(self) -> None:
         if self.lora is not None and self.backbone is None and self.init_from is None:
             raise ValueError("lora adapts weights that have been trained before; give backbone or init_from")
-        if self.lora is not None and self.lora < 1:
-            raise ValueError(f"lora must be at least 1, got {self.lora}")
-        if self.lora_alpha is not None and self.lora_alpha <= 0:
-            raise ValueError(f"lora_alpha must be positive, got {self.lora_alpha}")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout must be at least 0 and below 1, got {self.lora_dropout}")
         if not self.lora_targets.replace(",", " ").split():
             raise ValueError("lora_targets must name a layer, such as `q v`")
+        tracker_names(self.report_to)
 
     @property
     def translation_folder(self) -> Path:
