@@ -50,9 +50,6 @@ class ItemKNNSettings(Settings):
         neighbours: how many of an item's most similar items it speaks for; none: all.
         shrinkage: is added to the denominator of the cosines, and lowers those of items with few users.
         recency: weight of an item of the history over that of the one after it; 1: all weigh the same.
-
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
     """
 
     neighbours: int | None = within(None, least=1)

@@ -36,9 +36,6 @@ class SASRecSettings(Settings):
         learning_rate: the peak, reached after the warm-up.
         weight_decay: of the weights, apart from the gradient (AdamW).
         patience: stop after so many epochs without a better NDCG@10 and keep the best weights; none: all epochs.
-
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
     """
 
     dim: int = within(64, least=1)

@@ -39,9 +39,6 @@ class PrepareSettings(Settings):
         validation_part: part of all interactions between the two moments of global-time.
         test_part: part of all interactions after the second moment of global-time.
         skip_bad_lines: skip and count lines that cannot be read, instead of stopping at the first.
-
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
     """
 
     format: str = within(one_of=FORMATS)

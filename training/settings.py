@@ -73,9 +73,6 @@ class TrainingSettings(Settings):
             installed with `all`.
         seed: of the initial weights, the order of the samples and the dropout.
 
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
-
     Example:
         >>> TrainingSettings("data/beauty", "runs/beauty", epochs=10).translation_folder.as_posix()
         'runs/beauty/translation'

@@ -44,9 +44,6 @@ class TranslationSettings(Settings):
         sasrec_patience: stop it after so many epochs without a better NDCG@10 on held-out training items; none: never.
         num_workers: processes that cluster; any number gives the same IDs.
         seed: of clustering, of the built-in encoder and of the SASRec.
-
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
     """
 
     # Beyond `most` nothing is gained: a prompt holds some hundred tokens, a machine some hundred processes.
