@@ -125,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", nargs="+", type=at_least_one, default=[1, 2, 5], help="(1 2 5)")
     parser.add_argument("--seeds", type=at_least_one, default=1, help="of every point (%(default)s)")
     parser.add_argument("--fraction", type=float, default=1.0, help="of the users (%(default)s)")
-    for settings_class in (TrainingSettings, TranslationSettings):
-        add_flags(parser, settings_class)
+    add_flags(parser, TrainingSettings, TranslationSettings)
     given = parser.parse_args(argv)
     quiet()
     pyplot()  # to say now, not after hours, that it is missing

@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from ..common.settings import Settings, within
 from ..data.interactions import Interactions
 from .neighbours import item_cosines, user_item_matrix
 
@@ -42,30 +43,18 @@ class Popularity:
 
 
 @dataclass(frozen=True)
-class ItemKNNSettings:
+class ItemKNNSettings(Settings):
     """What an item-kNN is made of. The defaults are the plain one: all neighbours, all items of a history alike.
 
     Attributes:
         neighbours: how many of an item's most similar items it speaks for; none: all.
         shrinkage: is added to the denominator of the cosines, and lowers those of items with few users.
         recency: weight of an item of the history over that of the one after it; 1: all weigh the same.
-
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
     """
 
-    neighbours: int | None = None
-    shrinkage: float = 0.0
-    recency: float = 1.0
-
-    def __post_init__(self):
-        whole = isinstance(self.neighbours, int) and not isinstance(self.neighbours, bool) and self.neighbours > 0
-        if not (self.neighbours is None or whole):
-            raise ValueError(f"neighbours is {self.neighbours!r}; it must be a whole number of at least 1, or none")
-        if not self.shrinkage >= 0:
-            raise ValueError(f"shrinkage is {self.shrinkage!r}; it must not be negative")
-        if not 0 < self.recency <= 1:
-            raise ValueError(f"recency is {self.recency!r}; it must be above 0 and at most 1")
+    neighbours: int | None = within(None, least=1)
+    shrinkage: float = within(0.0, least=0)
+    recency: float = within(1.0, above=0, most=1)
 
 
 class ItemKNN:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from ..common.artefacts import write
 from ..common.provenance import METADATA_KEY, Provenance
+from ..common.settings import Settings, within
 
 
 @dataclass(frozen=True)
-class SASRecSettings:
+class SASRecSettings(Settings):
     """Shape and training of a SASRec. The defaults were chosen on the validation items of Beauty and MovieLens-100k.
 
     Attributes:
@@ -34,34 +35,22 @@ class SASRecSettings:
         batch_items: how many items a batch has room for; at least one row of `max_length`.
         learning_rate: the peak, reached after the warm-up.
         weight_decay: of the weights, apart from the gradient (AdamW).
-
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
     """
 
-    dim: int = 64
-    num_layers: int = 2
-    num_heads: int = 2
-    max_length: int = 50
-    dropout: float = 0.5
-    epochs: int = 20
-    batch_items: int = 1000
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.0
+    dim: int = within(64, least=1)
+    num_layers: int = within(2, least=1)
+    num_heads: int = within(2, least=1)
+    max_length: int = within(50, least=1)
+    dropout: float = within(0.5, least=0, below=1)
+    epochs: int = within(20, least=1)
+    batch_items: int = within(1000, least=1)
+    learning_rate: float = within(3e-3, above=0)
+    weight_decay: float = within(0.0, least=0)
 
     def __post_init__(self):
-        for name in ("dim", "num_layers", "num_heads", "max_length", "epochs", "batch_items"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        super().__post_init__()
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads is {self.num_heads}; it must divide dim, {self.dim}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout!r}; it must be at least 0 and below 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be above 0")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay is {self.weight_decay!r}; it must not be negative")
 
 
 class _Block(nn.Module):

@@ -20,13 +20,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     quiet()
-    from ..common.settings import settings_from_config
     from ..hub import CardSettings, write_model_card
-    from ..hub.card_settings import CARD_FILE
 
-    written = arguments.model / CARD_FILE
-    arguments.config = written if written.is_file() else None
-    (settings,) = settings_from_config(arguments, CardSettings)
+    settings = CardSettings.of(arguments.model, **vars(arguments))
     print(f"saved to {write_model_card(arguments.model, settings, arguments.overwrite)}")
 
 

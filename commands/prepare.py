@@ -10,19 +10,19 @@ from .command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_config_flags
+    from ..common.settings import add_flags
     from ..data.prepare import PrepareSettings
 
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new data folder")
-    add_config_flags(parser, PrepareSettings)
+    add_flags(parser, PrepareSettings, config=True)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from ..common.settings import settings_from_config
+    from ..common.settings import settings_from
     from ..data.prepare import PrepareSettings, prepare
 
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # its errors come as our one line
-    (settings,) = settings_from_config(arguments, PrepareSettings)
+    (settings,) = settings_from(vars(arguments), PrepareSettings)
     print(prepare(settings, arguments.output, progress=True))
     print(f"saved to {arguments.output}")
 

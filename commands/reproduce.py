@@ -35,8 +35,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what = "make one row again, from its settings in results/ROW-seedN.json, and compare; nothing else may be given"
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help=what + " but --data")
-    for settings_class in (TrainingSettings, TranslationSettings):
-        add_flags(parser, settings_class)
+    add_flags(parser, TrainingSettings, TranslationSettings)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..common.settings import settings_from
     from ..serving.http.settings import ServeSettings
 
-    settings = settings_from(arguments, ServeSettings)
+    (settings,) = settings_from(vars(arguments), ServeSettings)
     for name, number in KEPT_KERNELS.items():  # read when torch first computes something
         os.environ.setdefault(name, number)
     quiet()

@@ -9,7 +9,7 @@ from .command import Command, add_data, at_least_one, quiet
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_config_flags
+    from ..common.settings import add_flags
     from ..translation.settings import TranslationSettings
 
     add_data(parser)
@@ -32,7 +32,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.html",
         help="write an HTML page to look at the lexical IDs and similar items",
     )
-    add_config_flags(parser, TranslationSettings)
+    add_flags(parser, TranslationSettings, config=True)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -40,14 +40,14 @@ def _run(arguments: argparse.Namespace) -> None:
     import pyarrow.parquet as pq
 
     from ..common.processes import this_process
-    from ..common.settings import settings_from_config
+    from ..common.settings import settings_from
     from ..data import read_folder
     from ..tokenization_gram import CATALOGUE_FILE
     from ..translation import TranslationSettings
     from ..translation.report import report_file, write_report
     from ..translation.tokenizer_folder import make_tokenizer_folder
 
-    (settings,) = settings_from_config(arguments, TranslationSettings)
+    (settings,) = settings_from(vars(arguments), TranslationSettings)
     limits = {"max_history": arguments.max_history, "max_passage_length": arguments.max_passage_length}
     report = arguments.report and report_file(arguments.report)
     data = read_folder(arguments.data)

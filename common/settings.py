@@ -1,12 +1,14 @@
-"""Dataclass settings as command-line flags and YAML files, documented once, in the dataclass's docstring."""
+"""Dataclass settings: held to their bounds, and read from flags and YAML files; the docstring is the help."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import operator
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,29 +16,135 @@ import yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
+_BOUNDS = {
+    "above": (operator.gt, "above"),
+    "least": (operator.ge, "at least"),
+    "most": (operator.le, "at most"),
+    "below": (operator.lt, "below"),
+    "one_of": (lambda value, choices: value in choices, "one of"),
+}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
-def add_flags(parser: argparse.ArgumentParser, settings_class: type) -> None:
-    """One flag per field, `--field-name`, that the parser does not have yet; its help is the docstring's."""
-    group = parser.add_argument_group(settings_class.__name__)
-    documented, types = _documented(settings_class), get_type_hints(settings_class)
-    for field in fields(settings_class):
-        flag = "--" + field.name.replace("_", "-")
-        if flag in parser._option_string_actions:
-            continue
-        required = field.default is MISSING
-        kinds = get_args(types[field.name]) or (types[field.name],)
-        kind = next(kind for kind in kinds if kind is not type(None))
-        text = documented.get(field.name, "").replace("%", "%%")
-        text += "" if required else f" (default: {'none' if field.default is None else field.default})"
-        group.add_argument(
-            flag,
-            dest=field.name,
-            type=_truth if kind is bool else _or_none(kind) if type(None) in kinds else kind,
-            metavar="true|false" if kind is bool else kind.__name__.upper(),
-            **({"nargs": "?", "const": True} if kind is bool else {}),
-            default=argparse.SUPPRESS,
-            help=text,
-        )
+
+def within(default: Any = MISSING, **bounds: Any) -> Any:
+    """A field of [`Settings`] and its bounds: some of `above`, `least`, `most`, `below`; or `one_of` some words."""
+    return field(default=default, metadata=bounds)
+
+
+class Settings:
+    """Base of dataclasses of settings: a value that is not of its field's kind, or out of its bounds, is refused.
+
+    Raises:
+        ValueError: a value that cannot be, with the name of its field.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Shape(Settings):
+        ...     width: int = within(64, least=1, most=4096)
+        >>> Shape(0)
+        Traceback (most recent call last):
+        ValueError: width is 0; it must be a whole number, at least 1 and at most 4096
+    """
+
+    def __post_init__(self):
+        for entry, kind, optional in _entries(type(self)):
+            value, bounds = getattr(self, entry.name), entry.metadata
+            if value is None and optional:
+                continue
+            of_kind = type(value) is kind or kind not in _KINDS or (kind is float and isinstance(value, Real))
+            if of_kind and all(_BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
+                continue
+            said = [f"{_BOUNDS[name][1]} {', '.join(of) if name == 'one_of' else of}" for name, of in bounds.items()]
+            must = ", ".join(filter(None, [_KINDS.get(kind), " and ".join(said), "or none" if optional else ""]))
+            raise ValueError(f"{entry.name} is {value!r}; it must be {must}")
+
+
+def add_flags(parser: argparse.ArgumentParser, *settings_classes: type, config: bool = False) -> None:
+    """One flag per field, `--field-name`, that the parser does not have yet, and with `config` also `--config FILE`."""
+    if config:
+        what = "YAML file of settings, or the name of a recipe, such as beauty; flags override it"
+        parser.add_argument("--config", metavar="FILE", help=what)
+    for settings_class in settings_classes:
+        group = parser.add_argument_group(settings_class.__name__)
+        documented = _documented(settings_class)
+        for entry, kind, optional in _entries(settings_class):
+            if _flag(entry) in parser._option_string_actions:
+                continue
+            text = documented.get(entry.name, "").replace("%", "%%")
+            text += "" if entry.default is MISSING else f" (default: {str(entry.default).replace('None', 'none')})"
+            group.add_argument(
+                _flag(entry),
+                dest=entry.name,
+                type=_reader(kind, optional),
+                metavar="true|false" if kind is bool else kind.__name__.upper(),
+                **({"nargs": "?", "const": True} if kind is bool else {}),
+                default=argparse.SUPPRESS,
+                help=text,
+            )
+
+
+def parse(parser: argparse.ArgumentParser, *settings_classes: type, argv: Sequence[str] | None = None) -> list[Any]:
+    r"""Settings from `--config FILE` and flags; a flag overrides the file.
+
+    Raises:
+        ValueError: from the file, naming it; wrong flags end the program with exit code 2, as argparse does.
+
+    Example:
+        >>> from gram.training.settings import TrainingSettings
+        >>> _ = Path("settings.yaml").write_text("epochs: 3\nbatch_size: 64")
+        >>> argv = ["--config", "settings.yaml", "--epochs", "5", "--data", "films", "--output-dir", "run"]
+        >>> (settings,) = parse(argparse.ArgumentParser(), TrainingSettings, argv=argv)
+        >>> settings.epochs, settings.batch_size
+        (5, 64)
+    """
+    add_flags(parser, *settings_classes, config=True)
+    return settings_from(vars(parser.parse_args(argv)), *settings_classes)
+
+
+def settings_from(values: Mapping[str, Any], *settings_classes: type) -> list[Any]:
+    """Settings from values by name, over those of the file `config`, if it names one, over the defaults.
+
+    Raises:
+        FileNotFoundError, ValueError: from the file, naming it; or a field without default was not given.
+    """
+    if values.get("config") is not None:
+        values = {**settings_of_file(values["config"], *settings_classes), **values}
+    made = []
+    for settings_class in settings_classes:
+        given = {entry.name: values[entry.name] for entry in fields(settings_class) if entry.name in values}
+        for entry in fields(settings_class):
+            if entry.default is MISSING and entry.name not in given:
+                raise ValueError(f"{_flag(entry)} is required")
+        made.append(settings_class(**given))
+    return made
+
+
+def settings_of_file(name: str | Path, *settings_classes: type) -> dict[str, Any]:
+    """What a YAML file, or a recipe of this name, says of settings.
+
+    Raises:
+        FileNotFoundError: as [`config_file`] does.
+        ValueError: no mapping, an unknown key, or a value of another kind; the message names the file and the key.
+    """
+    path = config_file(name)
+    readers = {entry.name: _reader(*kind) for of in settings_classes for entry, *kind in _entries(of)}
+    try:
+        content = yaml_mapping(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    values = {}
+    for name, value in content.items():
+        if name not in readers:
+            raise ValueError(f"{path}: unknown key {name!r}; the keys are {', '.join(sorted(readers))}")
+        if isinstance(value, dict | list | set | bytes):
+            raise ValueError(f"{path}: {name} must be a single value")
+        try:
+            if value is not None:
+                values[name] = readers[name](str(value))
+        except ValueError:
+            raise ValueError(f"{path}: {name}: invalid {readers[name].__name__} value: {str(value)!r}") from None
+    return values
 
 
 def config_file(name: str | Path) -> Path:
@@ -46,38 +154,14 @@ def config_file(name: str | Path) -> Path:
         FileNotFoundError: it is neither; the message lists the recipes.
         IsADirectoryError: it is a folder.
     """
-    path, recipe = Path(name), RECIPES / f"{name}.yaml"
-    if path.is_file():
-        return path
+    path, recipes = Path(name), {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give a YAML file of settings")
-    if recipe.parent == RECIPES and recipe.is_file():
-        return recipe
-    names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-    raise FileNotFoundError(f"{name}: no such file, and no recipe of this name; the recipes are {names}")
-
-
-def flags_of_file(path: str | Path, known: set[str]) -> list[str]:
-    """A YAML file of settings as flags.
-
-    Raises:
-        FileNotFoundError: as [`config_file`] does.
-        ValueError: no mapping, an unknown key, or a value that is no scalar; the message names the file and the key.
-    """
-    path = config_file(path)
-    try:
-        content = yaml_mapping(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    flags = []
-    for name, value in content.items():
-        if name not in known:
-            raise ValueError(f"{path}: unknown key {name!r}; the keys are {', '.join(sorted(known))}")
-        if isinstance(value, dict | list | set | bytes):
-            raise ValueError(f"{path}: {name} must be a single value")
-        if value is not None:
-            flags += [f"--{name.replace('_', '-')}={str(value).lower() if isinstance(value, bool) else value}"]
-    return flags
+    if path.is_file():
+        return path
+    if str(name) in recipes:
+        return recipes[str(name)]
+    raise FileNotFoundError(f"{name}: no such file, and no recipe of this name; the recipes are {', '.join(recipes)}")
 
 
 def yaml_mapping(text: str | bytes) -> dict[Any, Any]:
@@ -97,94 +181,32 @@ def yaml_mapping(text: str | bytes) -> dict[Any, Any]:
     return content or {}
 
 
-def settings_from(values: argparse.Namespace | dict[str, Any], settings_class: type) -> Any:
-    """An instance from parsed flags; those that were not given keep the dataclass's defaults.
-
-    Raises:
-        ValueError: a field without default was not given.
-    """
-    values = values if isinstance(values, dict) else vars(values)
-    for field in fields(settings_class):
-        if field.default is MISSING and field.name not in values:
-            raise ValueError(f"--{field.name.replace('_', '-')} is required")
-    given = {field.name: values[field.name] for field in fields(settings_class) if field.name in values}
-    return settings_class(**given)
+def _entries(settings_class: type) -> Iterator[tuple[Field, type, bool]]:
+    """Every field, its kind, and whether it may be none."""
+    types = get_type_hints(settings_class)
+    for entry in fields(settings_class):
+        kinds = get_args(types[entry.name]) or (types[entry.name],)
+        yield entry, next(kind for kind in kinds if kind is not type(None)), type(None) in kinds
 
 
-def parse(parser: argparse.ArgumentParser, *settings_classes: type, argv: Sequence[str] | None = None) -> list[Any]:
-    r"""Settings from `--config FILE` and flags; a flag overrides the file.
-
-    Raises:
-        ValueError: from the file, naming it; wrong flags end the program with exit code 2, as argparse does.
-
-    Example:
-        >>> from gram.training.settings import TrainingSettings
-        >>> _ = Path("settings.yaml").write_text("epochs: 3\nbatch_size: 64")
-        >>> argv = ["--config", "settings.yaml", "--epochs", "5", "--data", "films", "--output-dir", "run"]
-        >>> (settings,) = parse(argparse.ArgumentParser(), TrainingSettings, argv=argv)
-        >>> settings.epochs, settings.batch_size
-        (5, 64)
-    """
-    add_config_flags(parser, *settings_classes)
-    return settings_from_config(parser.parse_args(argv), *settings_classes)
+def _flag(entry: Field) -> str:
+    return "--" + entry.name.replace("_", "-")
 
 
-def add_config_flags(parser: argparse.ArgumentParser, *settings_classes: type) -> None:
-    """`--config FILE`, and one flag per field."""
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="YAML file of settings, or the name of a recipe, such as beauty; flags override it",
-    )
-    for settings_class in settings_classes:
-        add_flags(parser, settings_class)
+def _reader(kind: type, optional: bool) -> Callable[[str], Any]:
+    """A value from its text; where it may be none, the word none is None: so a flag takes back what a file gives."""
 
+    def read(text: str) -> Any:
+        if optional and text.lower() == "none":
+            return None
+        return ("false", "true").index(text.lower()) == 1 if kind is bool else kind(text)
 
-def settings_from_config(given: argparse.Namespace, *settings_classes: type) -> list[Any]:
-    """Settings from what a parser with `add_config_flags` found.
-
-    Raises:
-        ValueError: from the file, naming it.
-    """
-    values: dict[str, Any] = {}
-    if given.config is not None:
-        known = {field.name for settings_class in settings_classes for field in fields(settings_class)}
-        flags = flags_of_file(given.config, known)
-        file_parser = _FileParser(given.config)
-        for settings_class in settings_classes:
-            add_flags(file_parser, settings_class)
-        values.update(vars(file_parser.parse_args(flags)))
-    values.update(vars(given))
-    return [settings_from(values, settings_class) for settings_class in settings_classes]
-
-
-class _FileParser(argparse.ArgumentParser):
-    def __init__(self, path: str):
-        super().__init__(add_help=False, allow_abbrev=False)
-        self.path = path
-
-    def error(self, message: str):
-        raise ValueError(f"{self.path}: {message.replace('argument --', '')}")
-
-
-def _truth(text: str) -> bool:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-def _or_none(kind: type) -> Callable[[str], Any]:
-    """`kind`, or None for the word none, so that a flag can take back what a file gives."""
-
-    def convert(text: str) -> Any:
-        return None if text.lower() == "none" else kind(text)
-
-    convert.__name__ = kind.__name__  # argparse names it in errors
-    return convert
+    read.__name__ = "true|false" if kind is bool else kind.__name__  # for errors
+    return read
 
 
 def _documented(settings_class: type) -> dict[str, str]:
-    """Field name to its text in the docstring's `Attributes:` or `Args:` section."""
-    section = re.split(r"\n(?:Attributes|Args):\n", inspect.getdoc(settings_class) or "")[-1].split("\n\n")[0]
+    """Field name to its text in the docstring's `Attributes:` section."""
+    section = inspect.getdoc(settings_class).split("\nAttributes:\n")[-1].split("\n\n")[0]
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}

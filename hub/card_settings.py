@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.utils import validate_repo_id, yaml_dump
 
 from ..common.files import new_file
-from ..common.settings import settings_from_config
+from ..common.settings import settings_from
 
 CARD_FILE = "card.yaml"
 
@@ -46,14 +46,14 @@ class CardSettings:
             validate_repo_id(self.repo_id)
 
     @classmethod
-    def of(cls, folder: str | Path) -> CardSettings:
-        """Those in the `card.yaml` of a model folder; all empty where there is none.
+    def of(cls, folder: str | Path, **given: Any) -> CardSettings:
+        """Those `given`, over those in the `card.yaml` of a model folder, if there is one.
 
         Raises:
             ValueError: the file is no YAML mapping, or has an unknown key; the message names file and key.
         """
         path = Path(folder) / CARD_FILE
-        return settings_from_config(Namespace(config=path if path.is_file() else None), cls)[0]
+        return settings_from({"config": path if path.is_file() else None, **given}, cls)[0]
 
     def save(self, folder: str | Path) -> None:
         """Write `card.yaml`, for the next card; a file that says the same is left as it is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from ..common.files import LOCK_FILE, locked, write_json
 from ..common.provenance import changes, hash_of_data
-from ..common.settings import config_file, settings_from_config, yaml_mapping
+from ..common.settings import settings_from, settings_of_file
 from ..data import RecommendationData, read_folder
 from ..data.splits import sample_users
 from ..training.settings import PLACES, TrainingSettings
@@ -164,12 +163,11 @@ class Plan:
         for name in ("translation", "init_from", "lora", "lexical_ids"):
             if self.settings.get(name) is not None:
                 raise ValueError(f"{name} cannot be given: every row is translated and trained from its own settings")
+        of_file = settings_of_file(self.dataset, TrainingSettings, TranslationSettings)
         shape = {} if self.size == RECIPE_SIZE else {"backbone": None, **SIZES[self.size]}
-        recipe, places = config_file(self.dataset), {"data": str(self.data), "output_dir": str(self.output_dir)}
-        given = Namespace(config=recipe, **{**shape, **self.settings, **places})
-        training, self.translation = settings_from_config(given, TrainingSettings, TranslationSettings)
-        said = {**yaml_mapping(recipe.read_bytes()), **self.settings}
-        self.training = replace(training, **{name: of for name, of in DEFAULTS.items() if name not in said})
+        places = {"data": str(self.data), "output_dir": str(self.output_dir)}
+        values = {**DEFAULTS, **of_file, **shape, **self.settings, **places}
+        self.training, self.translation = settings_from(values, TrainingSettings, TranslationSettings)
         self.output_dir = Path(self.output_dir)
         self.translations = Path(self.translations or self.output_dir / "translations")
 

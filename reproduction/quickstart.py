@@ -13,11 +13,10 @@ import sys
 import tempfile
 import time
 import zipfile
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..common.settings import RECIPES, parse
+from ..common.settings import RECIPES, settings_from
 from ..data import RecommendationData, read_folder
 from ..data.prepare import PrepareSettings, prepare
 from ..evaluation.full_ranking import evaluate, format_table, result_files
@@ -83,10 +82,8 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     """
     output_dir = Path(output_dir)
     data_folder, translation = output_dir / "data", output_dir / "translation"
-    places = ["--config", str(recipe), "--data", str(data_folder), "--output-dir", str(output_dir)]
-    training_settings, translation_settings = parse(
-        ArgumentParser(add_help=False), TrainingSettings, TranslationSettings, argv=places
-    )
+    values = {"config": recipe, "data": str(data_folder), "output_dir": str(output_dir)}
+    training_settings, translation_settings = settings_from(values, TrainingSettings, TranslationSettings)
     check_folder(training_settings)
     start = time.monotonic()
 

@@ -152,7 +152,7 @@ def _row(results: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str
     first, gains, metrics = results[0], {}, {}
     for protocol in PROTOCOLS:
         ranks = [result["ranks"][protocol] for result in results]
-        values = {metric: np.stack([gain(of, k) for of in ranks]) for metric, (gain, k) in METRICS.items()}  # (seeds, U)
+        values = {metric: np.stack([gain(of, k) for of in ranks]) for metric, (gain, k) in METRICS.items()}
         gains[protocol] = values[COMPARED].mean(axis=0)
         metrics[protocol] = {
             metric: {**estimate(of.mean(axis=0)), "spread": float(of.mean(axis=1).std(ddof=1)) if len(of) > 1 else None}

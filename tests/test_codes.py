@@ -224,10 +224,10 @@ def test_a_backbone_of_another_vocabulary_is_refused(backbone, data, translated)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"id_tokens": "words"}, "id_tokens is 'words'; it must be 'lexical' or 'codes'"),
-        ({"num_codebooks": 0}, "num_codebooks is 0; it must be a whole number of at least 1"),
-        ({"num_codebooks": 26}, "num_codebooks is 26; it must be at most 25"),
-        ({"codebook_size": 1}, "codebook_size is 1; it must be a whole number of at least 2"),
+        ({"id_tokens": "words"}, "id_tokens is 'words'; it must be one of lexical, codes"),
+        ({"num_codebooks": 0}, "num_codebooks is 0; it must be a whole number, at least 1 and at most 25"),
+        ({"num_codebooks": 26}, "num_codebooks is 26; it must be a whole number, at least 1 and at most 25"),
+        ({"codebook_size": 1}, "codebook_size is 1; it must be a whole number, at least 2"),
         ({"lexical_ids": "ids.txt"}, "lexical_ids is a file of IDs in words"),
     ],
 )

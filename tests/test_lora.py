@@ -231,9 +231,9 @@ def test_two_processes_with_gradient_checkpointing_learn_the_same_adapters(train
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora": 0}, "lora must be at least 1"),
-        ({"lora_alpha": 0.0}, "lora_alpha must be positive"),
-        ({"lora_dropout": 1.0}, "lora_dropout must be at least 0 and below 1"),
+        ({"lora": 0}, "lora is 0; it must be a whole number, at least 1"),
+        ({"lora_alpha": 0.0}, "lora_alpha is 0.0; it must be a number, above 0, or none"),
+        ({"lora_dropout": 1.0}, "lora_dropout is 1.0; it must be a number, at least 0 and below 1"),
         ({"lora_targets": " "}, "lora_targets must name a layer"),
         ({"backbone": "t5"}, "init_from brings its own weights and tokenizer"),
         ({"init_from": None}, "lora adapts weights that have been trained before; give backbone or init_from"),

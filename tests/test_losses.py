@@ -67,10 +67,10 @@ def test_where_there_is_no_target_every_weight_still_has_a_gradient(data, tokeni
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
-        ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0"),
-        ({"warmup_ratio": 1.5}, "warmup_ratio must be between 0 and 1, got 1.5"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be a number, at least 0 and below 1"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be a number, at least 0"),
+        ({"warmup_ratio": 1.5}, "warmup_ratio is 1.5; it must be a number, at least 0 and at most 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be a number, above 0"),
     ],
 )
 def test_an_impossible_setting_names_its_field(change, message):

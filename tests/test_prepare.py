@@ -205,9 +205,9 @@ def test_data_sets_reads_the_folder(tmp_path):
         ({"split": "random"}, "split is 'random'"),
         ({"time_unit": "h"}, "time_unit is 'h'; it must be one of s, ms"),
         ({"since": "2019"}, "since is '2019'; it must be a day, YYYY-MM-DD"),
-        ({"user_core": -1}, "user_core is -1; it must be at least 0"),
-        ({"min_length": 2}, "min_length is 2; it must be at least 3"),
-        ({"test_part": 0.0}, "validation_part and test_part are 0.1 and 0.0"),
+        ({"user_core": -1}, "user_core is -1; it must be a whole number, at least 0"),
+        ({"min_length": 2}, "min_length is 2; it must be a whole number, at least 3"),
+        ({"test_part": 0.0}, "test_part is 0.0; it must be a number, above 0"),
         ({"test_part": 0.9}, "validation_part and test_part are 0.1 and 0.9"),
     ],
 )

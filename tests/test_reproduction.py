@@ -285,7 +285,7 @@ def test_a_fraction_of_the_users_is_the_same_every_time(data):
         (["--rows", "gramm"], "rows: there is no row 'gramm'; the rows are gram, without-hierarchy"),
         (["--fraction", "0"], "fraction is 0.0; it must be above 0 and at most 1"),
         (["--translation", "x"], "translation cannot be given: every row is translated and trained"),
-        (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--epochs", "0"], "epochs is 0; it must be a whole number, at least 1"),
     ],
 )
 def test_bad_settings_are_one_line(recipe, data_folder, tmp_path, capsys, arguments, says):

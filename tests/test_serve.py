@@ -409,8 +409,8 @@ def test_a_port_in_use_is_one_line(folder):
     [
         (("--port", "70000"), "--port: '70000' is no port"),
         (("--host", "..."), "cannot listen on port 8000 of ...: "),
-        (("--batch-size", "0"), "batch_size is 0; it must be at least 1"),
-        (("--max-wait-ms", "-1"), "max_wait_ms is -1.0; it must be at least 0"),
+        (("--batch-size", "0"), "batch_size is 0; it must be a whole number, at least 1"),
+        (("--max-wait-ms", "-1"), "max_wait_ms is -1.0; it must be a number, at least 0"),
         (("--request-timeout", "nan"), "request_timeout is nan"),
         (("--max-pending", "4"), "max_histories is 64, more than max_pending, 4"),
     ],

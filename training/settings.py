@@ -5,35 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.settings import Settings, within
 from .trackers import tracker_names
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
 # Settings that change no weight, or say where to find what does.
 PLACES = {"data", "output_dir", "overwrite", "translation", "workers", "save_every", "report_to"}
 
-_AT_LEAST_ONE = (
-    *("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "max_history", "max_passage_length", "lora"),
-    *("epochs", "batch_size", "micro_batch_size", "micro_batch_tokens", "prefixes_per_group"),
-    *("validate_every", "validation_beams", "save_every"),
-)
-# Beyond these a run only fills the memory, or never ends.
-_MOST = {
-    **dict.fromkeys(("num_layers", "num_decoder_layers"), 256),
-    **dict.fromkeys(("num_heads", "workers"), 1024),
-    **dict.fromkeys(("d_model", "d_kv", "d_ff", "max_history", "max_passage_length", "lora"), 1 << 16),
-    "validation_beams": 10_000,
-}
-_BOUNDS = {  # what is said, what must hold, and of which fields; None is always allowed
-    "be at least 1": (lambda value: value >= 1, _AT_LEAST_ONE),
-    "not be negative": (lambda value: value >= 0, ("validation_users", "patience", "workers", "seed", "weight_decay")),
-    "be positive": (lambda value: value > 0, ("learning_rate", "adam_epsilon", "max_grad_norm", "lora_alpha")),
-    "be at least 0 and below 1": (lambda value: 0 <= value < 1, ("label_smoothing", "lora_dropout")),
-    "be between 0 and 1": (lambda value: 0 <= value <= 1, ("warmup_ratio",)),
-}
-
 
 @dataclass
-class TrainingSettings:
+class TrainingSettings(Settings):
     """Settings of one training run; the defaults are the paper's.
 
     Attributes:
@@ -90,17 +71,15 @@ class TrainingSettings:
             installed with `all`.
         seed: of the initial weights, the order of the samples and the dropout.
 
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
-
     Example:
         >>> TrainingSettings("data/beauty", "runs/beauty", epochs=10).translation_folder.as_posix()
         'runs/beauty/translation'
         >>> TrainingSettings("data/beauty", "runs/beauty", epochs=0)
         Traceback (most recent call last):
-        ValueError: epochs must be at least 1, got 0
+        ValueError: epochs is 0; it must be a whole number, at least 1
     """
 
+    # Beyond `most` a run only fills the memory, or never ends.
     data: str
     output_dir: str
     overwrite: bool = False
@@ -108,54 +87,48 @@ class TrainingSettings:
     tokenizer: str | None = None
     backbone: str | None = None
     init_from: str | None = None
-    lora: int | None = None
-    lora_alpha: float | None = None
-    lora_dropout: float = 0.0
+    lora: int | None = within(None, least=1, most=1 << 16)
+    lora_alpha: float | None = within(None, above=0)
+    lora_dropout: float = within(0.0, least=0, below=1)
     lora_targets: str = "q v"
-    d_model: int = 512
-    d_kv: int = 64
-    d_ff: int = 2048
-    num_layers: int = 6
-    num_decoder_layers: int | None = None
-    num_heads: int = 8
-    dropout_rate: float = 0.1
-    max_history: int = 20
-    max_passage_length: int = 128
+    d_model: int = within(512, least=1, most=1 << 16)
+    d_kv: int = within(64, least=1, most=1 << 16)
+    d_ff: int = within(2048, least=1, most=1 << 16)
+    num_layers: int = within(6, least=1, most=256)
+    num_decoder_layers: int | None = within(None, least=1, most=256)
+    num_heads: int = within(8, least=1, most=1024)
+    dropout_rate: float = within(0.1, least=0, below=1)
+    max_history: int = within(20, least=1, most=1 << 16)
+    max_passage_length: int = within(128, least=1, most=1 << 16)
     user_prompt: bool = True
     item_prompts: bool = True
     id_in_item_prompt: bool = True
     passage_position: bool = True
-    epochs: int = 30
-    batch_size: int = 128
-    micro_batch_size: int = 128
-    micro_batch_tokens: int = 16384
-    prefixes_per_group: int = 16
-    label_smoothing: float = 0.0
-    learning_rate: float = 1e-3
-    adam_epsilon: float = 1e-6
-    weight_decay: float = 0.01
-    warmup_ratio: float = 0.05
-    max_grad_norm: float = 1.0
+    epochs: int = within(30, least=1)
+    batch_size: int = within(128, least=1)
+    micro_batch_size: int = within(128, least=1)
+    micro_batch_tokens: int = within(16384, least=1)
+    prefixes_per_group: int = within(16, least=1)
+    label_smoothing: float = within(0.0, least=0, below=1)
+    learning_rate: float = within(1e-3, above=0)
+    adam_epsilon: float = within(1e-6, above=0)
+    weight_decay: float = within(0.01, least=0)
+    warmup_ratio: float = within(0.05, least=0, most=1)
+    max_grad_norm: float = within(1.0, above=0)
     gradient_checkpointing: bool = False
     compile: bool = False
-    mixed_precision: str = "auto"
-    validate_every: int = 1
-    validation_users: int = 0
-    validation_beams: int = 50
-    patience: int = 5
-    save_every: int = 500
-    workers: int | None = None
+    mixed_precision: str = within("auto", one_of=("auto", "bf16", "no"))
+    validate_every: int = within(1, least=1)
+    validation_users: int = within(0, least=0)
+    validation_beams: int = within(50, least=1, most=10_000)
+    patience: int = within(5, least=0)
+    save_every: int = within(500, least=1)
+    workers: int | None = within(None, least=0, most=1024)
     report_to: str | None = None
-    seed: int = 0
+    seed: int = within(0, least=0)
 
     def __post_init__(self):
-        for demand, (holds, names) in _BOUNDS.items():
-            for name in names:
-                if (value := getattr(self, name)) is not None and not holds(value):
-                    raise ValueError(f"{name} must {demand}, got {value}")
-        for name, most in _MOST.items():
-            if (getattr(self, name) or 0) > most:
-                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        super().__post_init__()
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):
             raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
         if not (self.user_prompt or self.item_prompts):
@@ -165,8 +138,6 @@ class TrainingSettings:
         if not self.lora_targets.replace(",", " ").split():
             raise ValueError("lora_targets must name a layer, such as `q v`")
         tracker_names(self.report_to)
-        if self.mixed_precision not in ("auto", "bf16", "no"):
-            raise ValueError(f"mixed_precision must be auto, bf16 or no, got {self.mixed_precision!r}")
 
     @property
     def translation_folder(self) -> Path:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+
+from ..common.settings import Settings, within
 
 BUILT_IN_ENCODER = "tfidf-svd"
 SASREC, ITEM_KNN = "sasrec", "item-knn"
 LEXICAL, CODES = "lexical", "codes"
 MAX_CODEBOOKS = 25  # a letter each, and one for the token that tells apart items of equal codes
 
-# The least and the most of each. Beyond the most nothing is gained: a prompt holds some hundred tokens, a machine has
-# some hundred processors.
-_BOUNDS: dict[str, tuple[int, float]] = {
-    **{"num_clusters": (2, inf), "depth": (1, 100), "num_codebooks": (1, MAX_CODEBOOKS), "codebook_size": (2, 1 << 16)},
-    **{"num_similar": (0, 1000), "encoder_max_length": (1, inf), "max_fan_out": (2, inf), "vocab_size": (32, 1 << 20)},
-    **{"sasrec_dim": (2, 1 << 12), "sasrec_epochs": (1, inf), "num_workers": (1, 1024), "seed": (0, inf)},
-}
-
 
 @dataclass
-class TranslationSettings:
+class TranslationSettings(Settings):
     """Settings of the semantic-to-lexical translation; the paper's values for Beauty are the defaults.
 
     Attributes:
@@ -50,47 +43,36 @@ class TranslationSettings:
         sasrec_epochs: how often it sees the training part.
         num_workers: processes that cluster; any number gives the same IDs.
         seed: of clustering, of the built-in encoder and of the SASRec.
-
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
     """
 
-    num_clusters: int = 128
-    depth: int = 7
+    # Beyond `most` nothing is gained: a prompt holds some hundred tokens, a machine some hundred processes.
+    num_clusters: int = within(128, least=2)
+    depth: int = within(7, least=1, most=100)
     hierarchy: bool = True
-    id_tokens: str = LEXICAL
-    num_codebooks: int = 3
-    codebook_size: int = 256
-    num_similar: int = 10
+    id_tokens: str = within(LEXICAL, one_of=(LEXICAL, CODES))
+    num_codebooks: int = within(3, least=1, most=MAX_CODEBOOKS)
+    codebook_size: int = within(256, least=2, most=1 << 16)
+    num_similar: int = within(10, least=0, most=1000)
     encoder: str = BUILT_IN_ENCODER
     encoder_prompt: str = ""
-    encoder_max_length: int | None = None
+    encoder_max_length: int | None = within(None, least=1)
     encoder_append_eos: bool = False
     encoder_trust_remote_code: bool = False
     vectors: str | None = None
-    max_fan_out: int = 1024
+    max_fan_out: int = within(1024, least=2)
     blocked_tokens: str | None = None
-    vocab_size: int = 8000
+    vocab_size: int = within(8000, least=32, most=1 << 20)
     lexical_ids: str | None = None
     similar_items: str = SASREC
-    sasrec_dim: int = 64
-    sasrec_epochs: int = 20
-    num_workers: int = 1
-    seed: int = 0
+    sasrec_dim: int = within(64, least=2, most=1 << 12)
+    sasrec_epochs: int = within(20, least=1)
+    num_workers: int = within(1, least=1, most=1024)
+    seed: int = within(0, least=0)
 
     def __post_init__(self):
-        for name, (least, most) in _BOUNDS.items():
-            value = getattr(self, name)
-            if name == "encoder_max_length" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-            if value > most:
-                raise ValueError(f"{name} is {value}; it must be at most {most}")
+        super().__post_init__()
         if not isinstance(self.encoder, str) or not self.encoder.strip():
             raise ValueError(f"encoder is {self.encoder!r}; it must be {BUILT_IN_ENCODER!r} or a model's name or path")
-        if self.id_tokens not in (LEXICAL, CODES):
-            raise ValueError(f"id_tokens is {self.id_tokens!r}; it must be {LEXICAL!r} or {CODES!r}")
         if self.id_tokens == CODES and self.lexical_ids is not None:
             raise ValueError(f"lexical_ids is a file of IDs in words; leave it out, or give id_tokens {LEXICAL!r}")
         if self.max_fan_out < self.num_clusters:

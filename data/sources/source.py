@@ -10,17 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...common.settings import Settings, within
 from .lines import existing, whole_characters
 
 FORMATS = ("folder", "recbole", "table", "hub", "amazon2014", "amazon2023", "yelp", "movielens")
-TIME_UNITS = ("s", "ms")
-SPLITS = ("leave-one-out", "global-time")
-MIN_LENGTH = 3  # one to learn from, one to validate, one to test
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
+class PrepareSettings(Settings):
     """What is read, what is kept of it, and how it is split.
 
     Attributes:
@@ -47,12 +45,9 @@ class PrepareSettings:
         validation_part: part of all interactions between the two moments of global-time.
         test_part: part of all interactions after the second moment of global-time.
         skip_bad_lines: skip and count lines that cannot be read, instead of stopping at the first.
-
-    Raises:
-        ValueError: a value that cannot be, with the name of its field.
     """
 
-    format: str
+    format: str = within(one_of=FORMATS)
     input: str | None = None
     interactions: str | None = None
     items: str | None = None
@@ -60,33 +55,27 @@ class PrepareSettings:
     item_column: str = "item_id"
     time_column: str = "timestamp"
     rating_column: str = "rating"
-    time_unit: str | None = None
+    time_unit: str | None = within(None, one_of=("s", "ms"))
     item_id_column: str = "item_id"
     text_columns: str | None = None
     min_rating: float | None = None
     since: str | None = None
     until: str | None = None
-    user_core: int = 5
-    item_core: int = 5
-    min_length: int = MIN_LENGTH
-    split: str = "leave-one-out"
-    validation_part: float = 0.1
-    test_part: float = 0.1
+    user_core: int = within(5, least=0)
+    item_core: int = within(5, least=0)
+    min_length: int = within(3, least=3)  # one to learn from, one to validate, one to test
+    split: str = within("leave-one-out", one_of=("leave-one-out", "global-time"))
+    validation_part: float = within(0.1, above=0)
+    test_part: float = within(0.1, above=0)
     skip_bad_lines: bool = False
 
     def __post_init__(self):
-        for name, choices in (("format", FORMATS), ("split", SPLITS), ("time_unit", (None, *TIME_UNITS))):
-            if getattr(self, name) not in choices:
-                choices = [choice for choice in choices if choice]
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
-        for name, least in (("user_core", 0), ("item_core", 0), ("min_length", MIN_LENGTH)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        super().__post_init__()
         for name in ("since", "until"):
             day_start(name, getattr(self, name))
-        if min(self.validation_part, self.test_part) <= 0 or self.validation_part + self.test_part >= 1:
+        if self.validation_part + self.test_part >= 1:
             parts = f"{self.validation_part} and {self.test_part}"
-            raise ValueError(f"validation_part and test_part are {parts}; they must be above 0, together below 1")
+            raise ValueError(f"validation_part and test_part are {parts}; they must be together below 1")
 
 
 def day_start(name: str, value: str | None) -> float | None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass
+
+from ...common.settings import Settings, within
+
+_MOST = 999_999_999  # more than anything can use
 
 
 @dataclass(frozen=True)
-class ServeSettings:
+class ServeSettings(Settings):
     """Limits of a server, and its flags; each is at least 1, but for the wait.
 
     Attributes:
@@ -24,21 +29,18 @@ class ServeSettings:
         ValueError: a number is below its least, or one request may hold more users than may wait.
     """
 
-    batch_size: int = 16
-    max_wait_ms: float = 5.0
-    max_pending: int = 1024
-    request_timeout: float = 30.0
-    max_history_length: int = 1000
-    max_histories: int = 64
-    max_top_k: int = 100
-    max_num_beams: int = 200
-    max_body_bytes: int = 1 << 18
+    batch_size: int = within(16, least=1, most=_MOST)
+    max_wait_ms: float = within(5.0, least=0, below=math.inf)
+    max_pending: int = within(1024, least=1, most=_MOST)
+    request_timeout: float = within(30.0, least=1, below=math.inf)
+    max_history_length: int = within(1000, least=1, most=_MOST)
+    max_histories: int = within(64, least=1, most=_MOST)
+    max_top_k: int = within(100, least=1, most=_MOST)
+    max_num_beams: int = within(200, least=1, most=_MOST)
+    max_body_bytes: int = within(1 << 18, least=1, most=_MOST)
 
     def __post_init__(self):
-        for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "max_wait_ms" else 1
-            if not least <= value < float("inf"):
-                raise ValueError(f"{field.name} is {value}; it must be at least {least}")
+        super().__post_init__()
         if self.max_histories > self.max_pending:
             raise ValueError(
                 f"max_histories is {self.max_histories}, more than max_pending, {self.max_pending}: such a request "
