@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..item_cache_gram import ItemCache
+from ..pipeline_gram import recommend_rows
 from ..serving.user_batches import batches_of_users
 
 PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
@@ -77,7 +78,7 @@ def gram_candidates(
         >>> found["unseen_items"].items.shape, 3 in found["unseen_items"].items[0]
         ((2, 5), False)
     """
-    histories, others = list(histories), others or {}
+    histories, others = [np.asarray(history).tolist() for history in histories], others or {}
     found = {}
     for protocol in protocols:
         shape = (len(histories), num_beams + (others[protocol].shape[1] if protocol in others else 0))
@@ -88,29 +89,18 @@ def gram_candidates(
         with torch.no_grad(), tqdm(total=len(histories), desc="GRAM", unit="user", disable=not progress) as bar:
             for users, cache in batches_of_users(model, tokenizer, histories, batch_size, item_cache, progress):
                 chosen = [histories[user] for user in users]
-                inputs = _inputs(model, tokenizer, chosen)
-                seen = seen_items(chosen).to(model.device)
                 for protocol, candidates in found.items():
-                    excluded = seen if protocol == "unseen_items" else None
-                    items, scores = _generate(model, inputs, num_beams, excluded, cache)
-                    candidates.items[users, :num_beams], candidates.scores[users, :num_beams] = items, scores
-                _add_others(model, inputs, users, found, others, cache)
+                    search = {"exclude_seen": protocol == "unseen_items", "num_beams": num_beams, "item_cache": cache}
+                    items, scores = recommend_rows(model, tokenizer, chosen, num_beams, **search)
+                    columns = slice(items.shape[1])
+                    candidates.items[users, columns], candidates.scores[users, columns] = items, scores
+                if others:
+                    inputs = tokenizer(rows=chosen, item_prompts=False, return_tensors="pt").to(model.device)
+                    _add_others(model, inputs, users, found, others, cache)
                 bar.update(len(users))
     finally:
         model.train(was_training)
     return found
-
-
-def seen_items(histories: Sequence[np.ndarray]) -> torch.Tensor:
-    """(B, E) int64 catalogue rows of the histories, padded with -1: what `generate` takes as `excluded_items`.
-
-    Example:
-        >>> seen_items([[4, 2], [3]])
-        tensor([[ 4,  2],
-                [ 3, -1]])
-    """
-    rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
 def target_ranks(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -124,29 +114,8 @@ def target_ranks(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)
 
 
-def _inputs(model, tokenizer, histories) -> dict[str, torch.Tensor]:
-    newest = [[tokenizer.item_ids[row] for row in history[-tokenizer.max_history :]] for history in histories]
-    return dict(tokenizer(histories=newest, item_prompts=False, return_tensors="pt").to(model.device))
-
-
-def _generate(model, inputs, num_beams, excluded_items, item_cache) -> tuple[np.ndarray, np.ndarray]:
-    """Items (B, num_beams), best first, -1 beyond the last, and their scores."""
-    output = model.generate(
-        **inputs,
-        item_cache=item_cache,
-        excluded_items=excluded_items,
-        num_beams=num_beams,
-        num_return_sequences=num_beams,
-        return_dict_in_generate=True,
-    )
-    scores = output.sequences_scores.view(output.item_indices.shape)
-    return output.item_indices.cpu().numpy(), scores.float().cpu().numpy()
-
-
 def _add_others(model, inputs, users, found, others, item_cache) -> None:
     """Put the others behind what was generated. An item that several protocols ask for is spelt out once."""
-    if not others:
-        return
     known = np.concatenate([found[protocol].generated.items[users] for protocol in found], axis=1)
     scores = np.concatenate([found[protocol].generated.scores[users] for protocol in found], axis=1)
     asked = np.sort(np.concatenate([rows[users] for rows in others.values()], axis=1), axis=1)  # (B, E')

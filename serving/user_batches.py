@@ -22,15 +22,7 @@ def batches_of_users(
     """Batches of users of like history length, each with a cache that holds their items.
 
     Where no cache is given, users are taken in groups whose items' encodings, in float32, fill at most `MOST_BYTES`,
-    and the items of a group are encoded once.
-
-    Args:
-        model: a [`GramForConditionalGeneration`].
-        tokenizer: the model's [`GramTokenizer`].
-        histories: U histories of catalogue rows, oldest first.
-        batch_size: users in a batch.
-        item_cache: with all of their items, if there is one.
-        progress: show a bar with the time left while items are encoded.
+    and the items of a group are encoded once. Histories are catalogue rows, oldest first.
 
     Yields:
         Indices of users, longest histories first (little padding, and what does not fit in memory shows at once), and
