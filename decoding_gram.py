@@ -125,7 +125,7 @@ class PrefixDecoder:
         compile_config: CompileConfig | None = None,
     ):
         self.model, self.decoder, self.score_mode = model, model.decoder, score_mode
-        self.is_static = compile_config is not None
+        self.is_static, self.sums = compile_config is not None, []
         self.run_blocks = _compiled(json.dumps(compile_config.to_dict())) if self.is_static else _run_blocks
         fused = fused.padded(_STATIC_TOKENS) if self.is_static else fused
         batch_size, self.num_slots, self.longest = len(fused.index), 0, depth if self.is_static else 0
@@ -164,7 +164,9 @@ class PrefixDecoder:
         states = self._by_hand(tokens, ancestors) if self.fused is None else self._as_it_is(ancestors)  # (B, W, d)
         scores = over_legal if self.score_mode == "trie" else over_vocabulary
         flat = (states.flatten(0, 1), candidates.flatten(0, 1), legal.flatten(0, 1))
-        return scores(self.model, *flat).view(candidates.shape)
+        log_probs = scores(self.model, *flat).view(candidates.shape)
+        self.sums.append(log_probs.where(legal, 0).sum())  # not finite where one of them is not
+        return log_probs
 
     def _append(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
         """Note tokens and where they come from; returns their slots (B, W, D): its own, its parent's ..., then -1."""

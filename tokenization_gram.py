@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from .arguments_gram import whole_number
-from .loading_gram import CHECKSUMS, add_checksums, check_checksums, read_object
+from .loading_gram import CHECKSUMS, add_checksums, check_checksums, new_file, read_object
 
 CATALOGUE_FILE = "catalogue.parquet"
 CATALOGUE_SCHEMA = pa.schema(
@@ -351,12 +350,8 @@ class GramTokenizer(TokenizersBackend):
     def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
         file_names = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
         path = Path(save_directory) / (f"{filename_prefix}-{CATALOGUE_FILE}" if filename_prefix else CATALOGUE_FILE)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            pq.write_table(self.catalogue, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with new_file(path) as part:
+            pq.write_table(self.catalogue, part)
         file_names = (*file_names, str(path))
         add_checksums(file_names[0], file_names[1:])
         return file_names

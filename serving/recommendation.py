@@ -171,9 +171,7 @@ def recommend_users(
         recommender: what to ask.
         users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, at least one item, UTF-8.
         output: `.parquet` or `.csv`, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
-        top_k: items per user.
-        exclude_seen: leave out every item of the user's whole history.
-        num_beams: width of the search; at least `top_k` are taken.
+        top_k, exclude_seen, num_beams: as of [`Recommender.recommend`].
         users_per_part: users in a part; what an interruption may cost.
         progress: show a bar with the time left.
 
