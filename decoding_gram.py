@@ -42,11 +42,8 @@ class FusedPassages:
     ) -> FusedPassages:
         """Lay out users' passages.
 
-        Args:
-            states (T, d): the distinct passages, laid end to end.
-            lengths (U,): tokens of each.
-            passages (B, P): which of them each user has, in the order of their positions; -1 for none.
-            positions (P', d): weights of the passage position embedding.
+        States (T, d) are the distinct ones, laid end to end, of lengths (U,); `passages` (B, P) says which of them each
+        user has, in the order of their positions (P', d), -1 for none.
         """
         counts = lengths[passages.clamp(min=0)].masked_fill(passages < 0, 0)  # (B, P)
         ends = counts.cumsum(1)
@@ -149,16 +146,12 @@ class PrefixDecoder:
     def __call__(
         self, tokens: torch.Tensor, parents: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor
     ) -> torch.Tensor:
-        """Append tokens, and score what may follow each.
+        """Append tokens, and score what may follow each: float32 log-probabilities (B, W, F), -inf where not legal.
 
         Args:
             tokens (B, W): appended to slots S ... S + W - 1, S being the number of slots before.
             parents (B, W): slot of the token before, appended by an earlier call; -1 for the start token.
-            candidates (B, W, F): tokens that may come next.
-            legal (B, W, F): False where there is no such candidate.
-
-        Returns:
-            float32 log-probabilities (B, W, F), -inf where not legal.
+            candidates, legal (B, W, F): tokens that may come next; False where there is no such candidate.
         """
         ancestors = self._append(tokens, parents)  # (B, W, D)
         states = self._by_hand(tokens, ancestors) if self.fused is None else self._as_it_is(ancestors)  # (B, W, d)
@@ -213,11 +206,7 @@ def keys_and_values(
 ) -> list[torch.Tensor]:
     """Keys and values (H, B, M, dk) of cross-attention: linear, `W(h + p) = W h + W p`, so projected once per passage.
 
-    Args:
-        attention: a decoder block's `EncDecAttention`.
-        fused: the users' passages.
-        positions (P, d): weights of the passage position embedding.
-        as_it_is: what one user attends to need not be laid out anew.
+    `positions` (P, d) of passages; `as_it_is`: what one user attends to need not be laid out anew.
     """
     projected = [heads(attention, p[None])[:, 0] for p in (attention.k(fused.states), attention.v(fused.states))]
     if as_it_is and fused.is_placed and fused.index.shape == (1, len(fused.states)):  # (H, T, dk), all of one user's
@@ -230,13 +219,7 @@ def keys_and_values(
 
 
 def over_vocabulary(model, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (N, F), over all tokens, of what may follow each of N prefixes; -inf where not legal.
-
-    Args:
-        model: the GRAM whose head scores the vocabulary.
-        states (N, d): of its decoder.
-        candidates, legal (N, F): tokens that may come next, and False where there is no such candidate.
-    """
+    """Log-probabilities (N, F), over all tokens, of candidates (N, F) after states (N, d); -inf where not legal."""
     states, parts = _scaled(model, states), []
     rows = _ROWS_OF_LOGITS if states.device.type == "cpu" else len(states)
     for some, wanted in zip(states.split(rows), candidates.split(rows), strict=True):
@@ -328,6 +311,3 @@ def heads(attention, projected: torch.Tensor) -> torch.Tensor:
 def joined(attention, mixed: torch.Tensor) -> torch.Tensor:
     """(H, B, W, dk) through the output layer, (B, W, d)."""
     return attention.o(mixed.permute(1, 2, 0, 3).flatten(2))
-
-
-__all__ = ["FusedPassages", "PrefixDecoder", "heads", "joined", "keys_and_values", "over_legal", "over_vocabulary"]

@@ -428,6 +428,3 @@ def _add_strings(digest, column: pa.ChunkedArray) -> None:
         column = pc.list_flatten(column)
     digest.update(pc.binary_length(column).to_numpy())
     digest.update("".join(column.to_pylist()).encode("utf-8", "surrogatepass"))
-
-
-__all__ = ["ItemCache"]

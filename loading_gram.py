@@ -190,6 +190,3 @@ def check_catalogue(model, tokenizer, name: str) -> None:
             f"{name}: a tokenizer of max_history and tokens {ours}, pad token {tokenizer.pad_token_id}, for a model of "
             f"{theirs}, {model.config.pad_token_id}; load the one that was saved with the model"
         )
-
-
-__all__ = ["add_checksums", "check_catalogue", "check_checksums", "check_loaded", "read_object", "weight_files"]

@@ -126,13 +126,12 @@ class GramTokenizer(TokenizersBackend):
     def from_catalogue(
         cls, text_tokenizer: PreTrainedTokenizerBase, catalogue: pa.Table, new_tokens: Sequence[str] = (), **kwargs
     ) -> GramTokenizer:
-        """Join a text tokenizer with a translated catalogue; `kwargs` are the limits and parts of the prompts.
+        """Join a text tokenizer, which is left as it is, with a translated catalogue.
 
         Args:
-            text_tokenizer: left as it is.
-            catalogue: its lexical IDs are made of the text tokenizer's vocabulary and of `new_tokens`.
+            text_tokenizer, catalogue: lexical IDs are made of the text tokenizer's vocabulary and of `new_tokens`.
             new_tokens: are added to the vocabulary, in this order.
-            kwargs: of [`GramTokenizer`].
+            kwargs: of [`GramTokenizer`]: the limits and parts of the prompts.
 
         Example:
             >>> from gram.translation import train_vocabulary

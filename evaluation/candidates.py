@@ -57,8 +57,7 @@ def gram_candidates(
     """Search for every user's items under each protocol. Items are encoded once for all protocols.
 
     Args:
-        model: a [`GramForConditionalGeneration`] with its item trie; left in the mode, training or not, that it was in.
-        tokenizer: the model's [`GramTokenizer`].
+        model, tokenizer: with its item trie; left in the mode, training or not, that it was in.
         histories: U histories of catalogue rows, oldest first.
         protocols: of `PROTOCOLS`.
         num_beams: width of the search, and how many items it gives.
@@ -66,8 +65,7 @@ def gram_candidates(
         others: for each protocol (U, E) further items, -1 for none. Those that beam search did not find get the score
             that it would have given them: they are spelt out.
         progress: show a bar with the time left.
-        item_cache: encodings of the items; without it those of the histories are encoded in memory, each but once
-            unless that takes too much memory (see `gram.serving.user_batches`).
+        item_cache: encodings of the items; without it see `gram.serving.user_batches`.
 
     Returns:
         For each protocol the candidates, in `num_beams` columns, and E more where there are others.

@@ -23,11 +23,7 @@ MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", CATALOG
 def load_model(
     name_or_path: str | Path, revision: str | None = None
 ) -> tuple[GramForConditionalGeneration, GramTokenizer]:
-    """A model in evaluation mode, on this process's GPU where there is one, and its tokenizer.
-
-    Args:
-        name_or_path: a model folder, or a name on the Hub.
-        revision: branch, tag or commit of a model on the Hub; by default `main`.
+    """A model in evaluation mode, on this process's GPU where there is one, and its tokenizer: of a folder or the Hub.
 
     Raises:
         FileNotFoundError: the folder does not exist, or one of its files.
@@ -90,12 +86,7 @@ def find_item_cache(
 
 
 def check_folder(folder: Path) -> None:
-    """Check that the files of a model are there, and that JSON files hold what they should.
-
-    Raises:
-        FileNotFoundError: the folder, or one of its files, is missing.
-        ValueError: a JSON file is damaged.
-    """
+    """Raise FileNotFoundError where a model folder or a file of it is missing; ValueError for a damaged JSON file."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such model folder; give one, or a name on the Hub")
     weights = WEIGHT_INDEX if (folder / WEIGHT_INDEX).is_file() else "model.safetensors"

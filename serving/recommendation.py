@@ -65,13 +65,9 @@ class Recommendation:
 
 
 class Recommender:
-    """A model and its tokenizer, ready to recommend.
-
-    Threads may share one: a call changes nothing.
+    """A model with its item trie, in evaluation mode, and its tokenizer. Threads may share one: a call changes nothing.
 
     Args:
-        model: with its item trie, in evaluation mode.
-        tokenizer: the model's.
         batch_size: users in one search.
         item_cache: with the encodings of all items; without it the items of the histories are encoded at every call.
 
