@@ -2,7 +2,7 @@
 
 Which file calls which; each imports only what stands below it:
 
-    pipeline       histories of item ids in, recommended items out
+    pipeline       histories of item ids in, recommended items out; catalogue rows for all who have them
     modeling       `forward`, `encode`, `encode_items`, loading and saving
     search         `generate` and `explain`
     training       the grouped form: a user's prefixes folded, and the loss
