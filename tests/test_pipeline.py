@@ -327,8 +327,7 @@ except KeyError as error:
 
 def test_a_folder_without_pipeline_gets_one_when_it_is_saved_again(folder, run_elsewhere, tmp_path):
     folder = shutil.copytree(folder, tmp_path / "films")
-    for name in ("pipeline_gram.py", "recommending_gram.py"):
-        (folder / name).unlink()
+    (folder / "pipeline_gram.py").unlink()
     for name in ("modeling_gram.py", "configuration_gram.py"):
         text = (folder / name).read_text(encoding="utf-8")
         text = text.replace("    from .pipeline_gram import GenerativeRecommendationPipeline", "    pass")
