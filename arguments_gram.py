@@ -1,4 +1,7 @@
-"""What is given to a model, checked where it comes in: a wrong argument is named, and nothing wrong goes deeper."""
+"""What is given to a model, checked where it comes in: a wrong argument is named, and nothing wrong goes deeper.
+
+Every function raises TypeError for an argument of another type, and ValueError for an impossible shape or value.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,7 @@ _INSTEAD = {
     "renormalize_logits": '`score_mode="trie"` scores over the legal tokens alone',
     "output_scores": "`sequences_scores` and `item_indices` come with `return_dict_in_generate=True`",
     "output_attentions": "`explain` tells what the decoder attends to",
-    "suppress_tokens": "`excluded_items` and `item_trie` choose among items",
-    "bad_words_ids": "`excluded_items` and `item_trie` choose among items",
+    **dict.fromkeys(("suppress_tokens", "bad_words_ids"), "`excluded_items` and `item_trie` choose among items"),
 }
 
 
@@ -65,16 +67,7 @@ def search_options(
 ) -> SearchOptions:
     """What is asked for by keywords, before what the given GenerationConfig says, before what the model's own says.
 
-    Args:
-        config: the model's [`GramConfig`].
-        of_model: its `generation_config`.
-        given: the argument `generation_config`.
-        keywords: further arguments of `generate`.
-        exact: exact search, which has neither beams nor a compiled form.
-
-    Raises:
-        ValueError: an option that would have no effect, or has an impossible value; an unknown argument.
-        TypeError: `given` is no GenerationConfig.
+    Options that would have no effect are refused. `exact`: exact search, which has neither beams nor a compiled form.
     """
     if not isinstance(given, GenerationConfig | None):
         raise TypeError(f"`generation_config` must be a GenerationConfig, got a value of type {type(given).__name__}")
@@ -82,7 +75,9 @@ def search_options(
     for layer in (vars(of_model), {} if given is None else vars(given), keywords):
         options |= {name: value for name, value in layer.items() if value is not None and name[0] != "_"}
     for name, value in options.items():
-        if name not in _KNOWN and not _does_nothing(name, value):
+        plain = isinstance(value, bool | int | float | str | list | tuple | dict)
+        does_nothing = plain and (not value or value == NEUTRAL.get(name))
+        if name not in _KNOWN and not does_nothing:
             if name not in _FIELDS and name in keywords:
                 raise ValueError(f"generate() got an unknown argument {name!r}")
             instead = f": {_INSTEAD[name]}" if name in _INSTEAD else ""
@@ -98,18 +93,13 @@ def search_options(
     penalty = options.get("length_penalty", 1.0)
     if not isinstance(penalty, Real) or not math.isfinite(penalty):
         raise ValueError(f"`length_penalty` is {penalty!r}; it must be a finite number")
-    lengths = [math.inf]  # tokens that a sequence may have
+    longest = math.inf
     if options.get("max_length", _LENGTH_UNSET) != _LENGTH_UNSET:
-        lengths.append(whole_number("max_length", options["max_length"]))
+        longest = whole_number("max_length", options["max_length"])
     if "max_new_tokens" in options:
-        lengths.append(1 + whole_number("max_new_tokens", options["max_new_tokens"]))
+        longest = min(longest, 1 + whole_number("max_new_tokens", options["max_new_tokens"]))
     return_dict = bool(options.get("return_dict_in_generate"))
-    return SearchOptions(num_beams, num_items, penalty, return_dict, _compile_config(options, exact), min(lengths))
-
-
-def _does_nothing(name: str, value: Any) -> bool:
-    plain = isinstance(value, bool | int | float | str | list | tuple | dict)
-    return plain and (not value or value == NEUTRAL.get(name))
+    return SearchOptions(num_beams, num_items, penalty, return_dict, _compile_config(options, exact), longest)
 
 
 def _compile_config(options: Mapping[str, Any], exact: bool) -> CompileConfig | None:
@@ -135,12 +125,7 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def integers(name: str, values: Any, shape: Sequence[str | int]) -> torch.Tensor:
-    """The values as int64, of a shape whose sizes are given as numbers where they are known, else as words.
-
-    Raises:
-        TypeError: they are no tensor of integers.
-        ValueError: they are of another shape, or there are none.
-    """
+    """The values as int64, of a shape whose sizes are given as numbers where they are known, else as words."""
     expected = f"({', '.join(map(str, shape))})"
     if not isinstance(values, torch.Tensor) or values.is_floating_point() or values.dtype == torch.bool:
         got = f"{values.dtype}" if isinstance(values, torch.Tensor) else f"a value of type {type(values).__name__}"
@@ -154,12 +139,7 @@ def integers(name: str, values: Any, shape: Sequence[str | int]) -> torch.Tensor
 
 
 def zeros_and_ones(name: str, mask: Any, shape: Sequence[int]) -> torch.Tensor:
-    """A mask of integers, truth values or floats as int64; its values are yet to be checked by [`check_ranges`].
-
-    Raises:
-        TypeError: it is no tensor.
-        ValueError: it is of another shape, or holds fractions.
-    """
+    """A mask of integers, truth values or floats as int64; its values are yet to be checked by [`check_ranges`]."""
     if not isinstance(mask, torch.Tensor):
         raise TypeError(f"`{name}` must be a tensor {tuple(shape)}, got a value of type {type(mask).__name__}")
     if mask.shape != torch.Size(shape):
@@ -170,11 +150,7 @@ def zeros_and_ones(name: str, mask: Any, shape: Sequence[int]) -> torch.Tensor:
 
 
 def check_ranges(*checks: tuple[str, torch.Tensor, int, int | None]) -> None:
-    """Check (name, values, lowest, highest or None) of each; values of all come from the device at once.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
+    """Check (name, values, lowest, highest or None) of each; values of all come from the device at once."""
     found = torch.stack([bound for _, values, _, _ in checks for bound in values.aminmax()]).tolist()
     for (name, _, lowest, highest), least, most in zip(checks, found[::2], found[1::2], strict=True):
         if least < lowest or (highest is not None and most > highest):
@@ -186,12 +162,7 @@ def check_ranges(*checks: tuple[str, torch.Tensor, int, int | None]) -> None:
 def read_passages(
     config, input_ids: Any, attention_mask: Any, shape: Sequence[str | int] = ("users", "passages", "tokens")
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids of passages and their mask, both int64: 0 at padding, by default at padding tokens.
-
-    Raises:
-        TypeError: they are no tensors of integers.
-        ValueError: a shape or a value is impossible; there are more passages than the model reads.
-    """
+    """Token ids of passages and their mask, both int64: 0 at padding, by default at padding tokens."""
     input_ids = integers("input_ids", input_ids, shape)
     most = config.max_history + 1
     if input_ids.dim() == 3 and input_ids.shape[1] > most:
@@ -215,12 +186,7 @@ def check_users(mask: torch.Tensor) -> None:
 def read_encoded(
     config, encoder_outputs: Any, input_ids: Any, attention_mask: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """States (B, M, d) of encoder outputs, and their mask (B, M).
-
-    Raises:
-        TypeError: `encoder_outputs` is no tuple that begins with states.
-        ValueError: a shape or a value is impossible; neither a mask nor the passages' token ids are given.
-    """
+    """States (B, M, d) of encoder outputs, and their mask (B, M)."""
     states = encoder_outputs[0] if isinstance(encoder_outputs, tuple | list | ModelOutput) else None
     if not isinstance(states, torch.Tensor) or states.dim() != 3:
         raise TypeError("`encoder_outputs` must be what `encode` returned, or a tuple that begins with its states")
@@ -242,12 +208,7 @@ def read_targets(
     decoder_attention_mask: Any = None,
     past_key_values: Cache | None = None,
 ) -> torch.Tensor | None:
-    """Labels (B, T) int64, or None; what the decoder is given beside them or in their place is checked too.
-
-    Raises:
-        TypeError: no tensor of integers.
-        ValueError: there is nothing to decode; a shape or a value is impossible.
-    """
+    """Labels (B, T) int64, or None; what the decoder is given beside them or in their place is checked too."""
     length, checks, highest = "tokens", [], config.vocab_size - 1
     if decoder_input_ids is not None:
         if decoder_inputs_embeds is not None:
@@ -276,12 +237,7 @@ def read_targets(
 
 
 def read_history(config, num_samples: int, history: Any) -> dict[str, torch.Tensor]:
-    """The grouped form's items, checked; see `GramForConditionalGeneration.forward`.
-
-    Raises:
-        TypeError: no tensors of integers.
-        ValueError: one is missing; a shape or a value is impossible.
-    """
+    """The grouped form's items, checked; see `GramForConditionalGeneration.forward`."""
     names = ("input_ids", "attention_mask", "items", "positions")
     missing = [name for name in names if name not in history]
     if missing:
@@ -299,17 +255,7 @@ def catalogue_rows(
 ) -> torch.Tensor:
     """Catalogue rows (B, K) int64 on a device, -1 for none, of a tensor, an array, or a list for each user.
 
-    Args:
-        name: of the argument.
-        rows: what was given.
-        batch_size: B, the number of users.
-        device: where the rows go.
-        num_items: of the catalogue, where rows beyond it are wrong.
-        most: the highest K, where there is one.
-
-    Raises:
-        TypeError: they are no integers.
-        ValueError: they are not one list for each user, or too many; a row is below -1, or not in the catalogue.
+    `num_items` of the catalogue is given where rows beyond it are wrong, `most` where K has a limit.
     """
     expected = f"({batch_size}, {'1 or more' if most is None else f'{most} or fewer'})"
     if isinstance(rows, torch.Tensor) or (isinstance(rows, np.ndarray) and rows.dtype != object):
@@ -341,32 +287,10 @@ def _as_tensor(values: Any) -> torch.Tensor:
 
 
 def check_trie(trie: Any, vocab_size: int) -> None:
-    """Check a trie that is given to a model.
-
-    Raises:
-        TypeError: it is no [`ItemTrie`].
-        ValueError: it holds no item, or a token that the model's vocabulary does not have.
-    """
+    """Check a trie that is given to a model: it holds items, and only tokens that the model's vocabulary has."""
     if type(trie).__name__ != "ItemTrie":  # it may come from another copy of this code
         raise TypeError(f"`item_trie` must be an ItemTrie, got a value of type {type(trie).__name__}")
     if not trie.num_items:
         raise ValueError("`item_trie` holds no item")
     if int(trie.tokens.max()) >= vocab_size:
         raise ValueError(f"`item_trie` holds token {int(trie.tokens.max())}; the model's vocabulary has {vocab_size}")
-
-
-__all__ = [
-    "SearchOptions",
-    "catalogue_rows",
-    "check_ranges",
-    "check_trie",
-    "check_users",
-    "integers",
-    "read_encoded",
-    "read_history",
-    "read_passages",
-    "read_targets",
-    "search_options",
-    "whole_number",
-    "zeros_and_ones",
-]

@@ -51,23 +51,11 @@ class GramConfig(T5Config):
 
     def __post_init__(self, **kwargs):
         tied, scaled = self.tie_word_embeddings, self.scale_decoder_outputs
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "configuration_gram.GramConfig",
-                "AutoModel": "modeling_gram.GramForConditionalGeneration",
-                "AutoModelForSeq2SeqLM": "modeling_gram.GramForConditionalGeneration",
-            },
-        )
-        kwargs.setdefault(
-            "custom_pipelines",
-            {
-                "generative-recommendation": {
-                    "impl": "pipeline_gram.GenerativeRecommendationPipeline",
-                    "pt": ["AutoModelForSeq2SeqLM"],
-                }
-            },
-        )
+        model = "modeling_gram.GramForConditionalGeneration"
+        classes = {"AutoConfig": "configuration_gram.GramConfig", "AutoModel": model, "AutoModelForSeq2SeqLM": model}
+        pipeline = {"impl": "pipeline_gram.GenerativeRecommendationPipeline", "pt": ["AutoModelForSeq2SeqLM"]}
+        kwargs.setdefault("auto_map", classes)
+        kwargs.setdefault("custom_pipelines", {"generative-recommendation": pipeline})
         super().__post_init__(**kwargs)
         # T5Config overwrites both: it always ties, and scales unless it is told not to tie.
         self.tie_word_embeddings = tied
@@ -94,8 +82,7 @@ class GramConfig(T5Config):
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
-        for name in ("num_layers", "num_decoder_layers"):
-            if getattr(self, name) > MOST_LAYERS:
+            if "_layers" in name and getattr(self, name) > MOST_LAYERS:
                 raise ValueError(f"`{name}` must be at most {MOST_LAYERS}, got {getattr(self, name)}")
         for name in ("trie_num_items", "trie_num_nodes", "trie_depth"):
             if getattr(self, name) < 0:

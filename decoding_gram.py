@@ -42,11 +42,8 @@ class FusedPassages:
     ) -> FusedPassages:
         """Lay out users' passages.
 
-        Args:
-            states (T, d): the distinct passages, laid end to end.
-            lengths (U,): tokens of each.
-            passages (B, P): which of them each user has, in the order of their positions; -1 for none.
-            positions (P', d): weights of the passage position embedding.
+        States (T, d) are the distinct ones, laid end to end, of lengths (U,); `passages` (B, P) says which of them each
+        user has, in the order of their positions (P', d), -1 for none.
         """
         counts = lengths[passages.clamp(min=0)].masked_fill(passages < 0, 0)  # (B, P)
         ends = counts.cumsum(1)
@@ -125,7 +122,7 @@ class PrefixDecoder:
         compile_config: CompileConfig | None = None,
     ):
         self.model, self.decoder, self.score_mode = model, model.decoder, score_mode
-        self.is_static = compile_config is not None
+        self.is_static, self.sums = compile_config is not None, []
         self.run_blocks = _compiled(json.dumps(compile_config.to_dict())) if self.is_static else _run_blocks
         fused = fused.padded(_STATIC_TOKENS) if self.is_static else fused
         batch_size, self.num_slots, self.longest = len(fused.index), 0, depth if self.is_static else 0
@@ -149,22 +146,20 @@ class PrefixDecoder:
     def __call__(
         self, tokens: torch.Tensor, parents: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor
     ) -> torch.Tensor:
-        """Append tokens, and score what may follow each.
+        """Append tokens, and score what may follow each: float32 log-probabilities (B, W, F), -inf where not legal.
 
         Args:
             tokens (B, W): appended to slots S ... S + W - 1, S being the number of slots before.
             parents (B, W): slot of the token before, appended by an earlier call; -1 for the start token.
-            candidates (B, W, F): tokens that may come next.
-            legal (B, W, F): False where there is no such candidate.
-
-        Returns:
-            float32 log-probabilities (B, W, F), -inf where not legal.
+            candidates, legal (B, W, F): tokens that may come next; False where there is no such candidate.
         """
         ancestors = self._append(tokens, parents)  # (B, W, D)
         states = self._by_hand(tokens, ancestors) if self.fused is None else self._as_it_is(ancestors)  # (B, W, d)
         scores = over_legal if self.score_mode == "trie" else over_vocabulary
         flat = (states.flatten(0, 1), candidates.flatten(0, 1), legal.flatten(0, 1))
-        return scores(self.model, *flat).view(candidates.shape)
+        log_probs = scores(self.model, *flat).view(candidates.shape)
+        self.sums.append(log_probs.where(legal, 0).sum())  # not finite where one of them is not
+        return log_probs
 
     def _append(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
         """Note tokens and where they come from; returns their slots (B, W, D): its own, its parent's ..., then -1."""
@@ -211,11 +206,7 @@ def keys_and_values(
 ) -> list[torch.Tensor]:
     """Keys and values (H, B, M, dk) of cross-attention: linear, `W(h + p) = W h + W p`, so projected once per passage.
 
-    Args:
-        attention: a decoder block's `EncDecAttention`.
-        fused: the users' passages.
-        positions (P, d): weights of the passage position embedding.
-        as_it_is: what one user attends to need not be laid out anew.
+    `positions` (P, d) of passages; `as_it_is`: what one user attends to need not be laid out anew.
     """
     projected = [heads(attention, p[None])[:, 0] for p in (attention.k(fused.states), attention.v(fused.states))]
     if as_it_is and fused.is_placed and fused.index.shape == (1, len(fused.states)):  # (H, T, dk), all of one user's
@@ -228,13 +219,7 @@ def keys_and_values(
 
 
 def over_vocabulary(model, states: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (N, F), over all tokens, of what may follow each of N prefixes; -inf where not legal.
-
-    Args:
-        model: the GRAM whose head scores the vocabulary.
-        states (N, d): of its decoder.
-        candidates, legal (N, F): tokens that may come next, and False where there is no such candidate.
-    """
+    """Log-probabilities (N, F), over all tokens, of candidates (N, F) after states (N, d); -inf where not legal."""
     states, parts = _scaled(model, states), []
     rows = _ROWS_OF_LOGITS if states.device.type == "cpu" else len(states)
     for some, wanted in zip(states.split(rows), candidates.split(rows), strict=True):
@@ -326,6 +311,3 @@ def heads(attention, projected: torch.Tensor) -> torch.Tensor:
 def joined(attention, mixed: torch.Tensor) -> torch.Tensor:
     """(H, B, W, dk) through the output layer, (B, W, d)."""
     return attention.o(mixed.permute(1, 2, 0, 3).flatten(2))
-
-
-__all__ = ["FusedPassages", "PrefixDecoder", "heads", "joined", "keys_and_values", "over_legal", "over_vocabulary"]

@@ -108,11 +108,7 @@ def passage_lengths(attention_mask: torch.Tensor) -> list[int]:
 
 
 def encode_packed(encoder: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """What T5's encoder makes of the real tokens of passages, at no cost for padding.
-
-    Args:
-        encoder: a `T5Stack` that is an encoder.
-        input_ids, attention_mask (N, L): the passages; padded at one end, 0-masked.
+    """What T5's encoder makes of the real tokens of passages (N, L), at no cost for padding, which is at one end.
 
     Returns:
         States (T, d) of the T real tokens, in the order of `input_ids[attention_mask.bool()]`.
@@ -193,14 +189,3 @@ def _attend(attention, projected, bias, bucket) -> torch.Tensor:
         scores = scores.masked_fill_(bucket.padding, torch.finfo(scores.dtype).min)
     weights = dropout(scores.softmax(dim=-1), attention.dropout, attention.training)
     return bucket.unpad((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
-
-
-__all__ = [
-    "PackedLayout",
-    "add_feed_forward",
-    "drop",
-    "encode_embedded",
-    "encode_packed",
-    "passage_lengths",
-    "run_block",
-]

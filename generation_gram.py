@@ -61,12 +61,10 @@ def beam_search(
     users = torch.arange(batch_size, device=device)[:, None, None]  # (B, 1, 1)
     nodes = torch.zeros(batch_size, num_beams if is_static else 1, dtype=torch.long, device=device)  # (B, W)
     tokens, slots, num_slots = torch.full_like(nodes, start_token_id), torch.full_like(nodes, -1), 0
-    scores = torch.full(
-        nodes.shape, -torch.inf, dtype=torch.float32, device=device
-    )  # (B, W), summed log-probabilities, falling
+    scores = torch.full_like(nodes, -torch.inf, dtype=torch.float32)  # (B, W), summed log-probabilities, falling
     scores[:, 0] = 0
     leaves = torch.full((batch_size, num_return_sequences), -1, device=device)  # (B, K)
-    leaf_scores = scores.new_full((batch_size, num_return_sequences), -torch.inf)
+    leaf_scores = scores.new_full(leaves.shape, -torch.inf)
 
     for level in range(trie.depth):
         children, exists = trie.expand(nodes, level)  # (B, W, F)
@@ -120,13 +118,7 @@ PREFIX = np.dtype([("bound", "f8"), ("sum", "f8"), ("node", "i4"), ("item", "i4"
 
 
 class ExactResult(NamedTuple):
-    """What exact search found.
-
-    Attributes:
-        leaves (K,): leaves of the trie, best first; -1 where there are fewer items.
-        scores (K,): their scores, float32; -inf where there are fewer items.
-        num_scored_nodes: prefixes that went through the decoder.
-    """
+    """What exact search found: leaves (K,), scores (K,) float32, and how many prefixes went through the decoder."""
 
     leaves: torch.Tensor
     scores: torch.Tensor
@@ -135,7 +127,7 @@ class ExactResult(NamedTuple):
 
 @torch.no_grad()
 def exact_search(
-    step: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    step: Step,
     trie: ItemTrie,
     num_return_sequences: int,
     length_penalty: float,
@@ -151,15 +143,7 @@ def exact_search(
     catalogue order.
 
     Args:
-        step: takes tokens (1, W) to append, the slots (1, W) of the tokens that they follow, -1 for the start token,
-            candidates (1, W, F) for the token after each, and which of these are legal (1, W, F); returns the
-            candidates' log-probabilities (1, W, F), -inf where not legal. Tokens take slots 0, 1, 2 ... in the order
-            in which they are appended; those of one call may stand at different depths.
-        trie: the lexical IDs to choose from.
-        num_return_sequences: K, the items returned.
-        length_penalty: a sequence's score is its summed log-probability over its length, end token included, to the
-            power of this; any number.
-        start_token_id: the decoder's first token.
+        step, trie, num_return_sequences, length_penalty, start_token_id: as of [`beam_search`], for B = 1.
         excluded_items (E,): catalogue rows that the user must not get; -1 is none.
         nodes_per_step: most prefixes expanded at once, W.
 
@@ -167,7 +151,7 @@ def exact_search(
         ValueError: `num_return_sequences` or `nodes_per_step` is below 1.
 
     Example:
-        >>> def step(tokens, slots, candidates, legal):  # in place of a decoder: it likes token 7
+        >>> def step(tokens, slots, candidates, legal):
         ...     return torch.where(candidates == 7, -0.1, -2.0).masked_fill(~legal, -torch.inf)
         >>> trie = ItemTrie.from_sequences([[5, 1], [7, 1]])
         >>> found = exact_search(step, trie, num_return_sequences=1, length_penalty=1.0, start_token_id=0)

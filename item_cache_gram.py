@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
+
+from .loading_gram import new_file
 
 ITEM_CACHE_FOLDER = "item_encodings"  # inside a model folder
 METADATA_KEY = "gram.item_cache"  # one key: safetensors writes several in an order of its own
@@ -40,10 +41,10 @@ PROMPT_SETTINGS = (
     *("max_passage_length", "with_item_prompts", "with_id_in_item_prompt"),
     *("eos_token_id", "split_special_tokens"),
 )
+Origin = tuple[str, Callable[[int, int], str]]  # of a cache, see `_origin`
 
 
-@dataclass(frozen=True, eq=False)
-class _Block:
+class _Block(NamedTuple):
     """Encodings of some rows: (T, d) states and for int8 their scales (T,), real tokens laid end to end."""
 
     rows: np.ndarray  # (n,)
@@ -70,9 +71,7 @@ class ItemCache:
     """
 
     def __init__(self, num_items: int, dtype: str, blocks: Sequence[_Block]):
-        self.num_items, self.dtype = num_items, dtype
-        self._states = [block.states for block in blocks]
-        self._scales = [block.scales for block in blocks]
+        self.num_items, self.dtype, self._blocks = num_items, dtype, blocks
         self._block = np.full(num_items, -1, dtype=np.int32)
         self._start, self._length = np.zeros((2, num_items), dtype=np.int64)
         for number, block in enumerate(blocks):
@@ -82,12 +81,9 @@ class ItemCache:
 
     @classmethod
     def open(cls, folder: str | Path, model, tokenizer) -> ItemCache:
-        """Open a folder of shards. They are memory-mapped: opening reads none of the encodings, and makes no prompt.
+        """Open a folder that `encode_items` or `gram encode` wrote, with the model and tokenizer that made it.
 
-        Args:
-            folder: what `encode_items` or `gram encode` wrote.
-            model: the [`GramForConditionalGeneration`] whose encoder made it.
-            tokenizer: its [`GramTokenizer`].
+        The shards are memory-mapped: opening reads none of the encodings, and makes no prompt.
 
         Raises:
             FileNotFoundError: there is no such folder.
@@ -102,19 +98,19 @@ class ItemCache:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; run `{_command(model, folder)}`")
-        num_items, encoder = len(tokenizer.item_ids), hash_of_encoder(model)
-        shards, unfit, _ = _survey(folder, encoder, model.config.d_model, prompt_hasher(tokenizer), num_items)
+        ids = tokenizer.item_ids
+        shards, unfit, _ = _survey(folder, model, len(ids), _origin(model, tokenizer))
         if unfit:
             raise ValueError(_refusal(unfit, _command(model, folder)))
-        missing = _gaps(shards, num_items, num_items)
+        missing = _gaps(shards, len(ids), len(ids))
         if missing:
             first, after = missing[0]
             more = sum(after - first for first, after in missing[1:])
             raise ValueError(
-                f"{folder}: the item encodings are incomplete, {_items(tokenizer.item_ids, first, after)} are missing"
-                f"{f' and {more} more' if more else ''}; run `{_command(model, folder)}`"
+                f"{folder}: the item encodings are incomplete, items {ids[first]} to {ids[after - 1]} (rows {first} to "
+                f"{after - 1}) are missing{f' and {more} more' if more else ''}; run `{_command(model, folder)}`"
             )
-        return cls(num_items, shards[0].dtype, [shard.block for shard in shards])
+        return cls(len(ids), shards[0].facts["dtype"], [shard.block for shard in shards])
 
     @classmethod
     def in_memory(
@@ -126,18 +122,9 @@ class ItemCache:
         batch_tokens: int = BATCH_TOKENS,
         progress: bool = False,
     ) -> ItemCache:
-        """Encode items on the model's device and keep the encodings there.
+        """Encode items on the model's device and keep the encodings there; the model is left in its mode.
 
-        Args:
-            model: a [`GramForConditionalGeneration`]; left in the mode, training or not, that it was in.
-            tokenizer: its [`GramTokenizer`].
-            rows: the catalogue rows to encode; by default all.
-            dtype: `"float32"`, `"bfloat16"` or `"int8"`.
-            batch_tokens: most tokens that are encoded at once.
-            progress: show a bar with the time left.
-
-        Raises:
-            ValueError: an unknown `dtype`.
+        `rows`: the catalogue rows to encode; by default all. For the rest see [`encode_items`].
 
         Example:
             >>> ItemCache.in_memory(model, tokenizer, rows=[3, 7]).num_items  # of the catalogue; two of them are held
@@ -153,60 +140,40 @@ class ItemCache:
 
     @classmethod
     def update(
-        cls,
-        folder: str | Path,
-        model,
-        tokenizer,
-        dtype: str | None = None,
-        batch_tokens: int = BATCH_TOKENS,
-        rows_per_shard: int = ROWS_PER_SHARD,
-        processes=None,
-        progress: bool = True,
-        overwrite: bool = False,
+        cls, folder, model, tokenizer, dtype, batch_tokens, rows_per_shard, processes, progress, overwrite
     ) -> ItemCache:
-        """Bring a folder up to date: shards that fit stay as they are, and what is missing is encoded.
-
-        See [`GramForConditionalGeneration.encode_items`] for arguments, result and errors.
-        """
+        """Bring a folder up to date; see [`GramForConditionalGeneration.encode_items`]."""
         if not tokenizer.with_item_prompts:
             raise ValueError(f"{folder}: this model was trained without item prompts; there is nothing to encode")
-        folder, encoder, hash_of_prompts = Path(folder), hash_of_encoder(model), prompt_hasher(tokenizer)
-        if dtype is not None:
-            _check_dtype(dtype)
-        num_items, width = len(tokenizer.item_ids), model.config.d_model
-        shards, unfit, found = _survey(folder, encoder, width, hash_of_prompts, num_items, dtype)
+        folder, origin, num_items = Path(folder), _origin(model, tokenizer), len(tokenizer.item_ids)
+        _check_dtype(dtype or "float32")
+        shards, unfit, found = _survey(folder, model, num_items, origin, dtype)
         dtype = found or "float32"
         if unfit and not overwrite:
             raise ValueError(_refusal(unfit, _command(model, folder)))
-        missing = _gaps(shards, num_items, rows_per_shard)
         process, num_processes = (processes.process_index, processes.num_processes) if processes else (0, 1)
-        if num_processes > 1:
-            processes.wait_for_everyone()  # all have seen the same shards
+        wait = processes.wait_for_everyone if num_processes > 1 else lambda: None
+        wait()  # all have seen the same shards
         if process == 0:
             folder.mkdir(parents=True, exist_ok=True)
             for path in (*unfit, *folder.glob(".item_encodings-*.part")):
                 path.unlink()
-        if num_processes > 1:
-            processes.wait_for_everyone()
-        share = missing[process::num_processes]
-        total = sum(after - first for first, after in share)
-        with tqdm(
-            total=total, desc="item encodings", unit="item", disable=not progress or process > 0 or not total
-        ) as bar:
+        wait()
+        share = _gaps(shards, num_items, rows_per_shard)[process::num_processes]
+        options = {"total": sum(after - first for first, after in share), "desc": "item encodings", "unit": "item"}
+        with tqdm(**options, disable=not (progress and process == 0 and share)) as bar:
             for begin, after in share:
-                facts = {"dtype": dtype, "encoder": encoder, "item_prompts": hash_of_prompts(begin, after)}
                 prompts = tokenizer.item_prompts[begin:after]
                 tensors = _encode(model, prompts, dtype, batch_tokens, torch.device("cpu"), bar)
-                _write_shard(folder / f"item_encodings-{begin:09d}-{after - 1:09d}.safetensors", tensors, facts)
-        if num_processes > 1:
-            processes.wait_for_everyone()
+                path = folder / f"item_encodings-{begin:09d}-{after - 1:09d}.safetensors"
+                encoder, hash_of_prompts = origin
+                facts = {"dtype": dtype, "encoder": encoder, "item_prompts": hash_of_prompts(begin, after)}
+                _write_shard(path, tensors, facts)
+        wait()
         return cls.open(folder, model, tokenizer)
 
     def gather(self, rows: torch.LongTensor | Sequence[int]) -> tuple[torch.Tensor, torch.LongTensor]:
-        """Encodings of items.
-
-        Args:
-            rows (n,): catalogue rows, in any order.
+        """Encodings of items, of catalogue rows (n,) in any order.
 
         Returns:
             States (T, d) float32, the real tokens of the items laid end to end in the order of `rows`; and the number
@@ -216,47 +183,42 @@ class ItemCache:
             ValueError: a row that is not in the catalogue, or not in this cache; an encoding with NaN or infinity.
         """
         rows = torch.as_tensor(rows, dtype=torch.long, device="cpu").numpy()
-        wrong = (rows < 0) | (rows >= self.num_items)
-        if wrong.any():
-            raise ValueError(f"row {rows[wrong][0]} is not in the catalogue of {self.num_items} items")
+        if len(wrong := rows[(rows < 0) | (rows >= self.num_items)]):
+            raise ValueError(f"row {wrong[0]} is not in the catalogue of {self.num_items} items")
         blocks, starts, lengths = self._block[rows], self._start[rows], self._length[rows]
         if (blocks < 0).any():
             raise ValueError(f"row {rows[blocks < 0][0]} is not in this cache, which holds a part of the catalogue")
-        states = _empty(int(lengths.sum()), self._states[0])  # (T, d)
+        shape, device = (int(lengths.sum()), self._blocks[0].states.shape[1]), self._blocks[0].states.device
+        if device.type == "cpu":  # NumPy's memory is in huge pages, that take a third of the time to fill
+            states = torch.from_numpy(np.empty(shape, dtype=np.float32))  # (T, d)
+        else:
+            states = torch.empty(shape, dtype=torch.float32, device=device)
         places = np.repeat(starts - lengths.cumsum() + lengths, lengths) + np.arange(len(states))  # of tokens in blocks
         places = torch.from_numpy(places).to(states.device)
         runs = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(blocks)) + 1)  # of items of one block
         sizes = [int(lengths[run].sum()) for run in runs]
         for run, part, place in zip(runs, states.split(sizes), places.split(sizes), strict=True):
             if len(run):
-                self._copy(part, int(blocks[run[0]]), place)
+                _copy(part, self._blocks[blocks[run[0]]], place)
         if not states.sum().isfinite():
             for row, part in zip(rows, states.split(lengths.tolist()), strict=True):
                 if not part.isfinite().all():
                     raise ValueError(f"the encoding of row {row} holds NaN or infinity; encode the items again")
         return states, torch.from_numpy(lengths).to(states.device)
 
-    def _copy(self, target: torch.Tensor, block: int, places: torch.Tensor) -> None:
-        """Tokens (T,) of a block into (T, d) float32."""
-        stored, scales = self._states[block], self._scales[block]
-        for part, place in zip(target.split(_TOKENS_AT_ONCE), places.split(_TOKENS_AT_ONCE), strict=True):
-            if stored.dtype == part.dtype:
-                torch.index_select(stored, 0, place, out=part)
-            else:
-                part.copy_(stored.index_select(0, place))
-            if scales is not None:
-                part.mul_(scales.index_select(0, place)[:, None])
+
+def _copy(target: torch.Tensor, block: _Block, places: torch.Tensor) -> None:
+    """Tokens (T,) of a block into (T, d) float32."""
+    for part, place in zip(target.split(_TOKENS_AT_ONCE), places.split(_TOKENS_AT_ONCE), strict=True):
+        if block.states.dtype == part.dtype:
+            torch.index_select(block.states, 0, place, out=part)
+        else:
+            part.copy_(block.states.index_select(0, place))
+        if block.scales is not None:
+            part.mul_(block.scales.index_select(0, place)[:, None])
 
 
-def _empty(num_tokens: int, like: torch.Tensor) -> torch.Tensor:
-    """Memory (T, d) float32 to fill."""
-    shape = (num_tokens, like.shape[1])
-    if like.device.type != "cpu":
-        return torch.empty(shape, dtype=torch.float32, device=like.device)
-    return torch.from_numpy(np.empty(shape, dtype=np.float32))  # in huge pages, that take a third of the time to fill
-
-
-def hash_of_encoder(model) -> str:
+def _hash_of_encoder(model) -> str:
     """SHA-256 of all that decides what a model's encoder gives: configuration and weights, embeddings among them."""
     digest = hashlib.sha256(json.dumps([getattr(model.config, name) for name in ENCODER_FIELDS]).encode())
     for name, tensor in sorted(_state(model.encoder).items()):
@@ -327,30 +289,22 @@ def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
         start += size
 
 
-@dataclass(frozen=True, eq=False)
-class _Shard:
+class _Shard(NamedTuple):
     """A shard's file, opened: the rows from `first` up to `after`."""
 
     first: int
     after: int
-    dtype: str
-    encoder: str
-    item_prompts: str
+    facts: dict[str, str]
     block: _Block
 
 
 def _write_shard(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
-    part = path.with_name(f".{path.name}.part")
     facts = {"format": FORMAT, "lengths": _hash_of_lengths(tensors), **facts}
     try:
-        save_file(tensors, part, {METADATA_KEY: json.dumps(facts, sort_keys=True)})
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with new_file(path) as part:
+            save_file(tensors, part, {METADATA_KEY: json.dumps(facts, sort_keys=True)})
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())})") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _hash_of_lengths(tensors: dict[str, torch.Tensor]) -> str:
@@ -379,34 +333,22 @@ def _read_shard(path: Path) -> _Shard:
         raise ValueError("holds other numbers of tokens than it was written with")
     lengths = tensors["lengths"].numpy().astype(np.int64)
     block = _Block(np.arange(first, last + 1), lengths, tensors["states"], tensors.get("scales"))
-    return _Shard(first, last + 1, facts["dtype"], facts.get("encoder"), facts.get("item_prompts"), block)
+    return _Shard(first, last + 1, facts, block)
 
 
 def _survey(
-    folder: Path,
-    encoder: str,
-    width: int,
-    hash_of_prompts: Callable[[int, int], str],
-    num_items: int,
-    dtype: str | None = None,
+    folder: Path, model, num_items: int, origin: Origin, dtype: str | None = None
 ) -> tuple[list[_Shard], dict[Path, str], str | None]:
     """The shards that fit, in catalogue order; for every other one what is wrong with it; and what the shards hold.
 
-    Args:
-        folder: may be missing.
-        encoder: hash of the encoder.
-        width: of its states.
-        hash_of_prompts: see [`prompt_hasher`].
-        num_items: rows of the catalogue.
-        dtype: what the shards must hold; by default what the first one that can be read holds.
+    `dtype`: what the shards must hold; by default what the first one that can be read holds.
     """
     shards, unfit = [], {}
     for path in sorted(path for path in folder.glob("*") if SHARD_NAME.fullmatch(path.name)):
         try:
             shard = _read_shard(path)
-            dtype = dtype or shard.dtype
-            _check_shard(shard, encoder, hash_of_prompts, num_items, dtype, shards[-1].after if shards else 0)
-            _check_sizes(shard.block, width)
+            dtype = dtype or shard.facts["dtype"]
+            _check_shard(shard, model, num_items, origin, dtype, shards[-1].after if shards else 0)
         except ValueError as error:
             unfit[path] = str(error)
         else:
@@ -414,26 +356,22 @@ def _survey(
     return shards, unfit, dtype
 
 
-def _check_shard(
-    shard: _Shard, encoder: str, hash_of_prompts: Callable[[int, int], str], num_items: int, dtype: str, covered: int
-) -> None:
-    rows = f"rows {shard.first} to {shard.after - 1}"
-    if shard.encoder != encoder:
+def _check_shard(shard: _Shard, model, num_items: int, origin: Origin, dtype: str, covered: int) -> None:
+    rows, facts, block = f"rows {shard.first} to {shard.after - 1}", shard.facts, shard.block
+    encoder, hash_of_prompts = origin
+    if facts.get("encoder") != encoder:
         raise ValueError("was made with other weights of the encoder than the model has now")
     if shard.after > num_items:
         raise ValueError(f"holds items that are not in the catalogue: {rows} of {num_items} rows")
-    if shard.item_prompts != hash_of_prompts(shard.first, shard.after):
+    if facts.get("item_prompts") != hash_of_prompts(shard.first, shard.after):
         raise ValueError(f"was made from other item prompts than the catalogue has now for {rows}")
-    if shard.dtype != dtype:
-        raise ValueError(f"holds {shard.dtype}, not {dtype}")
+    if facts["dtype"] != dtype:
+        raise ValueError(f"holds {facts['dtype']}, not {dtype}")
     if shard.first < covered:
         raise ValueError(f"holds {rows}, of which other shards hold some too")
-
-
-def _check_sizes(block: _Block, width: int) -> None:
     num_tokens = int(block.lengths.sum())
     scales = block.states if block.scales is None else block.scales
-    if block.states.shape != (num_tokens, width) or len(scales) != num_tokens:
+    if block.states.shape != (num_tokens, model.config.d_model) or len(scales) != num_tokens:
         raise ValueError("holds more or fewer numbers than its items have")
 
 
@@ -453,18 +391,14 @@ def _gaps(shards: Sequence[_Shard], num_items: int, most: int) -> list[tuple[int
     ]
 
 
-def _items(item_ids: Sequence[str], first: int, after: int) -> str:
-    return f"items {item_ids[first]} to {item_ids[after - 1]} (rows {first} to {after - 1})"
-
-
 def _command(model, folder: Path) -> str:
     name = model.name_or_path or "MODEL"
     output = "" if folder == Path(name) / ITEM_CACHE_FOLDER else f" --output {folder}"
     return f"gram encode {name}{output}"
 
 
-def prompt_hasher(tokenizer) -> Callable[[int, int], str]:
-    """A function that gives, for catalogue rows `first` up to `after`, the SHA-256 of all that makes their prompts.
+def _origin(model, tokenizer) -> Origin:
+    """Hash of the encoder; and a function that gives that of the prompts of catalogue rows `first` up to `after`.
 
     The prompts themselves are not made, which would take longer than all else that opening a cache does.
     """
@@ -484,7 +418,7 @@ def prompt_hasher(tokenizer) -> Callable[[int, int], str]:
         _add_strings(digest, columns["lexical_id"].take(neighbours[begin:end]))
         return digest.hexdigest()
 
-    return hash_of_prompts
+    return _hash_of_encoder(model), hash_of_prompts
 
 
 def _add_strings(digest, column: pa.ChunkedArray) -> None:
@@ -494,6 +428,3 @@ def _add_strings(digest, column: pa.ChunkedArray) -> None:
         column = pc.list_flatten(column)
     digest.update(pc.binary_length(column).to_numpy())
     digest.update("".join(column.to_pylist()).encode("utf-8", "surrogatepass"))
-
-
-__all__ = ["ItemCache"]

@@ -48,12 +48,7 @@ def dropout(states: torch.Tensor, p: float, training: bool, rectify: bool = Fals
 
     On a CPU four units share one random number of 64 bits, which is several times faster than a draw for each; the
     probability is then rounded to a multiple of 2**-16, and the scale to match. Draws come from torch's generator.
-
-    Args:
-        states: of any shape.
-        p: probability of zero, at least 0 and below 1.
-        training: whether anything is dropped at all.
-        rectify: apply ReLU first.
+    `rectify`: apply ReLU first.
     """
     if training and p > 0 and states.device.type == "cpu" and not torch.compiler.is_compiling():
         return _Dropout.apply(states, round(p * _LEVELS), rectify)
@@ -106,6 +101,3 @@ class _Norm(torch.autograd.Function):
         gradient = gradient * weight
         shared = torch.linalg.vecdot(gradient, normed, dim=-1).unsqueeze(-1).div_(-states.shape[-1])  # (..., 1)
         return gradient.addcmul_(normed, shared).mul_(inverse), of_weight, None
-
-
-__all__ = ["clamped", "dropout", "has_hooks", "has_hooks_between", "is_plain", "norm"]

@@ -11,7 +11,8 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,7 @@ def find_file(name_or_path: str | Path, name: str, **where: Any) -> str | None:
 def weight_files(name_or_path: str | Path, **where: Any) -> list[str]:
     """The files that a model's weights are loaded from, the index first if there are several; none if not safetensors.
 
-    Args:
-        name_or_path: a folder, or a name on the Hub, of which the files have been fetched.
-        where: arguments of `from_pretrained` that say where on the Hub.
+    `where`: arguments of `from_pretrained` that say where on the Hub, from where they have been fetched.
     """
     if found := find_file(name_or_path, WEIGHTS, **where):
         return [found]
@@ -50,16 +49,9 @@ def weight_files(name_or_path: str | Path, **where: Any) -> list[str]:
 
 
 def check_loaded(model, info: dict[str, Any], name_or_path: str | Path | None, options: dict[str, Any]) -> None:
-    """Check a model that has just been loaded.
+    """Check a model that [`GramForConditionalGeneration.from_pretrained`] has just loaded with these options.
 
-    Args:
-        model: a [`GramForConditionalGeneration`].
-        info: what transformers says of its loading.
-        name_or_path: where it came from; None: it got a state dictionary.
-        options: the arguments of `from_pretrained`.
-
-    Raises:
-        ValueError: see [`GramForConditionalGeneration.from_pretrained`].
+    `info`: what transformers says of its loading; `name_or_path` is None where it got a state dictionary.
     """
     files = []
     if name_or_path is not None and not any(options.get(name) for name in ("variant", "gguf_file")):
@@ -124,26 +116,32 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A place to write a file, which gets its name when it is whole; it is removed where writing fails."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def add_checksums(config: str | Path, files: Iterable[str | Path]) -> None:
     """Write the checksums of a JSON file's own settings, and of files that it goes with, into it."""
     config = Path(config)
     settings = read_object(config)
     settings[CHECKSUMS] = {SETTINGS: _hash_of_settings(settings)} | {Path(p).name: _hash_of_file(p) for p in files}
-    part = config.with_name(f".{config.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, config)
+    with new_file(config) as part:
+        part.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_checksums(config: str, settings: Mapping[str, Any], files: Iterable[str | Path] = ()) -> None:
-    """Check what `add_checksums` wrote; where there is nothing, all is well.
+    """Raise ValueError where a file, or the settings of the JSON file `config`, are not those that were saved together.
 
-    Args:
-        config: name of the JSON file, for errors.
-        settings: its content.
-        files: those that were loaded with it.
-
-    Raises:
-        ValueError: a file, or the settings, are not those that were saved together.
+    What was saved without checksums is taken as it is.
     """
     recorded = settings.get(CHECKSUMS)
     if recorded is None:
@@ -192,6 +190,3 @@ def check_catalogue(model, tokenizer, name: str) -> None:
             f"{name}: a tokenizer of max_history and tokens {ours}, pad token {tokenizer.pad_token_id}, for a model of "
             f"{theirs}, {model.config.pad_token_id}; load the one that was saved with the model"
         )
-
-
-__all__ = ["add_checksums", "check_catalogue", "check_checksums", "check_loaded", "read_object", "weight_files"]

@@ -2,7 +2,7 @@
 
 Which file calls which; each imports only what stands below it:
 
-    pipeline       histories of item ids in, recommended items out
+    pipeline       histories of item ids in, recommended items out; catalogue rows for all who have them
     modeling       `forward`, `encode`, `encode_items`, loading and saving
     search         `generate` and `explain`
     training       the grouped form: a user's prefixes folded, and the loss
@@ -110,11 +110,9 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             ValueError: `config.json` was changed, or the weights are not those that it was saved with; a tensor is
                 missing or superfluous, unless `ignore_mismatched_sizes=True`; one holds NaN, infinity or integers.
         """
-        with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
-        check_loaded(model, info, pretrained_model_name_or_path, kwargs)
+        with_info, name = kwargs.pop("output_loading_info", False), pretrained_model_name_or_path
+        model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
+        check_loaded(model, info, name, kwargs)
         return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
@@ -145,12 +143,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         t5 = AutoModelForSeq2SeqLM.from_pretrained(backbone)
         if t5.config.model_type not in ("t5", "mt5"):
             raise ValueError(f"{backbone}: a {t5.config.model_type!r} is no backbone; give a T5 or mT5 checkpoint")
-        names = GramConfig.__dataclass_fields__.keys() - {
-            "architectures",
-            "transformers_version",
-            "model_type",
-            "dtype",
-        }
+        others = {"architectures", "transformers_version", "model_type", "dtype"}
+        names = GramConfig.__dataclass_fields__.keys() - others
         fields = {name: getattr(t5.config, name) for name in names if hasattr(t5.config, name)}
         fields["tie_word_embeddings"] = t5.lm_head.weight is t5.shared.weight
         model = cls(GramConfig(**{**fields, **config_fields}))
@@ -197,16 +191,10 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         """Encode passages, each on its own, and lay them end to end.
 
         Args:
-            input_ids (B, P, L): passage 0 is the user prompt, passage 1 the newest item's prompt, and so on.
-            attention_mask (B, P, L): 0 at padding, which is not computed.
+            input_ids, attention_mask (B, P, L): as of [`forward`]; padding is not computed, and at one end.
 
         Returns:
             `last_hidden_state` (B, P * L, d_model); zero at padding.
-
-        Raises:
-            ValueError: not three dimensions, more passages than `max_history + 1`, padding within a passage, or a value
-                out of range.
-            TypeError: no tensors of integers.
         """
         return BaseModelOutput(last_hidden_state=self._encode(*read_passages(self.config, input_ids, attention_mask)))
 
@@ -264,9 +252,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             check_catalogue(self, tokenizer, self.name_or_path or "the model")
         if folder is None:
             return ItemCache.in_memory(self, tokenizer, None, dtype or "float32", batch_tokens, progress)
-        return ItemCache.update(
-            folder, self, tokenizer, dtype, batch_tokens, rows_per_shard, processes, progress, overwrite
-        )
+        options = (dtype, batch_tokens, rows_per_shard, processes, progress, overwrite)
+        return ItemCache.update(folder, self, tokenizer, *options)
 
     @can_return_tuple
     def forward(
@@ -344,15 +331,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             input_ids, mask = read_passages(self.config, input_ids, attention_mask)
         else:
             states, mask = read_encoded(self.config, encoder_outputs, input_ids, attention_mask)
-        labels = read_targets(
-            self.config,
-            len(mask),
-            labels,
-            decoder_input_ids,
-            decoder_inputs_embeds,
-            decoder_attention_mask,
-            past_key_values,
-        )
+        decoder_inputs = (decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, past_key_values)
+        labels = read_targets(self.config, len(mask), labels, *decoder_inputs)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
         if encoder_outputs is None:

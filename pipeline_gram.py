@@ -1,4 +1,4 @@
-"""transformers' pipeline for GRAM, and what every way to recommend shares: item ids in, recommended items out."""
+"""transformers' pipeline for GRAM, and what every way to recommend shares: catalogue rows in, the best rows out."""
 
 from __future__ import annotations
 
@@ -68,12 +68,7 @@ class GenerativeRecommendationPipeline(Pipeline):
         if item_cache is False:
             return None
         if item_cache is True:
-            if not Path(name).is_dir():
-                commit, wanted = getattr(self.model.config, "_commit_hash", None), f"{ITEM_CACHE_FOLDER}/*"
-                name = snapshot_download(
-                    name, revision=commit, allow_patterns=wanted, local_files_only=local_files_only
-                )
-            item_cache = Path(name) / ITEM_CACHE_FOLDER
+            item_cache = item_cache_folder(name, getattr(self.model.config, "_commit_hash", None), local_files_only)
         return ItemCache.open(item_cache, self.model, self.tokenizer)
 
     def _has_saved_dtype(self) -> bool:
@@ -120,44 +115,36 @@ class GenerativeRecommendationPipeline(Pipeline):
         """
         if batch_size is None:
             batch_size = BATCH_SIZE if self._batch_size is None else self._batch_size
-        check_search(batch_size=batch_size)
-        _, given, _ = self._sanitize_parameters(**kwargs)
-        options = {**self._forward_params, **given}
+        whole_number("batch_size", batch_size)
+        options = {**self._forward_params, **self._sanitize_parameters(**kwargs)[1]}
         if isinstance(inputs, np.ndarray):
             inputs = inputs.tolist()
         if not isinstance(inputs, list | tuple):
-            return self._stream(_iterator(inputs), batch_size, options)
+            return self._stream(_numbered(_iterator(inputs), self.tokenizer), batch_size, options)
         if not inputs:
             raise ValueError("got an empty list; give the item ids of a history, or several such lists")
         if isinstance(inputs[0], str):
-            check_history(self.tokenizer, inputs)
-            return self.run_single([inputs], {}, options, {})[0]
-        for user, history in enumerate(inputs):
-            check_history(self.tokenizer, history, f"histories[{user}]: ")
-        return list(self._stream(iter(inputs), batch_size, options))
+            return self.run_single([self.tokenizer.history_rows(inputs)], {}, options, {})[0]
+        return list(self._stream(iter(list(_numbered(inputs, self.tokenizer))), batch_size, options))
 
-    def _stream(self, histories: Iterator[Sequence[str]], batch_size: int, options: dict) -> Iterator[list[dict]]:
-        first = 0
+    def _stream(self, histories: Iterator[list[int]], batch_size: int, options: dict) -> Iterator[list[dict]]:
         while batch := list(islice(histories, batch_size)):
-            for user, history in enumerate(batch, start=first):
-                check_history(self.tokenizer, history, f"histories[{user}]: ")
             yield from self.run_single(batch, {}, options, {})
-            first += len(batch)
 
-    def preprocess(self, input_: list[Sequence[str]]) -> dict:
-        """What `_forward` takes: a batch of histories."""
+    def preprocess(self, input_: list[list[int]]) -> dict:
+        """What `_forward` takes: a batch of histories, as catalogue rows."""
         return {"histories": input_}
 
-    def _forward(self, input_tensors: dict, **options) -> list[list[tuple[int, float]]]:
-        return search(self.model, self.tokenizer, **input_tensors, item_cache=self.item_cache, **options)
+    def recommend_rows(self, histories: list[list[int]], **options) -> tuple[np.ndarray, np.ndarray]:
+        """The best catalogue rows (B, K) for histories of catalogue rows, and their scores; see the function."""
+        return recommend_rows(self.model, self.tokenizer, histories, item_cache=self.item_cache, **options)
 
-    def postprocess(self, model_outputs: list[list[tuple[int, float]]]) -> list[list[dict]]:
+    def _forward(self, input_tensors: dict, **options) -> tuple[np.ndarray, np.ndarray]:
+        return self.recommend_rows(**input_tensors, **options)
+
+    def postprocess(self, model_outputs: tuple[np.ndarray, np.ndarray]) -> list[list[dict]]:
         """Catalogue rows with scores, made into items."""
-        item_ids, titles = self.tokenizer.item_ids, self.tokenizer.titles
-        return [
-            [{"item_id": item_ids[row], "title": titles[row], "score": score} for row, score in found]
-            for found in model_outputs
-        ]
+        return items_of_rows(self.tokenizer, *model_outputs)
 
 
 def _iterator(inputs) -> Iterator[Sequence[str]]:
@@ -169,12 +156,20 @@ def _iterator(inputs) -> Iterator[Sequence[str]]:
     raise ValueError(f"give a list of item ids, or several such lists; got a value of type {type(inputs).__name__}")
 
 
-def check_history(tokenizer, history: Sequence[str], place: str = "") -> None:
-    """Raise ValueError, led in by `place`, where a history is empty, no list of strings, or names an unknown item."""
-    try:
-        tokenizer.history_rows(history)
-    except ValueError as error:
-        raise ValueError(f"{place}{error}") from None
+def _numbered(histories: Iterable[Sequence[str]], tokenizer) -> Iterator[list[int]]:
+    """Catalogue rows of histories; what is wrong is said of the history's number."""
+    return (tokenizer.history_rows(history, f"histories[{user}]: ") for user, history in enumerate(histories))
+
+
+def item_cache_folder(name_or_path: str | Path, revision: str | None = None, local_files_only: bool = False) -> Path:
+    """Where a model's item encodings are if it has any: in its folder, or fetched from the Hub."""
+    folder = Path(name_or_path)
+    if not folder.exists():
+        # With a pattern that always finds something, the Hub's client has nothing to warn of.
+        wanted = ["config.json", f"{ITEM_CACHE_FOLDER}/*"]
+        options = {"allow_patterns": wanted, "local_files_only": local_files_only}
+        folder = Path(snapshot_download(str(name_or_path), revision=revision, **options))
+    return folder / ITEM_CACHE_FOLDER
 
 
 def check_search(exclude_seen: bool = True, exact: bool = False, **numbers: int) -> None:
@@ -186,23 +181,23 @@ def check_search(exclude_seen: bool = True, exact: bool = False, **numbers: int)
             raise ValueError(f"{name} is {value!r}; it must be True or False")
 
 
-def search(
+def recommend_rows(
     model,
     tokenizer,
-    histories: Sequence[Sequence[str]],
+    histories: Sequence[Sequence[int]],
     top_k: int = 10,
     exclude_seen: bool = True,
     num_beams: int = 50,
     item_cache: ItemCache | None = None,
     score_mode: str = "vocabulary",
     exact: bool = False,
-) -> list[list[tuple[int, float]]]:
-    """The next items of a batch of users, all searched for at once.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The next items of a batch of users, all searched for at once: what every way to recommend comes to.
 
     Args:
         model: a [`GramForConditionalGeneration`] with its item trie, in evaluation mode.
         tokenizer: its [`GramTokenizer`].
-        histories: item ids of B users, oldest first; checked already, see [`check_history`].
+        histories: catalogue rows of B users, oldest first; of item ids, what `tokenizer.history_rows` gives.
         top_k: items per user.
         exclude_seen: leave out every item of the user's whole history.
         num_beams: width of the search; at least `top_k` are taken.
@@ -211,15 +206,19 @@ def search(
         exact: likewise.
 
     Returns:
-        For each user at most `top_k` pairs of catalogue row and score, best first: fewer where there are no more items.
+        Catalogue rows (B, K) and their scores (B, K), best first; -1 and -inf where a user has no more items. K is
+        `top_k`, or the items of the catalogue where these are fewer.
+
+    Raises:
+        ValueError: a number is below 1, or a history empty.
     """
+    check_search(exclude_seen, exact, top_k=top_k, num_beams=num_beams)
     # As many beams as items rank the whole catalogue: whatever is asked for beyond that only takes memory.
     top_k = min(top_k, model.item_trie.num_items)
     num_beams = max(top_k, min(num_beams, model.item_trie.num_items))
-    seen = [[tokenizer.item_rows[item] for item in history] for history in histories]
     output = model.generate(
-        **tokenizer(histories=histories, item_prompts=item_cache is None, return_tensors="pt").to(model.device),
-        excluded_items=seen if exclude_seen else None,
+        **tokenizer(rows=histories, item_prompts=item_cache is None, return_tensors="pt").to(model.device),
+        excluded_items=histories if exclude_seen else None,
         item_cache=item_cache,
         num_beams=num_beams,
         num_return_sequences=top_k,
@@ -227,11 +226,19 @@ def search(
         exact=exact,
         return_dict_in_generate=True,
     )
-    scores = output.sequences_scores.view(-1, top_k).tolist()
+    return output.item_indices.cpu().numpy(), output.sequences_scores.view(-1, top_k).cpu().numpy()
+
+
+def items_of_rows(tokenizer, rows: np.ndarray, scores: np.ndarray) -> list[list[dict]]:
+    """What [`recommend_rows`] gave as dictionaries `item_id`, `title`, `score`."""
     return [
-        [(row, score) for row, score in zip(*user, strict=True) if row >= 0]
-        for user in zip(output.item_indices.tolist(), scores, strict=True)
+        [
+            {"item_id": tokenizer.item_ids[row], "title": tokenizer.titles[row], "score": score}
+            for row, score in zip(*user, strict=True)
+            if row >= 0
+        ]
+        for user in zip(rows.tolist(), scores.tolist(), strict=True)
     ]
 
 
-__all__ = ["GenerativeRecommendationPipeline", "check_history", "check_search", "search"]
+__all__ = ["GenerativeRecommendationPipeline", "check_search", "item_cache_folder", "items_of_rows", "recommend_rows"]

@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from .arguments_gram import catalogue_rows, check_trie, check_users, read_encoded, read_passages, search_options
 from .decoding_gram import FusedPassages, PrefixDecoder, heads, joined, keys_and_values, over_vocabulary
 from .encoding_gram import add_feed_forward, encode_packed
-from .generation_gram import Step, beam_search, exact_search
+from .generation_gram import beam_search, exact_search
 from .item_cache_gram import ItemCache
 from .layers_gram import clamped, norm
 from .trie_gram import ItemTrie
@@ -119,18 +119,18 @@ class GramSearchMixin:
         if excluded_items is not None:
             excluded_items = catalogue_rows("excluded_items", excluded_items, len(fused.index), self.device)
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
-        search = (options.num_items, options.length_penalty, start)
-        sums, num_scored_nodes = [], None
+        search, num_scored_nodes = (options.num_items, options.length_penalty, start), None
         if exact:
-            leaves, scores, num_scored_nodes = self._exact(fused, trie, score_mode, search, excluded_items, sums)
+            leaves, scores, num_scored_nodes, sums = self._exact(fused, trie, score_mode, search, excluded_items)
         else:
-            num_beams, is_static = options.num_beams, options.compile_config is not None
+            num_beams = options.num_beams
             step = PrefixDecoder(self, fused, trie.depth, num_beams * trie.depth, score_mode, options.compile_config)
             leaves, scores = beam_search(
-                *(_summed(step, sums), trie, len(fused.index), num_beams, *search, excluded_items),
+                *(step, trie, len(fused.index), num_beams, *search, excluded_items),
                 renormalised=score_mode == "trie",
-                is_static=is_static,
+                is_static=options.compile_config is not None,
             )
+            sums = step.sums
         _check_finite(sums)
         sequences = F.pad(trie.sequences(leaves, pad).flatten(0, 1), (1, 0), value=start)
         if not options.return_dict:
@@ -157,14 +157,11 @@ class GramSearchMixin:
 
         Args:
             item_indices (B, K): catalogue rows of items, recommended or not, -1 for none: what [`generate`] returned.
-            input_ids, attention_mask, item_trie, history, item_cache: as given to [`generate`].
+            input_ids, attention_mask, item_trie, history, item_cache: as given to [`generate`], which says what is
+                refused; so is an item that is not in the trie.
 
         Returns:
             A [`GramExplanation`], all of it exact and from the model's own weights.
-
-        Raises:
-            ValueError: no trie; `item_indices` of another shape, or of an item that is not in the trie; and what
-                [`generate`] raises for the passages and for scores that are not finite.
         """
         trie = self._trie(item_trie)
         fused, num_passages = self._fused(input_ids, attention_mask, history, item_cache)
@@ -181,16 +178,15 @@ class GramSearchMixin:
             raise ValueError("the model has no item trie: give `item_trie`, or call `set_item_trie` once")
         return self.item_trie
 
-    def _exact(
-        self, fused, trie, score_mode, search, excluded_items, sums
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        found = []
+    def _exact(self, fused, trie, score_mode, search, excluded_items) -> tuple:
+        found, sums = [], []
         for user in range(len(fused.index)):
             step = PrefixDecoder(self, fused.of_user(user), trie.depth, _EXACT_SLOTS, score_mode)
             excluded = None if excluded_items is None else excluded_items[user]
-            found.append(exact_search(_summed(step, sums), trie, *search, excluded_items=excluded))
+            found.append(exact_search(step, trie, *search, excluded_items=excluded))
+            sums += step.sums
         leaves, scores, num_scored_nodes = zip(*found, strict=True)
-        return torch.stack(leaves), torch.stack(scores), torch.tensor(num_scored_nodes, device=self.device)
+        return torch.stack(leaves), torch.stack(scores), torch.tensor(num_scored_nodes, device=self.device), sums
 
     def _fused(self, input_ids, attention_mask, history, item_cache) -> tuple[FusedPassages, int]:
         """What the users attend to, of at most how many passages: given as (B, P, L), or looked up; see [`generate`].
@@ -239,17 +235,6 @@ class GramSearchMixin:
         return FusedPassages.of(states, lengths, passages, self.passage_positions), passages.shape[1]
 
 
-def _summed(step: Step, sums: list[torch.Tensor]) -> Step:
-    """The step, that notes the sum of the log-probabilities which it gives: not finite where one of them is not."""
-
-    def noted(tokens, slots, candidates, legal):
-        log_probs = step(tokens, slots, candidates, legal)
-        sums.append(log_probs.where(legal, 0).sum())
-        return log_probs
-
-    return noted
-
-
 def _check_finite(sums: list[torch.Tensor]) -> None:
     # A NaN may end up in no score at all: where items are compared, it is above or below all others.
     if sums and not torch.stack(sums).sum().isfinite():
@@ -291,19 +276,13 @@ class GramExplanation(ModelOutput):
 def explain_items(
     model, fused: FusedPassages, num_passages: int, items: torch.Tensor, trie: ItemTrie
 ) -> GramExplanation:
-    """Explain items (B, K) to users, all of a user's in one pass of the decoder; see [`GramExplanation`].
-
-    Args:
-        model: a [`GramForConditionalGeneration`].
-        fused: what the users attend to.
-        num_passages: P, of the user with most.
-        items (B, K): catalogue rows, -1 for none.
-        trie: their lexical IDs.
-
-    Raises:
-        ValueError: `items` is empty, or holds an item that is not in the trie.
-    """
-    leaves = _leaves(items, trie)
+    """Explain items (B, K) to users of at most P passages, a user's in one pass of the decoder."""
+    if not items.numel():
+        raise ValueError(f"`item_indices` must be of shape ({len(items)}, 1 or more), got {tuple(items.shape)}")
+    unknown = (items >= trie.num_items) | (trie.leaves[items.clamp(0, trie.num_items - 1)] < 0) & (items >= 0)
+    if unknown.any():
+        raise ValueError(f"`item_indices`: item {int(items[unknown][0])} is not in the trie of lexical IDs")
+    leaves = trie.leaves[items.clamp(min=0)].long().clamp(min=0)  # any, where there is no item
     path = trie.paths(leaves)  # (B, K, D), from the leaf up
     place = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(trie.depth, device=path.device)
     place = place[..., : max(int(place.amax()), 0) + 1]  # (B, K, T)
@@ -334,27 +313,11 @@ def explain_items(
     )
 
 
-def _leaves(items: torch.Tensor, trie: ItemTrie) -> torch.Tensor:
-    """Leaves (B, K) where items end; any, where there is no item."""
-    if not items.numel():
-        raise ValueError(f"`item_indices` must be of shape ({len(items)}, 1 or more), got {tuple(items.shape)}")
-    unknown = (items >= trie.num_items) | (trie.leaves[items.clamp(0, trie.num_items - 1)] < 0) & (items >= 0)
-    if unknown.any():
-        raise ValueError(f"`item_indices`: item {int(items[unknown][0])} is not in the trie of lexical IDs")
-    return trie.leaves[items.clamp(min=0)].long().clamp(min=0)
-
-
 def _decode(model, fused: FusedPassages, num_passages: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """T5's decoder on prefixes that are known in full.
+    """T5's decoder on prefixes (B, K, T) that are known in full, the start token first.
 
     A user's passages have keys and values once: their K prefixes of T tokens are folded into the query length. Of
     forward hooks those of modules with weights run, and no others.
-
-    Args:
-        model: a [`GramForConditionalGeneration`].
-        fused: what the users attend to.
-        num_passages: P.
-        given (B, K, T): tokens, the start token first.
 
     Returns:
         States (B, K, T, d) after the final norm, and shares of attention (B, K, T, P), mean over layers and heads.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,8 @@ import pyarrow.parquet as pq
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from .loading_gram import CHECKSUMS, add_checksums, check_checksums, read_object
+from .arguments_gram import whole_number
+from .loading_gram import CHECKSUMS, add_checksums, check_checksums, new_file, read_object
 
 CATALOGUE_FILE = "catalogue.parquet"
 CATALOGUE_SCHEMA = pa.schema(
@@ -82,19 +81,13 @@ class GramTokenizer(TokenizersBackend):
         **kwargs,
     ):
         kwargs.pop(CHECKSUMS, None)  # of the folder, not of the tokenizer
-        super().__init__(
-            *args,
-            max_history=max_history,
-            max_passage_length=max_passage_length,
-            with_user_prompt=with_user_prompt,
-            with_item_prompts=with_item_prompts,
-            with_id_in_item_prompt=with_id_in_item_prompt,
-            **kwargs,
-        )
-        for name, limit in {"max_history": max_history, "max_passage_length": max_passage_length}.items():
-            if isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1:
-                raise ValueError(f"{name} is {limit!r}; it must be a whole number of at least 1")
-        for part in (with_user_prompt, with_item_prompts, with_id_in_item_prompt):
+        limits = {"max_history": max_history, "max_passage_length": max_passage_length}
+        parts = {"with_user_prompt": with_user_prompt, "with_item_prompts": with_item_prompts}
+        parts["with_id_in_item_prompt"] = with_id_in_item_prompt
+        super().__init__(*args, **limits, **parts, **kwargs)
+        for name, limit in limits.items():
+            whole_number(name, limit)
+        for part in parts.values():
             if not isinstance(part, bool):
                 raise ValueError(f"which parts a prompt has is said by True or False, not by {part!r}")
         for name in ("eos_token", "pad_token", "unk_token"):
@@ -104,10 +97,8 @@ class GramTokenizer(TokenizersBackend):
             raise ValueError("with neither user prompt nor item prompts there is nothing to read; leave one of them")
         if catalogue is None:
             catalogue = _read_catalogue(catalogue_file, kwargs.get("name_or_path") or "the tokenizer's folder")
-        self.max_history = max_history
-        self.max_passage_length = max_passage_length
-        self.with_user_prompt = with_user_prompt
-        self.with_item_prompts = with_item_prompts
+        self.max_history, self.max_passage_length = max_history, max_passage_length
+        self.with_user_prompt, self.with_item_prompts = with_user_prompt, with_item_prompts
         self.with_id_in_item_prompt = with_id_in_item_prompt
         try:
             self.catalogue = _checked(catalogue)
@@ -126,22 +117,21 @@ class GramTokenizer(TokenizersBackend):
 
     @classmethod
     def _from_pretrained(cls, resolved_vocab_files, *args, **kwargs):
-        config, *files = _in_folder(resolved_vocab_files)
-        if config is not None:
-            check_checksums(config, read_object(config), files)
+        files = {name: path for name, path in resolved_vocab_files.items() if path is not None}
+        if config := files.pop("tokenizer_config_file", None):
+            check_checksums(config, read_object(config), files.values())
         return super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
 
     @classmethod
     def from_catalogue(
         cls, text_tokenizer: PreTrainedTokenizerBase, catalogue: pa.Table, new_tokens: Sequence[str] = (), **kwargs
     ) -> GramTokenizer:
-        """Join a text tokenizer with a translated catalogue; `kwargs` are the limits and parts of the prompts.
+        """Join a text tokenizer, which is left as it is, with a translated catalogue.
 
         Args:
-            text_tokenizer: left as it is.
-            catalogue: its lexical IDs are made of the text tokenizer's vocabulary and of `new_tokens`.
+            text_tokenizer, catalogue: lexical IDs are made of the text tokenizer's vocabulary and of `new_tokens`.
             new_tokens: are added to the vocabulary, in this order.
-            kwargs: of [`GramTokenizer`].
+            kwargs: of [`GramTokenizer`]: the limits and parts of the prompts.
 
         Example:
             >>> from gram.translation import train_vocabulary
@@ -178,8 +168,7 @@ class GramTokenizer(TokenizersBackend):
         ):
             prompt = [*item, *(lexical_id if self.with_id_in_item_prompt else [])]
             for place, neighbour in enumerate(neighbours):
-                prompt += comma if place else similar_items
-                prompt += self.lexical_ids[self.item_rows[neighbour]]
+                prompt += [*(comma if place else similar_items), *self.lexical_ids[self.item_rows[neighbour]]]
             prompts.append(self._end([*prompt, *semicolon, *text]))
         return prompts
 
@@ -192,11 +181,9 @@ class GramTokenizer(TokenizersBackend):
         """
         if not self.with_user_prompt:
             return []
-        semicolon = self._wording(";")
-        prompt = list(self._wording("What would user purchase after"))
+        semicolon, prompt = self._wording(";"), list(self._wording("What would user purchase after"))
         for place, row in enumerate(history):
-            prompt += semicolon if place else []
-            prompt += self.lexical_ids[row]
+            prompt += [*(semicolon if place else []), *self.lexical_ids[row]]
         return self._end([*prompt, *self._wording("?")])
 
     def __call__(
@@ -204,6 +191,7 @@ class GramTokenizer(TokenizersBackend):
         text=None,
         *args,
         histories: Sequence[Sequence[str]] | None = None,
+        rows: Sequence[Sequence[int]] | None = None,
         item_prompts: bool = True,
         return_tensors=None,
         **kwargs,
@@ -214,6 +202,7 @@ class GramTokenizer(TokenizersBackend):
             text: see [`~transformers.PreTrainedTokenizerBase.__call__`]; also for all other arguments.
             histories: item ids of each user, oldest first, in lists or arrays; the newest `max_history` of them are
                 read.
+            rows: the same as catalogue rows, in place of `histories`.
             item_prompts: False where the items' encodings come from a cache: only the user prompts are made.
             return_tensors: `"pt"` or `"np"`; lists by default.
 
@@ -230,23 +219,26 @@ class GramTokenizer(TokenizersBackend):
             >>> tokenizer(histories=[["B0003", "B0007"]], item_prompts=False)["history"]
             [[7, 3]]
         """
-        if histories is None:
+        if histories is None and rows is None:
             return super().__call__(text, *args, return_tensors=return_tensors, **kwargs)
-        if text is not None or args or kwargs:
+        if text is not None or args or kwargs or not (histories is None or rows is None):
             meaningful = "`item_prompts` and `return_tensors` have a meaning"
             raise ValueError(f"give text or `histories`, not both; with histories only {meaningful}")
-        if not isinstance(histories, Iterable):
+        if rows is None and not isinstance(histories, Iterable):
             raise ValueError(f"`histories` is a list of histories, got a value of type {type(histories).__name__}")
-        rows = [self.history_rows(history) for history in histories]
+        rows = [self.history_rows(history) for history in histories] if rows is None else list(map(_as_lists, rows))
         if not rows:
             raise ValueError("`histories` is empty; give at least one user's history")
-        passages = [self.passages(history) if item_prompts else [self.user_prompt(history)] for history in rows]
+        if not all(history and 0 <= min(history) and max(history) < len(self.item_ids) for history in rows):
+            raise ValueError(f"`rows` needs one or more of the catalogue's {len(self.item_ids)} rows for each user")
+        rows = [history[: -self.max_history - 1 : -1] for history in rows]  # the newest, newest first
+        prompts = self.item_prompts if item_prompts and self.with_item_prompts else None
+        passages = [[self.user_prompt(user), *([prompts[row] for row in user] if prompts else [])] for user in rows]
         length = max(len(tokens) for user in passages for tokens in user)
-        shape = (len(passages), max(map(len, passages)), max(length, 1))
-        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)  # (B, P, L)
-        attention_mask = np.zeros(shape, dtype=np.int64)
-        for user, prompts in enumerate(passages):
-            for place, tokens in enumerate(prompts):
+        input_ids = np.full((len(rows), max(map(len, passages)), max(length, 1)), self.pad_token_id)  # (B, P, L)
+        attention_mask = np.zeros_like(input_ids)
+        for user, of_user in enumerate(passages):
+            for place, tokens in enumerate(of_user):
                 input_ids[user, place, : len(tokens)] = tokens
                 attention_mask[user, place, : len(tokens)] = 1
         data = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -258,32 +250,30 @@ class GramTokenizer(TokenizersBackend):
             data = {name: values.tolist() for name, values in data.items()}
         return BatchEncoding(data, tensor_type=return_tensors)
 
-    def history_rows(self, history: Sequence[str]) -> list[int]:
-        """Catalogue rows of the items that the model reads of a history (ids, oldest first), newest first.
+    def history_rows(self, history: Sequence[str], place: str = "") -> list[int]:
+        """Catalogue rows of a history of item ids, in its order.
+
+        Raises:
+            ValueError: led in by `place`: it is empty, no list of strings, or names an item that is not there.
 
         Example:
             >>> tokenizer.history_rows(["B0003", "B0007"])
-            [7, 3]
+            [3, 7]
         """
         history = _as_lists(history)
         if not isinstance(history, Sequence):
-            raise ValueError(f"a history is a list of item ids, got a value of type {type(history).__name__}")
+            raise ValueError(f"{place}a history is a list of item ids, got a value of type {type(history).__name__}")
         if isinstance(history, str):
-            raise ValueError(f"a history is a list of item ids, got the string {history!r}")
+            raise ValueError(f"{place}a history is a list of item ids, got the string {history!r}")
         for item in history:
             if not isinstance(item, str):
-                raise ValueError(f"item ids are strings, got {item!r}")
+                raise ValueError(f"{place}item ids are strings, got {item!r}")
             if item not in self.item_rows:
-                size = len(self.item_ids)
-                raise ValueError(f"item {item!r} is not in the catalogue of {size} items; see `tokenizer.item_ids`")
+                where = f"in the catalogue of {len(self.item_ids)} items; see `tokenizer.item_ids`"
+                raise ValueError(f"{place}item {item!r} is not {where}")
         if not history:
-            raise ValueError("a history is empty; give at least one item id")
-        return [self.item_rows[item] for item in history[: -self.max_history - 1 : -1]]
-
-    def passages(self, history: Sequence[int]) -> list[list[int]]:
-        """Token ids of the user prompt and of the item prompts, for a history of catalogue rows, newest first."""
-        items = history if self.with_item_prompts else []
-        return [self.user_prompt(history), *(self.item_prompts[row] for row in items)]
+            raise ValueError(f"{place}a history is empty; give at least one item id")
+        return [self.item_rows[item] for item in history]
 
     def decode_items(self, sequences, num_return_sequences: int | None = None) -> list[list[str]]:
         """Item ids of generated sequences.
@@ -347,14 +337,11 @@ class GramTokenizer(TokenizersBackend):
         return lexical_ids
 
     def _wording(self, text: str) -> list[int]:
-        if text not in self._wordings:
+        known = self.__dict__.setdefault("_wordings", {})
+        if text not in known:
             tokens = self(text, add_special_tokens=False)["input_ids"]
-            self._wordings[text] = [token for token in tokens if self.convert_ids_to_tokens(token) != "▁"]
-        return self._wordings[text]
-
-    @cached_property
-    def _wordings(self) -> dict[str, list[int]]:
-        return {}
+            known[text] = [token for token in tokens if self.convert_ids_to_tokens(token) != "▁"]
+        return known[text]
 
     def _end(self, prompt: list[int]) -> list[int]:
         return [*prompt[: self.max_passage_length - 1], self.eos_token_id]
@@ -362,12 +349,8 @@ class GramTokenizer(TokenizersBackend):
     def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
         file_names = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
         path = Path(save_directory) / (f"{filename_prefix}-{CATALOGUE_FILE}" if filename_prefix else CATALOGUE_FILE)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            pq.write_table(self.catalogue, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with new_file(path) as part:
+            pq.write_table(self.catalogue, part)
         file_names = (*file_names, str(path))
         add_checksums(file_names[0], file_names[1:])
         return file_names
@@ -389,12 +372,6 @@ def _read_catalogue(path: str | None, folder: str) -> pa.Table:
         raise ValueError(f"{path}: not a readable Parquet file ({error}); save the tokenizer again") from error
 
 
-def _in_folder(resolved_vocab_files: dict[str, str | None]) -> tuple[str | None, ...]:
-    """`tokenizer_config.json`, if there is one, and the other files that a tokenizer is loaded from."""
-    files = dict(resolved_vocab_files)
-    return files.pop("tokenizer_config_file", None), *(path for path in files.values() if path is not None)
-
-
 def _checked(catalogue: pa.Table) -> pa.Table:
     missing = [name for name in CATALOGUE_SCHEMA.names if name not in catalogue.column_names]
     if missing:
@@ -410,15 +387,14 @@ def _checked(catalogue: pa.Table) -> pa.Table:
         column = catalogue[name]
         if column.null_count or (pa.types.is_list(column.type) and pc.list_flatten(column).null_count):
             raise ValueError(f"the catalogue has an item without a value in column {name!r}; fill it, or drop the item")
-    known = set()
-    for item in catalogue["item_id"].to_pylist():
+    known, items = set(), catalogue["item_id"].to_pylist()
+    for item in items:
         if item in known:
             raise ValueError(f"the catalogue holds item {item!r} twice; keep one of its rows")
         known.add(item)
-    for item, neighbours in zip(catalogue["item_id"].to_pylist(), catalogue["similar_items"].to_pylist(), strict=True):
-        if not known.issuperset(neighbours):
-            stranger = next(neighbour for neighbour in neighbours if neighbour not in known)
-            raise ValueError(f"item {item!r} is similar to {stranger!r}, which is not in the catalogue")
+    for item, neighbours in zip(items, catalogue["similar_items"].to_pylist(), strict=True):
+        if strangers := [neighbour for neighbour in neighbours if neighbour not in known]:
+            raise ValueError(f"item {item!r} is similar to {strangers[0]!r}, which is not in the catalogue")
     return catalogue
 
 

@@ -110,14 +110,7 @@ def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> to
 
     A group's item keys exist once, without passage position, because that differs between prefixes. Keys and values
     are linear in the encoder's output, `W(h + p) = W h + W p`: so `q . W_k p` is added to the score, and the weights,
-    summed by position, multiply `W_v p`.
-
-    Args:
-        sublayer: a decoder block's `T5LayerCrossAttention`.
-        decoded (N, T, d): decoder states, N = G * R.
-        states (M, d): packed encoder states, no position added.
-        memory: where in `states` are the passages of whom.
-        passage_positions (P, d): weights of the passage position embedding.
+    summed by position, multiply `W_v p`. `decoded` (N, T, d), N = G * R; `states` (M, d) are the encoder's, packed.
     """
     attention, positions = sublayer.EncDecAttention, memory.positions
     (num_groups, num_samples, num_slots), length = positions.shape, decoded.shape[1]
@@ -164,14 +157,9 @@ def target_loss(
     num_items_in_batch: int | torch.Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Mean cross-entropy of the target tokens, with logits at these alone and never of all of them at once.
+    """Mean cross-entropy of the targets (N, T), with logits at these alone and never of all of them at once.
 
-    Args:
-        model: the GRAM whose head scores the vocabulary.
-        states (N, T, d): of the decoder.
-        labels (N, T): -100 where there is no target.
-        num_items_in_batch: divisor of the sum in place of the number of targets here.
-        label_smoothing: share of a target that is spread evenly over the vocabulary, itself included.
+    See `GramForConditionalGeneration.forward` for the arguments; `states` (N, T, d) are the decoder's.
     """
     is_target = labels >= 0
     states, targets = states[is_target], labels[is_target]

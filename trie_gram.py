@@ -105,11 +105,7 @@ class ItemTrie(nn.Module):
         return trie
 
     def expand(self, nodes: torch.Tensor, level: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Children of nodes.
-
-        Args:
-            nodes (B, W): node indices.
-            level: their distance from the root, the same for all; None: any.
+        """Children of nodes (B, W), which are all of this level, or of any.
 
         Returns:
             Child nodes (B, W, F), 0 beyond a node's own children, and a mask that is False there. F is the level's
@@ -143,12 +139,7 @@ class ItemTrie(nn.Module):
         return distance
 
     def nearest(self, nodes: torch.Tensor, leaves_before: torch.Tensor) -> torch.Tensor:
-        """Levels from each node (...) down to the nearest leaf below it, 0 at a leaf.
-
-        Args:
-            nodes (...): node indices.
-            leaves_before (N + 1,): what [`leaves_before`] returned.
-        """
+        """Levels from each node (...) down to the nearest leaf below it, 0 at a leaf; takes [`leaves_before`]'s."""
         first, after = nodes, nodes + 1
         distance, found = torch.zeros_like(nodes), torch.zeros_like(nodes, dtype=torch.bool)
         for _ in range(self.depth):
@@ -184,13 +175,9 @@ class ItemTrie(nn.Module):
         return tokens.masked_fill(position < 0, pad_token_id)
 
     def exhausted_nodes(self, excluded_items: torch.Tensor) -> torch.Tensor:
-        """Nodes below which every item is excluded.
+        """Nodes below which every item is excluded, of catalogue rows (B, E), padded with -1, that users must not get.
 
-        Args:
-            excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
-
-        Returns:
-            Sorted keys (X,), each `user * num_nodes + node`.
+        They are sorted keys (X,), each `user * num_nodes + node`.
         """
         users = torch.arange(len(excluded_items), device=excluded_items.device)[:, None]  # (B, 1)
         known = (excluded_items >= 0) & (excluded_items < self.num_items)  # the trie of a subset may end earlier
@@ -207,9 +194,8 @@ def _as_array(sequences: Sequence[Sequence[int]] | np.ndarray | torch.Tensor) ->
     if isinstance(sequences, np.ndarray | torch.Tensor):
         padded = np.asarray(sequences)
         if padded.ndim != 2 or padded.dtype.kind != "i":
-            raise ValueError(
-                f"`sequences` must be signed integers (items, tokens), got {padded.dtype} of shape {padded.shape}"
-            )
+            what = f"{padded.dtype} of shape {padded.shape}"
+            raise ValueError(f"`sequences` must be signed integers (items, tokens), got {what}")
         return padded
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     flat = np.fromiter(chain.from_iterable(sequences), dtype=np.int32, count=int(lengths.sum()))

@@ -111,7 +111,7 @@ class Bench:
         appended = 1 + beams * (mean_length - 1)
         flops = passage_bytes = 0.0
         for history in histories:
-            rows = tokenizer.history_rows(history)
+            rows = tokenizer.history_rows(history)[: -tokenizer.max_history - 1 : -1]
             prompt = len(tokenizer.user_prompt(rows))
             attended = prompt + sum(len(tokenizer.item_prompts[row]) for row in rows)
             flops += 2 * prompt * encoder_layer * config.num_layers  # user prompt

@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..item_cache_gram import ItemCache
+from ..pipeline_gram import recommend_rows
 from ..serving.user_batches import batches_of_users
 
 PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
@@ -57,8 +58,7 @@ def gram_candidates(
     """Search for every user's items under each protocol. Items are encoded once for all protocols.
 
     Args:
-        model: a [`GramForConditionalGeneration`] with its item trie; left in the mode, training or not, that it was in.
-        tokenizer: the model's [`GramTokenizer`].
+        model, tokenizer: with its item trie; left in the mode, training or not, that it was in.
         histories: U histories of catalogue rows, oldest first.
         protocols: of `PROTOCOLS`.
         num_beams: width of the search, and how many items it gives.
@@ -66,8 +66,7 @@ def gram_candidates(
         others: for each protocol (U, E) further items, -1 for none. Those that beam search did not find get the score
             that it would have given them: they are spelt out.
         progress: show a bar with the time left.
-        item_cache: encodings of the items; without it those of the histories are encoded in memory, each but once
-            unless that takes too much memory (see `gram.serving.user_batches`).
+        item_cache: encodings of the items; without it see `gram.serving.user_batches`.
 
     Returns:
         For each protocol the candidates, in `num_beams` columns, and E more where there are others.
@@ -78,7 +77,7 @@ def gram_candidates(
         >>> found["unseen_items"].items.shape, 3 in found["unseen_items"].items[0]
         ((2, 5), False)
     """
-    histories, others = list(histories), others or {}
+    histories, others = [np.asarray(history).tolist() for history in histories], others or {}
     found = {}
     for protocol in protocols:
         shape = (len(histories), num_beams + (others[protocol].shape[1] if protocol in others else 0))
@@ -89,38 +88,18 @@ def gram_candidates(
         with torch.no_grad(), tqdm(total=len(histories), desc="GRAM", unit="user", disable=not progress) as bar:
             for users, cache in batches_of_users(model, tokenizer, histories, batch_size, item_cache, progress):
                 chosen = [histories[user] for user in users]
-                newest = [[tokenizer.item_ids[row] for row in past[-tokenizer.max_history :]] for past in chosen]
-                inputs = tokenizer(histories=newest, item_prompts=False, return_tensors="pt").to(model.device)
-                seen = seen_items(chosen).to(model.device)
                 for protocol, candidates in found.items():
-                    output = model.generate(
-                        **inputs,
-                        item_cache=cache,
-                        excluded_items=seen if protocol == "unseen_items" else None,
-                        num_beams=num_beams,
-                        num_return_sequences=num_beams,
-                        return_dict_in_generate=True,
-                    )
-                    items, scores = output.item_indices, output.sequences_scores.float()
-                    candidates.items[users, :num_beams] = items.cpu().numpy()
-                    candidates.scores[users, :num_beams] = scores.view(items.shape).cpu().numpy()
-                _add_others(model, inputs, users, found, others, cache)
+                    search = {"exclude_seen": protocol == "unseen_items", "num_beams": num_beams, "item_cache": cache}
+                    items, scores = recommend_rows(model, tokenizer, chosen, num_beams, **search)
+                    columns = slice(items.shape[1])
+                    candidates.items[users, columns], candidates.scores[users, columns] = items, scores
+                if others:
+                    inputs = tokenizer(rows=chosen, item_prompts=False, return_tensors="pt").to(model.device)
+                    _add_others(model, inputs, users, found, others, cache)
                 bar.update(len(users))
     finally:
         model.train(was_training)
     return found
-
-
-def seen_items(histories: Sequence[np.ndarray]) -> torch.Tensor:
-    """(B, E) int64 catalogue rows of the histories, padded with -1: what `generate` takes as `excluded_items`.
-
-    Example:
-        >>> seen_items([[4, 2], [3]])
-        tensor([[ 4,  2],
-                [ 3, -1]])
-    """
-    rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
 def chunks(num_users: int) -> list[slice]:
@@ -141,8 +120,6 @@ def target_ranks(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def _add_others(model, inputs, users, found, others, item_cache) -> None:
     """Put the others behind what was generated. An item that several protocols ask for is spelt out once."""
-    if not others:
-        return
     known = np.concatenate([found[protocol].generated.items[users] for protocol in found], axis=1)
     scores = np.concatenate([found[protocol].generated.scores[users] for protocol in found], axis=1)
     asked = np.sort(np.concatenate([rows[users] for rows in others.values()], axis=1), axis=1)  # (B, E')

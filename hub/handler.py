@@ -22,18 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class EndpointHandler:
-    """Recommends to the users of a request.
-
-    Threads may share one: a call changes nothing.
-
-    Args:
-        path: the model folder.
-
-    Raises:
-        OSError: a file of the folder is missing.
-        ValueError: the folder's files do not belong together, or its item encodings to other weights; an environment
-            variable is no number.
-    """
+    """Recommends to the users of a request. Threads may share one: a call changes nothing. `path`: the model folder."""
 
     def __init__(self, path: str):
         start = time.monotonic()
@@ -56,16 +45,13 @@ class EndpointHandler:
 
         Args:
             data: `inputs`: the item ids of one user, oldest first, or a list of such histories; `parameters`, if
-                there are any: `top_k` (10), `exclude_seen` (True), `num_beams` (50), `score_mode` and `exact`, see the
-                pipeline.
+                there are any: `top_k` (10), `exclude_seen` (True), `num_beams` (50), `score_mode` and `exact`.
 
         Returns:
-            For one history a list of dictionaries `item_id`, `title`, `score`, best first; for several a list of such
-            lists.
+            What the pipeline gives for these.
 
         Raises:
-            ValueError: the request is malformed, a history is empty, an item is unknown or a parameter impossible;
-                Inference Endpoints answer with the message.
+            ValueError: something is wrong with the request; Inference Endpoints answer with the message.
         """
         if not isinstance(data, dict) or "inputs" not in data:
             raise ValueError('a request is of the form {"inputs": [[ITEM, ...], ...], "parameters": {...}}')

@@ -6,31 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..common.processes import this_process
 from ..configuration_gram import GramConfig
-from ..item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
+from ..item_cache_gram import ItemCache
 from ..loading_gram import WEIGHT_INDEX, check_catalogue, read_object
 from ..modeling_gram import GramForConditionalGeneration
+from ..pipeline_gram import item_cache_folder
 from ..tokenization_gram import CATALOGUE_FILE, GramTokenizer
 
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", CATALOGUE_FILE)
 
 
-GENERATION_FILE = "generation_config.json"  # may be missing
-
-
 def load_model(
     name_or_path: str | Path, revision: str | None = None
 ) -> tuple[GramForConditionalGeneration, GramTokenizer]:
-    """A model in evaluation mode, on this process's GPU where there is one, and its tokenizer.
-
-    Args:
-        name_or_path: a model folder, or a name on the Hub.
-        revision: branch, tag or commit of a model on the Hub; by default `main`.
+    """A model in evaluation mode, on this process's GPU where there is one, and its tokenizer: of a folder or the Hub.
 
     Raises:
         FileNotFoundError: the folder does not exist, or one of its files.
@@ -43,7 +36,12 @@ def load_model(
         (False, 30)
     """
     folder = Path(name_or_path)
-    if folder.exists() or not _may_be_on_hub(str(name_or_path)):
+    try:
+        validate_repo_id(str(name_or_path))
+        may_be_on_hub = not folder.exists()
+    except HFValidationError:
+        may_be_on_hub = False
+    if not may_be_on_hub:
         check_folder(folder)
     revision = revision or "main"
     with _named(folder, "config.json"):
@@ -77,51 +75,24 @@ def find_item_cache(
     folder: str | Path | None = None,
     revision: str | None = None,
 ) -> ItemCache | None:
-    """The cache in `folder`, or else in the model folder, where `gram encode` leaves it; None where there is none.
-
-    Args:
-        name_or_path: the model folder, or a name on the Hub, from where the cache is fetched if it has one.
-        model: what was loaded from there.
-        tokenizer: likewise.
-        folder: of the cache, if it stands elsewhere.
-        revision: branch, tag or commit of a model on the Hub; by default `main`.
+    """The cache in `folder`, or else in the model folder or repository; None where `gram encode` has left none there.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
         ValueError: the cache does not fit model and catalogue; it is brought up to date, or its folder removed.
     """
-    if folder is None:
-        model_folder = Path(name_or_path)
-        if not model_folder.exists():
-            # With a pattern that always finds something, the Hub's client has nothing to warn of.
-            patterns = ["config.json", f"{ITEM_CACHE_FOLDER}/*"]
-            model_folder = Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=patterns))
-        folder = model_folder / ITEM_CACHE_FOLDER
-        if not folder.is_dir():
-            return None
-    return ItemCache.open(folder, model, tokenizer)
-
-
-def _may_be_on_hub(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+    own = item_cache_folder(name_or_path, revision) if folder is None else folder
+    return None if folder is None and not own.is_dir() else ItemCache.open(own, model, tokenizer)
 
 
 def check_folder(folder: Path) -> None:
-    """Check that the files of a model are there, and that JSON files hold what they should.
-
-    Raises:
-        FileNotFoundError: the folder, or one of its files, is missing.
-        ValueError: a JSON file is damaged.
-    """
+    """Raise FileNotFoundError where a model folder or a file of it is missing; ValueError for a damaged JSON file."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such model folder; give one, or a name on the Hub")
     weights = WEIGHT_INDEX if (folder / WEIGHT_INDEX).is_file() else "model.safetensors"
-    for name in (*MODEL_FILES, weights, GENERATION_FILE):
-        if not (folder / name).is_file() and name != GENERATION_FILE:
+    for name in (*MODEL_FILES, weights):
+        if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: no such file; a model folder needs it: save the model again")
+    for name in (*MODEL_FILES, weights, "generation_config.json"):
         if name.endswith(".json") and (folder / name).exists():
             read_object(folder / name)

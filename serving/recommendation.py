@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from ..common.artefacts import write
 from ..common.files import check_outputs, holds_table, locked, new_file
-from ..common.provenance import COMPUTING, Provenance, hash_of_file, hash_of_model, hash_of_tokenizer, versions
+from ..common.provenance import (
+    COMPUTING,
+    Provenance,
+    hash_of_file,
+    hash_of_model,
+    hash_of_tokenizer,
+    read_provenance,
+    versions,
+)
 from ..item_cache_gram import ItemCache
 from ..modeling_gram import GramForConditionalGeneration
-from ..pipeline_gram import check_history, check_search, search
+from ..pipeline_gram import items_of_rows, recommend_rows
 from ..tokenization_gram import GramTokenizer
 from .loading import find_item_cache, load_model
 from .user_batches import batches_of_users, cache_of_users
@@ -27,7 +36,7 @@ from .user_batches import batches_of_users, cache_of_users
 logger = logging.getLogger(__name__)
 
 USERS_PER_PART = 1024
-PROVENANCE_FILE, PART_NAME = "provenance.json", re.compile(r"\d{10}\.parquet")  # of the folder of parts
+PART_NAME = re.compile(r"\d{10}\.parquet")
 
 RECOMMENDATIONS_SCHEMA = pa.schema(
     {
@@ -56,13 +65,9 @@ class Recommendation:
 
 
 class Recommender:
-    """A model and its tokenizer, ready to recommend.
-
-    Threads may share one: a call changes nothing.
+    """A model with its item trie, in evaluation mode, and its tokenizer. Threads may share one: a call changes nothing.
 
     Args:
-        model: with its item trie, in evaluation mode.
-        tokenizer: the model's.
         batch_size: users in one search.
         item_cache: with the encodings of all items; without it the items of the histories are encoded at every call.
 
@@ -126,16 +131,19 @@ class Recommender:
             >>> [len(items) for items in users]
             [3, 3]
         """
-        check_search(top_k=top_k, num_beams=num_beams, exclude_seen=exclude_seen)
-        for user, history in enumerate(histories):
-            check_history(self.tokenizer, history, f"histories[{user}]: " if len(histories) > 1 else "")
-        found: list[list[tuple[int, float]]] = []
-        for start in range(0, len(histories), self.batch_size):
-            batch = histories[start : start + self.batch_size]
-            cache = item_cache or self.item_cache
-            found += search(self.model, self.tokenizer, batch, top_k, exclude_seen, num_beams, cache)
-        item_ids, titles = self.tokenizer.item_ids, self.tokenizer.titles
-        return [[Recommendation(item_ids[row], titles[row], score) for row, score in user] for user in found]
+        place, found = "histories[{}]: " if len(histories) > 1 else "", []
+        rows = [self.tokenizer.history_rows(history, place.format(user)) for user, history in enumerate(histories)]
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            best = self.recommend_rows(batch, top_k, exclude_seen, num_beams, item_cache or self.item_cache)
+            found += items_of_rows(self.tokenizer, *best)
+        return [[Recommendation(**item) for item in items] for items in found]
+
+    def recommend_rows(
+        self, histories: Sequence[Sequence[int]], top_k: int, exclude_seen: bool, num_beams: int, item_cache: ItemCache
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One search for users whose histories are catalogue rows; see [`gram.pipeline_gram.recommend_rows`]."""
+        return recommend_rows(self.model, self.tokenizer, histories, top_k, exclude_seen, num_beams, item_cache)
 
 
 def recommend_users(
@@ -159,9 +167,7 @@ def recommend_users(
         recommender: what to ask.
         users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, at least one item, UTF-8.
         output: `.parquet` or `.csv`, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
-        top_k: items per user.
-        exclude_seen: leave out every item of the user's whole history.
-        num_beams: width of the search; at least `top_k` are taken.
+        top_k, exclude_seen, num_beams: as of [`Recommender.recommend`].
         users_per_part: users in a part; what an interruption may cost.
         progress: show a bar with the time left.
 
@@ -186,9 +192,41 @@ def recommend_users(
         raise ValueError(f"{output}: give the name of a file that ends in .parquet or .csv")
     check_outputs({output: _holds_recommendations}, [users_file])
     with locked(output):
-        return _recommend_users(
-            recommender, users_file, output, top_k, exclude_seen, num_beams, users_per_part, progress
-        )
+        users = _read_users(users_file, recommender.tokenizer)
+        search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
+        provenance = _provenance(recommender, users_file, {**search, "users_per_part": users_per_part})
+        folder = output.with_name(output.name + ".parts")
+        parts = {start: folder / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}
+        left = {
+            start: users[start : start + users_per_part]
+            for start, part in parts.items()
+            if read_provenance(part).get("key") != provenance.key
+        }
+        for facts in map(read_provenance, _parts(folder)):
+            if facts and (what := provenance.differences(facts)):
+                logger.warning("%s: parts of %s are of no use; all is done anew", folder, ", ".join(what))
+                break
+        cache = recommender.item_cache
+        if left and cache is None:
+            # Of all users, not of those that are left: an encoding's last bits depend on what is encoded beside it.
+            cache = cache_of_users(recommender.model, recommender.tokenizer, [rows for _, rows in users], progress)
+        done = len(users) - sum(map(len, left.values()))
+        with tqdm(total=len(users), initial=done, desc="recommending", unit="user", disable=not progress) as bar:
+            for start, chunk in left.items():
+                write(parts[start], _recommend_chunk(recommender, chunk, search, cache, bar), provenance)
+        kind = pyarrow.csv.CSVWriter if output.suffix == ".csv" else pq.ParquetWriter
+        with new_file(output) as part, kind(part, RECOMMENDATIONS_SCHEMA) as writer:
+            for path in parts.values():
+                writer.write_table(pq.read_table(path).replace_schema_metadata())
+        for path in _parts(folder):
+            path.unlink()
+        with suppress(OSError):  # somebody else may have put something there
+            folder.rmdir()
+    return len(users)
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if PART_NAME.fullmatch(path.name))
 
 
 def _holds_recommendations(path: Path) -> bool:
@@ -197,39 +235,6 @@ def _holds_recommendations(path: Path) -> bool:
         return holds_table(path, *columns)
     with path.open("rb") as file:
         return file.readline().replace(b'"', b"").rstrip() == ",".join(columns).encode()
-
-
-def _recommend_users(
-    recommender: Recommender,
-    users_file: Path,
-    output: Path,
-    top_k: int,
-    exclude_seen: bool,
-    num_beams: int,
-    users_per_part: int,
-    progress: bool,
-) -> int:
-    users = _read_users(users_file, recommender.tokenizer)
-    folder = output.with_name(output.name + ".parts")
-    search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
-    _make_room(folder, _provenance(recommender, users_file, {**search, "users_per_part": users_per_part}))
-
-    parts = {start: folder / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}
-    left = {start: users[start : start + users_per_part] for start, part in parts.items() if not part.is_file()}
-    item_cache = recommender.item_cache
-    if left and item_cache is None:
-        # Of all users, not of those that are left: an encoding's last bits depend on what is encoded beside it.
-        histories = _rows(recommender.tokenizer, users)
-        item_cache = cache_of_users(recommender.model, recommender.tokenizer, histories, progress)
-    done = len(users) - sum(map(len, left.values()))
-    with tqdm(total=len(users), initial=done, desc="recommending", unit="user", disable=not progress) as bar:
-        for start, chunk in left.items():
-            rows = _recommend_chunk(recommender, chunk, tuple(search.values()), item_cache, bar)
-            table = pa.table(list(zip(*rows, strict=True)) or [[]] * 5, schema=RECOMMENDATIONS_SCHEMA)
-            _write_tables([table], parts[start])
-    _write_tables((pq.read_table(part) for part in parts.values()), output)
-    _remove_parts(folder)
-    return len(users)
 
 
 def _provenance(recommender: Recommender, users_file: Path, settings: dict[str, int]) -> Provenance:
@@ -244,65 +249,27 @@ def _provenance(recommender: Recommender, users_file: Path, settings: dict[str, 
     return Provenance("recommendations", inputs, {**settings, **more})
 
 
-def _make_room(folder: Path, provenance: Provenance) -> None:
-    """A folder for parts of this provenance alone; those of another are removed, and it is said why."""
-    path = folder / PROVENANCE_FILE
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        written = {}
-    if written.get("key") == provenance.key:
-        return
-    if written:
-        what = ", ".join(provenance.differences(written))
-        logger.warning("%s: parts of %s are of no use; all is done anew", folder, what)
-    _remove_parts(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as part:
-        part.write_text(json.dumps(provenance.facts), encoding="utf-8")
-
-
-def _remove_parts(folder: Path) -> None:
-    """Remove what a run has left in the folder, and the folder, unless somebody else has put something there."""
-    for path in folder.glob("*"):
-        if path.name == PROVENANCE_FILE or PART_NAME.fullmatch(path.name):
-            path.unlink()
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _recommend_chunk(recommender: Recommender, chunk, search, item_cache, bar: tqdm) -> list[tuple]:
-    """Rows of the table, users in their order; users of similar history length are searched for together."""
-    model, tokenizer, found = recommender.model, recommender.tokenizer, {}
-    histories = _rows(tokenizer, chunk)
+def _recommend_chunk(recommender: Recommender, chunk, search, item_cache, bar: tqdm) -> pa.Table:
+    """A part of the table, users in their order; users of similar history length are searched for together."""
+    model, tokenizer = recommender.model, recommender.tokenizer
+    names, histories = zip(*chunk, strict=True)
+    rows = np.full((len(chunk), min(search["top_k"], model.item_trie.num_items)), -1)
+    scores = np.zeros(rows.shape, dtype=np.float32)
     for users, cache in batches_of_users(model, tokenizer, histories, recommender.batch_size, item_cache):
-        places = users.tolist()
-        items = recommender.recommend([chunk[place][1] for place in places], *search, cache)
-        found.update(zip(places, items, strict=True))
-        bar.update(len(places))
-    return [
-        (chunk[place][0], rank, item.item_id, item.title, item.score)
-        for place in range(len(chunk))
-        for rank, item in enumerate(found[place], start=1)
-    ]
+        batch = [histories[user] for user in users]
+        rows[users], scores[users] = recommender.recommend_rows(batch, **search, item_cache=cache)
+        bar.update(len(users))
+    user, place = np.nonzero(rows >= 0)
+    items = tokenizer.catalogue.select(["item_id", "title"]).take(rows[user, place])
+    columns = [pa.array(names).take(user), place + 1, items["item_id"], items["title"], scores[user, place]]
+    return pa.table(columns, schema=RECOMMENDATIONS_SCHEMA)
 
 
-def _rows(tokenizer: GramTokenizer, users: list[tuple[str, list[str]]]) -> list[list[int]]:
-    return [[tokenizer.item_rows[item] for item in history] for _, history in users]
-
-
-def _write_tables(tables: Iterable[pa.Table], path: Path) -> None:
-    kind = pyarrow.csv.CSVWriter if path.suffix == ".csv" else pq.ParquetWriter
-    with new_file(path) as part, kind(part, RECOMMENDATIONS_SCHEMA) as writer:
-        for table in tables:
-            writer.write_table(table)
-
-
-def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[str]]]:
+def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[int]]]:
+    """Users with the catalogue rows of their histories."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give one with a line 'USER ITEM ITEM ...' per user")
-    users: list[tuple[str, list[str]]] = []
-    lines: dict[str, int] = {}
+    users: dict[str, tuple[int, list[int]]] = {}  # with the number of the line
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             try:
@@ -311,10 +278,11 @@ def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[st
                 raise ValueError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
             if not user:
                 continue
-            check_history(tokenizer, history, f"{path}:{number}: user {user}: ")
-            if lines.setdefault(user, number) != number:
-                raise ValueError(f"{path}:{number}: user {user} stands on line {lines[user]} already; keep one line")
-            users.append((user, history))
+            rows = tokenizer.history_rows(history, f"{path}:{number}: user {user}: ")
+            if user in users:
+                line, _ = users[user]
+                raise ValueError(f"{path}:{number}: user {user} stands on line {line} already; keep one line")
+            users[user] = number, rows
     if not users:
         raise ValueError(f"{path}: no users; the form is 'USER ITEM ITEM ...', one user per line")
-    return users
+    return [(user, rows) for user, (_, rows) in users.items()]

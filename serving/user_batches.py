@@ -22,15 +22,7 @@ def batches_of_users(
     """Batches of users of like history length, each with a cache that holds their items.
 
     Where no cache is given, users are taken in groups whose items' encodings, in float32, fill at most `MOST_BYTES`,
-    and the items of a group are encoded once.
-
-    Args:
-        model: a [`GramForConditionalGeneration`].
-        tokenizer: the model's [`GramTokenizer`].
-        histories: U histories of catalogue rows, oldest first.
-        batch_size: users in a batch.
-        item_cache: with all of their items, if there is one.
-        progress: show a bar with the time left while items are encoded.
+    and the items of a group are encoded once. Histories are catalogue rows, oldest first.
 
     Yields:
         Indices of users, longest histories first (little padding, and what does not fit in memory shows at once), and
@@ -42,9 +34,19 @@ def batches_of_users(
     if item_cache is not None:
         yield from ((batch, item_cache) for batch in batches)
         return
-    for group, items in _groups(model, tokenizer, read, batches):
+    start = 0
+    while start < len(batches):
+        items, size, end = set(), 0, start
+        while end < len(batches):
+            own = {row for user in batches[end] for row in read[user]} - items
+            size += _num_bytes(model, tokenizer, own)
+            if end > start and size > MOST_BYTES:
+                break
+            items.update(own)
+            end += 1
         cache = ItemCache.in_memory(model, tokenizer, sorted(items), progress=progress)
-        yield from ((batch, cache) for batch in group)
+        yield from ((batch, cache) for batch in batches[start:end])
+        start = end
 
 
 def cache_of_users(model, tokenizer, histories: Iterable[Sequence[int]], progress: bool = False) -> ItemCache | None:
@@ -52,21 +54,6 @@ def cache_of_users(model, tokenizer, histories: Iterable[Sequence[int]], progres
     items = {int(row) for history in histories for row in history[-tokenizer.max_history :]}
     fits = _num_bytes(model, tokenizer, items) <= MOST_BYTES
     return ItemCache.in_memory(model, tokenizer, sorted(items), progress=progress) if fits else None
-
-
-def _groups(model, tokenizer, read, batches) -> Iterator[tuple[list[np.ndarray], set[int]]]:
-    group, items, size = [], set(), 0
-    for batch in batches:
-        own = {row for user in batch for row in read[user]}
-        added = _num_bytes(model, tokenizer, own - items)
-        if group and size + added > MOST_BYTES:
-            yield group, items
-            group, items, size, added = [], set(), 0, _num_bytes(model, tokenizer, own)
-        group.append(batch)
-        items |= own
-        size += added
-    if group:
-        yield group, items
 
 
 def _num_bytes(model, tokenizer, rows: set[int]) -> int:

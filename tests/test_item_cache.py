@@ -332,7 +332,7 @@ def test_a_shard_of_another_form_is_refused(model, tokenizer, folder, how):
         metadata = file.metadata()
     tensors = load_file(path)
     save_file(tensors | {name: change(tensors[name]) for name, change in SPOILT[how].items()}, path, metadata)
-    assert_refused(f"{SHARDS[2]}.*: it (holds|does not hold) ", model, tokenizer, folder)
+    assert_refused(f"{SHARDS[2]}.*: it (holds|does not hold|tells another number) ", model, tokenizer, folder)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

@@ -138,11 +138,11 @@ class Interrupting(Recommender):
         super().__init__(model, tokenizer, batch_size=2)
         self.left, self.asked = at, 0
 
-    def recommend(self, histories, *settings):
+    def recommend_rows(self, histories, **settings):
         self.asked += len(histories)
         if self.left is not None and self.asked > self.left:
             raise KeyboardInterrupt
-        return super().recommend(histories, *settings)
+        return super().recommend_rows(histories, **settings)
 
 
 def test_interrupted_run_goes_on_where_it_was(model, tokenizer, histories, tmp_path):

@@ -78,6 +78,20 @@ def test_without_item_prompts_the_history_is_given_as_rows(tokenizer):
     assert tokenizer(histories=histories, item_prompts=False)["history"] == inputs["history"].tolist()
 
 
+def test_rows_give_what_their_ids_give(tokenizer):
+    rows = [list(range(12)), np.array([3])]
+    histories = [[tokenizer.item_ids[row] for row in user] for user in rows]
+    for item_prompts in (True, False):
+        expected = tokenizer(histories=histories, item_prompts=item_prompts)
+        assert tokenizer(rows=rows, item_prompts=item_prompts) == expected
+    assert [tokenizer.history_rows(history) for history in histories] == [list(user) for user in rows]
+    for wrong in ([[30]], [[-1]], [[1], []]):
+        with pytest.raises(ValueError, match="one or more of the catalogue's 30 rows for each user"):
+            tokenizer(rows=wrong)
+    with pytest.raises(ValueError, match="give text or `histories`, not both"):
+        tokenizer(rows=rows, histories=histories)
+
+
 def test_text_is_tokenized_as_by_the_text_tokenizer(tokenizer):
     text = "Gentle  shampoo: 2 bottles 💧"
     assert tokenizer(text)["input_ids"] == [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]

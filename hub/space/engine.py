@@ -6,12 +6,10 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoModel, AutoTokenizer
+from transformers import pipeline
 
 ITEM_ENCODINGS = "item_encodings"  # folder of the model's repository, where `gram encode` has made it
-NUM_BEAMS = 50
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,10 @@ class Engine:
         max_history: items of a history that the model reads, the newest.
     """
 
-    def __init__(self, name: str, model, tokenizer, item_cache):
-        self.name, self._model, self._tokenizer, self._item_cache = name, model, tokenizer, item_cache
-        self.max_history = tokenizer.max_history
-        self.item_ids: list[str] = tokenizer.item_ids
+    def __init__(self, name: str, recommend):
+        self.name, self._pipeline = name, recommend
+        tokenizer = recommend.tokenizer
+        self.max_history, self.item_ids = tokenizer.max_history, tokenizer.item_ids
         self.titles = [title or item for title, item in zip(tokenizer.titles, self.item_ids, strict=True)]
         texts = [text or "" for text in tokenizer.catalogue["text"].to_pylist()]
         self.details = [
@@ -71,16 +69,16 @@ class Engine:
     @classmethod
     def load(cls, name: str) -> Engine:
         """Load a model from a folder or the Hub, with its item encodings: the repository's, or made here and now."""
-        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-        model = AutoModel.from_pretrained(name, trust_remote_code=True).eval().to(device)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
-        if not hasattr(model, "explain"):
-            raise ValueError(f"{name}: the model's code cannot explain; save the model again with a newer `gram`")
-        folder = (
-            Path(name) if Path(name).is_dir() else Path(snapshot_download(name, allow_patterns=f"{ITEM_ENCODINGS}/*"))
-        )
-        folder = folder / ITEM_ENCODINGS
-        return cls(name, model, tokenizer, model.encode_items(tokenizer, folder if folder.is_dir() else None))
+        try:
+            recommend = pipeline("generative-recommendation", model=name, trust_remote_code=True, item_cache=False)
+        except KeyError:  # an older model has no pipeline
+            recommend = None
+        if not hasattr(recommend, "recommend_rows"):
+            raise ValueError(f"{name}: the model's code is too old for this page; save it again with a newer `gram`")
+        folder = name if Path(name).is_dir() else snapshot_download(name, allow_patterns=f"{ITEM_ENCODINGS}/*")
+        folder = Path(folder, ITEM_ENCODINGS) if Path(folder, ITEM_ENCODINGS).is_dir() else None
+        recommend.item_cache = recommend.model.encode_items(recommend.tokenizer, folder)
+        return cls(name, recommend)
 
     def search(self, words: str, limit: int) -> tuple[list[int], int]:
         """Items that hold all the words, in any order and without regard to case and accents; all items for no words.
@@ -103,28 +101,19 @@ class Engine:
 
     def recommend(self, history: list[int], count: int) -> list[Recommendation]:
         """The `count` best items for a history of catalogue rows, oldest first; never one of the history."""
-        histories = [[self.item_ids[row] for row in history]]
-        inputs = self._tokenizer(histories=histories, item_prompts=False, return_tensors="pt").to(self._model.device)
-        output = self._model.generate(
-            **inputs,
-            item_cache=self._item_cache,
-            excluded_items=torch.tensor([history], device=self._model.device),
-            num_beams=NUM_BEAMS,
-            num_return_sequences=count,
-            return_dict_in_generate=True,
-        )
-        why = self._model.explain(output.item_indices, **inputs, item_cache=self._item_cache)
+        model, tokenizer, cache = self._pipeline.model, self._pipeline.tokenizer, self._pipeline.item_cache
+        rows, scores = self._pipeline.recommend_rows([history], top_k=count)
+        inputs = tokenizer(rows=[history], item_prompts=False, return_tensors="pt").to(model.device)
+        why = model.explain(rows, **inputs, item_cache=cache)
         shares = why.attention_shares[0].tolist()
         return [
             Recommendation(row, score, shares[rank][0], shares[rank][1:], self._steps(why, rank))
-            for rank, (row, score) in enumerate(
-                zip(output.item_indices[0].tolist(), output.sequences_scores.tolist(), strict=True)
-            )
+            for rank, (row, score) in enumerate(zip(rows[0].tolist(), scores[0].tolist(), strict=True))
             if row >= 0
         ]
 
     def _steps(self, why, rank: int) -> list[Step]:
-        names = self._tokenizer.convert_ids_to_tokens(why.token_ids[0, rank].tolist())
+        names = self._pipeline.tokenizer.convert_ids_to_tokens(why.token_ids[0, rank].tolist())
         columns = (why.choice_probs, why.num_choices, why.num_items_left)
         steps = [Step(*step) for step in zip(names, *(column[0, rank].tolist() for column in columns), strict=True)]
         return [step for step in steps if step.num_items_left]
