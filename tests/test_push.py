@@ -328,7 +328,7 @@ def test_refused_by_the_hub(hub, gram, hub_client, folder):
             lambda folder: spoil(folder, "config.json", '"auto_map": {', '"auto_map": [], "x": {'),
             "config.json: has no auto_map",
         ),
-        (lambda folder: shard(folder, "weights.safetensors"), "names other files of weights than are here"),
+        (lambda folder: shard(folder, "weights.safetensors"), "index.json: is not the file that config.json"),
         (
             lambda folder: shard(folder, "model-00001-of-00001.safetensors").unlink(),
             "model-00001-of-00001.safetensors",
