@@ -126,9 +126,10 @@ def test_after_a_change_the_answers_are_those_of_the_same_weights_loaded_afresh(
     before, before_of_items = answers(changed, inputs), changed.encode_items(tokenizer, progress=False).gather([3])[0]
     changed = change(changed, tokenizer) or changed
     found, fresh = answers(changed, inputs), afresh(changed)
-    assert_close(found, answers(fresh, inputs))
-    assert_close(answers(copy.deepcopy(changed), inputs), found)
-    assert (found["beams"] - before["beams"]).abs().max() > 1e-4
+    rounding = {"rtol": 1e-5, "atol": 1e-4}  # weights of another address may be summed in another order
+    assert_close(found, answers(fresh, inputs), **rounding)
+    assert_close(answers(copy.deepcopy(changed), inputs), found, **rounding)
+    assert (found["beams"] - before["beams"]).abs().max() > 1e-2
     of_items = changed.encode_items(tokenizer, progress=False).gather([3])[0]
     torch.testing.assert_close(of_items, fresh.encode_items(tokenizer, progress=False).gather([3])[0])
     assert torch.equal(of_items, before_of_items) == (change is add_tokens)
