@@ -29,7 +29,7 @@ ARTEFACTS = (
 TRANSLATE = """
 import json, sys
 from gram.data import read_folder
-from gram.tokenizer_folder import make_tokenizer_folder
+from gram.translation.tokenizer_folder import make_tokenizer_folder
 from gram.translation import TranslationSettings
 data, output, settings = json.loads(sys.argv[1])
 make_tokenizer_folder(read_folder(data), output, TranslationSettings(**settings), progress=False)
