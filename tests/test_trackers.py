@@ -78,7 +78,7 @@ def test_a_run_leaves_a_picture_that_can_be_drawn_again(data, data_folder, token
     assert 'href="http' not in text
     assert len(text) < 100_000
     facts = (tmp_path / "model" / "training.json").read_text()
-    assert len(facts.splitlines()) < 100  # losses stand on one line
+    assert len(facts.splitlines()) < 200  # losses stand on one line
     assert plot_training(json.loads(facts)["progress"], tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text() == text
     assert load_file(tmp_path / "model" / "model.safetensors")
