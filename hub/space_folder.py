@@ -18,7 +18,9 @@ from ..common.files import new_folder
 from .push import full_name, plain_errors
 
 SOURCE = Path(__file__).resolve().parent / "space"
-FILES = ("README.md", "app.py", "engine.py", "requirements.txt", "style.css", "views.py", "visits.py")
+FILES = (
+    *("README.md", "app.py", "clicks.js", "engine.py", "requirements.txt", "style.css", "views.html", "visits.py"),
+)
 NO_MODEL = "models: []"
 
 

@@ -28,12 +28,13 @@ def test_folder_is_ready_to_push(tmp_path, capsys):
     assert cli.main(["space", "someone/films", "--output", str(tmp_path / "space")]) == 0
     assert capsys.readouterr().out == f"Space of someone/films saved to {tmp_path / 'space'}\n"
     files = {path.name for path in (tmp_path / "space").iterdir()}
-    assert files == {"README.md", "app.py", "engine.py", "requirements.txt", "style.css", "views.py", "visits.py"}
+    code = {"app.py", "clicks.js", "engine.py", "style.css", "views.html", "visits.py"}
+    assert files == code | {"README.md", "requirements.txt"}
     card = metadata_load(tmp_path / "space" / "README.md")
     assert (card["sdk"], card["app_file"], card["models"]) == ("gradio", "app.py", ["someone/films"])
     pinned = Path(__file__).parent.parent.joinpath("constraints.txt").read_text()
     assert f"gradio=={card['sdk_version']}\n" in pinned
-    for name in files - {"README.md", "requirements.txt"}:
+    for name in code:
         assert "gram." not in re.sub(r"\.gram-\S+", "", (tmp_path / "space" / name).read_text())
 
 

@@ -8,57 +8,41 @@ from __future__ import annotations
 
 import os
 import sys
-from html import escape
 from pathlib import Path
 
 import gradio as gr
 from engine import Engine, Found
 from huggingface_hub import metadata_load
-from views import history_view, results_view, why_view
-from visits import Visits
+from visits import Visits, views
 
 HERE = Path(__file__).resolve().parent
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Consolas", "monospace")
-# A click on whatever has `data-act` is told to Python; after an update the same button has the focus again.
-CLICKS = """
-let last = null;
-const keyOf = button => button.dataset.act + button.dataset.row;
-element.addEventListener('click', event => {
-    const button = event.target.closest('button[data-act]');
-    if (!button) return;
-    last = keyOf(button);
-    trigger('click', {act: button.dataset.act, row: Number(button.dataset.row)});
-});
-watch('value', () => {
-    if (last === null) return;
-    const buttons = [...element.querySelectorAll('button[data-act]:not([disabled])')];
-    buttons.find(button => keyOf(button) === last)?.focus({preventScroll: true});
-    last = null;
-});
-"""
+CLICKS = (HERE / "clicks.js").read_text(encoding="utf-8")
 SCROLL_TO = "() => { if (innerWidth < 900) document.getElementById('%s').scrollIntoView({behavior: 'smooth'}); }"
 
 
 def build(engine: Engine) -> gr.Blocks:
     """The page. Whatever belongs to a visitor is held in the state of their session."""
-    visits = Visits(engine)
+    visits, is_folder = Visits(engine), Path(engine.name).is_dir()
+    shown = Path(engine.name).resolve().name if is_folder else engine.name
+    _, hits, past, results = visits.clear("", Found())
     with gr.Blocks(title=f"GRAM · {engine.name}", analytics_enabled=False, fill_width=True) as page:
         history, found = gr.State([]), gr.State(Found())
-        gr.HTML(_header(engine), apply_default_css=False)
+        gr.HTML(views.header(shown, is_on_hub=not is_folder), apply_default_css=False)
         with gr.Row(elem_id="columns"):
             with _column("History"):
                 what = {"label": "Search the catalogue", "placeholder": f"Search {len(engine.item_ids):,} items ..."}
                 words = gr.Textbox(**what, show_label=False, container=False, elem_id="words", max_length=200)
-                hits = _clickable(visits.search("", []), "hits")
-                past = _clickable(history_view(engine, []), "history")
+                hits = _clickable(hits, "hits")
+                past = _clickable(past, "history")
                 with gr.Row():
                     clear = gr.Button("Clear", elem_id="clear", scale=1, min_width=80)
                     recommend = gr.Button("Recommend", variant="primary", elem_id="recommend", scale=3, min_width=140)
             with _column("Recommendations", "best"):
-                results = _clickable(results_view(engine, Found(), []), "results")
+                results = _clickable(results, "results")
             with _column("Why", "why"):
-                why = gr.HTML(why_view(engine, Found()), apply_default_css=False, elem_id="reasons")
+                why = gr.HTML(views.why(engine, Found()), apply_default_css=False, elem_id="reasons")
 
         private = {"api_visibility": "private"}
         quick = {"show_progress": "hidden", "concurrency_limit": None, **private}
@@ -84,18 +68,6 @@ def _column(title: str, name: str | None = None) -> gr.Column:
 
 def _clickable(html: str, name: str) -> gr.HTML:
     return gr.HTML(html, js_on_load=CLICKS, apply_default_css=False, elem_id=name)
-
-
-def _header(engine: Engine) -> str:
-    name = escape(engine.name)
-    if Path(engine.name).is_dir():
-        name = escape(Path(engine.name).resolve().name)
-    else:
-        name = f'<a href="https://huggingface.co/{name}">{name}</a>'
-    return (
-        f'<header class="gram-header"><h1>What next?</h1><p>Tell <b>{name}</b> what you liked. It reads your history '
-        "as text and spells out, token by token, what may come next.</p></header>"
-    )
 
 
 def theme() -> gr.themes.Base:

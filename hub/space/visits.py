@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gradio as gr
 from engine import Engine, Found
-from views import history_view, hits_view, message_view, results_view, why_view
+from jinja2 import Environment, FileSystemLoader
 
 NUM_HITS, TOP_K = 20, 10
+
+templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+views = templates.get_template("views.html").module
 
 
 class Visits:
@@ -20,7 +27,7 @@ class Visits:
 
     def search(self, words: str, history: list[int]) -> str:
         """What a search finds."""
-        return hits_view(self.engine, *self.engine.search(words, NUM_HITS), history)
+        return views.hits(self.engine, *self.engine.search(words, NUM_HITS), history)
 
     def edit(self, words: str, history: list[int], found: Found, event: gr.EventData):
         """Add to the history, remove from it, or move within it; returns history, hits, history's view, results."""
@@ -49,14 +56,17 @@ class Visits:
         return self._shown(found, history)
 
     def _after(self, words: str, history: list[int], found: Found):
-        shown = results_view(self.engine, found, history)
-        return history, self.search(words, history), history_view(self.engine, history), shown
+        hits, past = self.search(words, history), views.history(self.engine, history)
+        return history, hits, past, self._results(found, history)
 
     def _shown(self, found: Found, history: list[int]):
-        return found, results_view(self.engine, found, history), why_view(self.engine, found)
+        return found, self._results(found, history), views.why(self.engine, found)
 
     def _failed(self, message: str):
-        return Found(), message_view(message), why_view(self.engine, Found())
+        return Found(), views.message(message), views.why(self.engine, Found())
+
+    def _results(self, found: Found, history: list[int]) -> str:
+        return views.results(self.engine, found, is_stale=found.history != tuple(history))
 
 
 def edited(history: list[int], action: str, row: int, num_items: int) -> list[int]:
