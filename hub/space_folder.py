@@ -18,9 +18,7 @@ from ..common.files import new_folder
 from .push import full_name, plain_errors
 
 SOURCE = Path(__file__).resolve().parent / "space"
-FILES = (
-    *("README.md", "app.py", "clicks.js", "engine.py", "requirements.txt", "style.css", "views.html", "visits.py"),
-)
+FILES = ("README.md", "app.py", "clicks.js", "engine.py", "requirements.txt", "style.css", "views.html", "visits.py")
 NO_MODEL = "models: []"
 
 
@@ -87,6 +85,3 @@ def run_space(model: str, port: int | None = None) -> NoReturn:
         raise ValueError("the Space needs gradio; run `pip install 'gram-recommender[space]'`")
     environment = {**os.environ, **({"GRADIO_SERVER_PORT": str(port)} if port else {})}
     os.execve(sys.executable, [sys.executable, str(SOURCE / "app.py"), model], environment)
-
-
-__all__ = ["push_space", "run_space", "write_space"]
