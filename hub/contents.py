@@ -12,10 +12,9 @@ from huggingface_hub import get_token
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
-from ..loading_gram import WEIGHT_INDEX, read_object
+from ..loading_gram import WEIGHT_INDEX, read_object, weight_files
 from ..serving.loading import MODEL_FILES, check_folder, load_model
 from .card_data import PLOT_FILE
-from .endpoint import handler_files
 
 CARD = "README.md"
 CODE = "*_gram.py"
@@ -24,6 +23,11 @@ OPTIONAL_FILES = (
     *("generation_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("evaluation.json", "training.json", PLOT_FILE, CARD, "LICENSE"),
 )
+# What Inference Endpoints need beside the model: a handler, and the packages that it is run with.
+HANDLER_FILES: dict[str, Path | bytes] = {
+    "handler.py": Path(__file__).with_name("handler.py"),
+    "requirements.txt": b"pyarrow>=17\ntorch>=2.6\ntransformers>=5.10,<6\n",  # transformers brings the rest
+}
 PLACES = ("data", "output_dir", "translation", "folder")  # entries of JSON files that name a folder of this machine
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 
@@ -53,7 +57,7 @@ def contents(folder: str | Path, item_cache: bool = False) -> dict[str, Path | b
     _check_finished(folder)
     paths = [*MODEL_FILES, *_code(folder), *(name for name in OPTIONAL_FILES if (folder / name).is_file())]
     model, tokenizer = load_model(folder)
-    paths += _weights(folder)
+    paths += [Path(path).name for path in weight_files(folder)]
     if item_cache:
         ItemCache.open(folder / ITEM_CACHE_FOLDER, model, tokenizer)
         paths += sorted(path.relative_to(folder).as_posix() for path in folder.glob(SHARDS))
@@ -62,7 +66,7 @@ def contents(folder: str | Path, item_cache: bool = False) -> dict[str, Path | b
         found[name] = folder / name
         if name.endswith(".json") and name not in ("tokenizer.json", WEIGHT_INDEX):
             found[name] = _portable_json(folder / name, places)
-    found |= {name: folder / name if (folder / name).is_file() else new for name, new in handler_files().items()}
+    found |= {name: folder / name if (folder / name).is_file() else new for name, new in HANDLER_FILES.items()}
     _check_private(found, folder, places)
     return found
 
@@ -74,16 +78,6 @@ def _check_finished(folder: Path) -> None:
     kind = read_object(folder / "config.json").get("model_type")
     if kind != "gram":
         raise ValueError(f"{folder / 'config.json'}: the model_type is {kind!r}, not 'gram'; give a GRAM's folder")
-
-
-def _weights(folder: Path) -> list[str]:
-    """The files that have just been loaded: a whole one goes before shards."""
-    if (folder / "model.safetensors").is_file():
-        return ["model.safetensors"]
-    shards = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
-    if set(shards) != set(read_object(folder / WEIGHT_INDEX)["weight_map"].values()):
-        raise ValueError(f"{folder / WEIGHT_INDEX}: names other files of weights than are here; save the model again")
-    return [WEIGHT_INDEX, *shards]
 
 
 def _code(folder: Path) -> list[str]:

@@ -1,21 +1,14 @@
-"""Custom handler of Hugging Face Inference Endpoints: stands at the root of a model repository as `handler.py`.
-
-It needs the repository's files and transformers. Environment variables, read at the start:
-
-    GRAM_BATCH_SIZE: users of a request that are searched for at once; 16 by default.
-    GRAM_ITEM_CACHE_MB: where the repository holds no item encodings, those of the whole catalogue are computed at the
-        start and kept in memory if they need at most this many megabytes; 256 by default, 0 for never.
-"""
+"""Custom handler of Hugging Face Inference Endpoints, at the root of a model repository; needs transformers alone."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from typing import Any
 
 from transformers import pipeline
 
+MOST_MEGABYTES = 256  # of item encodings that are computed at the start, where the repository holds none
 PARAMETERS = ("top_k", "exclude_seen", "num_beams", "score_mode", "exact")
 
 logger = logging.getLogger(__name__)
@@ -26,11 +19,8 @@ class EndpointHandler:
 
     def __init__(self, path: str):
         start = time.monotonic()
-        batch_size, most_megabytes = _number("GRAM_BATCH_SIZE", 16, 1), _number("GRAM_ITEM_CACHE_MB", 256, 0)
-        self.pipeline = pipeline(
-            "generative-recommendation", model=str(path), trust_remote_code=True, batch_size=batch_size
-        )
-        if self.pipeline.item_cache is None and self._megabytes() <= most_megabytes:
+        self.pipeline = pipeline("generative-recommendation", model=str(path), trust_remote_code=True)
+        if self.pipeline.item_cache is None and self._megabytes() <= MOST_MEGABYTES:
             self.pipeline.item_cache = self.pipeline.model.encode_items(self.pipeline.tokenizer, progress=False)
         self.pipeline(self.pipeline.tokenizer.item_ids[:1])  # what is made at the first call is made now
         logger.info("ready to recommend after %.1f s", time.monotonic() - start)
@@ -64,10 +54,3 @@ class EndpointHandler:
             if name not in PARAMETERS:
                 raise ValueError(f"there is no parameter {name!r}; there are {', '.join(PARAMETERS)}")
         return self.pipeline(inputs, **parameters)
-
-
-def _number(name: str, default: int, least: int) -> int:
-    value = os.environ.get(name, str(default))
-    if not value.isdecimal() or int(value) < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
-    return int(value)

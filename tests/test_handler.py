@@ -1,7 +1,6 @@
 """The handler of Inference Endpoints, loaded by its file alone from a trained model's folder."""
 
 import configparser
-import json
 import shutil
 from pathlib import Path
 
@@ -9,20 +8,20 @@ import pytest
 
 from gram import cli
 from gram.data import read_folder
-from gram.hub import add_handler
+from gram.hub.contents import contents
 from gram.serving.recommendation import Recommender
 
 ROOT = Path(__file__).parents[1]
 
 # As the endpoint's server does: the file is loaded by its place, and its class is given the folder.
 ENDPOINT = """
-import importlib.util, json, os, sys
+import importlib.util, json, sys
 try:
     import gram
     raise SystemExit("the package can be imported here")
 except ImportError:
     pass
-folder, requests, environments = json.load(sys.stdin)
+folder, requests, limits = json.load(sys.stdin)
 spec = importlib.util.spec_from_file_location("handler", folder + "/handler.py")
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -32,13 +31,8 @@ def answer(handler, request):
     except ValueError as error:
         return str(error)
 answers = []
-for environment in environments:
-    os.environ.update(environment)
-    try:
-        handler = module.EndpointHandler(folder)
-    except ValueError as error:
-        answers.append(str(error))
-        continue
+for module.MOST_MEGABYTES in limits:
+    handler = module.EndpointHandler(folder)
     cache = handler.pipeline.item_cache
     answers.append([cache and cache.dtype, [answer(handler, request) for request in requests]])
     requests = requests[:1]
@@ -79,50 +73,38 @@ def test_answers_as_the_recommender_does(folder, run_elsewhere):
     histories = [[data.items.item_ids[row] for row in data.interactions[user]] for user in range(5)]
     recommender = Recommender.from_pretrained(folder)
     expected = recommender.recommend(histories, top_k=4)
-    add_handler(folder)
+    shutil.copy(ROOT / "hub" / "handler.py", folder)
     requests = [
         {"inputs": histories, "parameters": {"top_k": 4}},
         {"inputs": histories[0], "parameters": {"top_k": 4, "num_beams": 20, "exclude_seen": True}},
         {"inputs": histories[0]},
         *(request for request, _ in WRONG),
     ]
-    environments = [
-        {"GRAM_BATCH_SIZE": "2"},
-        {"GRAM_ITEM_CACHE_MB": "0"},
-        {"GRAM_BATCH_SIZE": "many"},
-    ]
-    (first, answers), (second, (others,)), refused = run_elsewhere(ENDPOINT, [str(folder), requests, environments])
+    (first, answers), (second, (others,)) = run_elsewhere(ENDPOINT, [str(folder), requests, [256, 0]])
     assert (first, second) == ("float32", None)
     assert_same(answers[0], expected)
     assert_same(others, expected)
     assert_same(answers[1:3], [expected[0], recommender.recommend(histories[:1])[0]])
     for (_, message), answer in zip(WRONG, answers[3:], strict=True):
         assert message in answer
-    assert refused == "GRAM_BATCH_SIZE is 'many'; it must be a whole number, at least 1"
 
 
 def test_opens_the_item_encodings_of_the_folder(folder, run_elsewhere, tmp_path):
     folder = shutil.copytree(folder, tmp_path / "films")
     assert cli.main(["encode", str(folder), "--dtype", "bfloat16"]) == 0
-    add_handler(folder)
+    shutil.copy(ROOT / "hub" / "handler.py", folder)
     item = Recommender.from_pretrained(folder).tokenizer.item_ids[0]
-    ((dtype, (answer,)),) = run_elsewhere(ENDPOINT, [str(folder), [{"inputs": [item]}], [{}]])
+    ((dtype, (answer,)),) = run_elsewhere(ENDPOINT, [str(folder), [{"inputs": [item]}], [256]])
     assert dtype == "bfloat16"
     assert [each.item_id for each in Recommender.from_pretrained(folder).recommend([[item]])[0]] == [
         each["item_id"] for each in answer
     ]
 
 
-def test_files_of_an_endpoint(folder, tmp_path):
-    folder = shutil.copytree(folder, tmp_path / "films")
-    before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    handler, requirements = add_handler(folder)
-    assert handler.read_bytes() == (ROOT / "hub" / "handler.py").read_bytes()
+def test_files_of_an_endpoint(folder):
+    found = contents(folder)
+    assert found["handler.py"].read_bytes() == (ROOT / "hub" / "handler.py").read_bytes()
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     ours = setup["options"]["install_requires"].split()
-    assert set(requirements.read_text(encoding="utf-8").split()) <= set(ours)
-    assert add_handler(folder) == [handler, requirements]
-    assert json.loads((folder / "config.json").read_text(encoding="utf-8")) == before
-    with pytest.raises(FileNotFoundError, match=r"config\.json: no such file; give a model folder"):
-        add_handler(tmp_path)
+    assert set(found["requirements.txt"].decode().split()) <= set(ours)
