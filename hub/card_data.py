@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,15 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..common.provenance import hash_of_weights
 from ..evaluation.candidates import PROTOCOLS
 from ..loading_gram import read_object
+from ..pipeline_gram import TASK
 from ..serving.loading import load_model
-from ..serving.recommendation import Recommendation, Recommender
+from ..serving.recommendation import Recommender
 from ..tokenization_gram import GramTokenizer
 from ..translation import TreeStatistics
 from .card_settings import CardSettings, words
 
+CARD, PLOT_FILE = "README.md", "training.svg"
 TRAINING_FILE, EVALUATION_FILE, ABLATIONS_FILE = "training.json", "evaluation.json", "ablations.json"
-PLOT_FILE = "training.svg"
-TASK = "generative-recommendation"
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 TAGS = ["recommendation", "sequential-recommendation", TASK, "generative-retrieval", "gram"]
 ABLATIONS_FORM = 'is not of the form [{"name", "metrics": {protocol: {metric: {"mean", "low", "high"}}}}, ...]'
@@ -31,83 +30,63 @@ NOTED_PROGRESS = {"epoch", "updates", "samples", "seconds", "stopped_early", "va
 HISTORY_LENGTH, NUM_SHOWN = 3, 5  # of the example
 
 
-@dataclass(frozen=True, eq=False)
 class GramCardData:
-    """What a model card is made from.
+    """What a model card is made from. The model is loaded, and recommends for one history.
+
+    Args:
+        folder: holds a trained model and `training.json`; `evaluation.json` and `ablations.json` if there are any.
+        settings: what is said by hand; by default what the folder's `card.yaml` says.
 
     Attributes:
-        folder_name: of the model folder.
-        settings: what was said by hand.
-        config: `config.json`.
-        training: `training.json`.
+        folder_name, settings: of the folder, and what is said by hand.
+        config, training: `config.json` and `training.json`.
         evaluation: `evaluation.json`; None where the model has not been evaluated.
-        ablations: `ablations.json`: `[{"name": what was changed, "metrics": {protocol: {metric: {"mean", "low",
-            "high"}}}}, ...]`, metrics as in `evaluation.json`; empty where there is no such file.
+        ablations: of `ablations.json`, by name of what was changed, metrics as in `evaluation.json`; the model's own
+            come first, if it has been evaluated. Empty where there is no such file.
         num_parameters: of the model, weights that are shared counted once.
         tokenizer: with the catalogue.
         tree: of the lexical IDs.
         has_plot: whether the folder holds a picture of the training run.
         history: rows of the catalogue, oldest first: the example's, which is no user's.
         recommended: what the model recommends for it, best first.
+
+    Raises:
+        FileNotFoundError: the folder or a file of it is missing; the message names it.
+        ValueError: a file is damaged, or not of its form; the evaluation is of other weights.
     """
 
-    folder_name: str
-    settings: CardSettings
-    config: dict[str, Any]
-    training: dict[str, Any]
-    evaluation: dict[str, Any] | None
-    ablations: list[dict[str, Any]]
-    num_parameters: int
-    tokenizer: GramTokenizer
-    tree: TreeStatistics
-    has_plot: bool
-    history: list[int]
-    recommended: list[Recommendation]
-
-    @classmethod
-    def of(cls, folder: str | Path, settings: CardSettings | None = None) -> GramCardData:
-        """Gather from a model folder. The model is loaded, and recommends for one history.
-
-        Args:
-            folder: holds a trained model and `training.json`; `evaluation.json` and `ablations.json` if there are any.
-            settings: what is said by hand; by default what the folder's `card.yaml` says.
-
-        Raises:
-            FileNotFoundError: the folder or a file of it is missing; the message names it.
-            ValueError: a file is damaged, or not of its form; the evaluation is of other weights.
-        """
+    def __init__(self, folder: str | Path, settings: CardSettings | None = None):
         folder = Path(folder)
-        training = _read(folder / TRAINING_FILE, "not what `train_accelerate.py` wrote; train again", _is_training)
-        if training is None:
+        self.training = _read(folder / TRAINING_FILE, "not what `train_accelerate.py` wrote; train again", _is_training)
+        if self.training is None:
             raise FileNotFoundError(
                 f"{folder / TRAINING_FILE}: no such file; give the folder that `train_accelerate.py` wrote"
             )
-        model, tokenizer = load_model(folder)
+        model, self.tokenizer = load_model(folder)
         form = "not what `gram evaluate` wrote; evaluate again, or remove the file"
-        evaluation = _read(folder / EVALUATION_FILE, form, _is_evaluation)
-        measured = (evaluation or {}).get("weights")
+        self.evaluation = _read(folder / EVALUATION_FILE, form, _is_evaluation)
+        measured = (self.evaluation or {}).get("weights")
         if measured is not None and measured != hash_of_weights(model):
             raise ValueError(
                 f"{folder / EVALUATION_FILE}: was measured with other weights than the folder has; evaluate them "
                 "(`gram evaluate`), or remove the file"
             )
-        history = example_history(tokenizer)
-        ids = [tokenizer.item_ids[row] for row in history]
-        (recommended,) = Recommender(model, tokenizer).recommend([ids], top_k=NUM_SHOWN)
-        return cls(
-            folder_name=folder.resolve().name.encode("utf-8", "replace").decode(),
-            settings=CardSettings.of(folder) if settings is None else settings,
-            config=read_object(folder / "config.json"),
-            training=training,
-            evaluation=evaluation,
-            ablations=_read(folder / ABLATIONS_FILE, ABLATIONS_FORM, _are_ablations) or [],
-            num_parameters=model.num_parameters(),
-            tokenizer=tokenizer,
-            tree=TreeStatistics.of(tokenizer.catalogue["lexical_id"].to_pylist()),
-            has_plot=(folder / PLOT_FILE).is_file(),
-            history=history,
-            recommended=recommended,
-        )
+        ablations = _read(folder / ABLATIONS_FILE, ABLATIONS_FORM, _are_ablations) or []
+        own = {"GRAM": self.evaluation["models"]["GRAM"]} if ablations and self.evaluation else {}
+        self.ablations = own | {ablation["name"]: ablation["metrics"] for ablation in ablations}
+        self.folder_name = folder.resolve().name.encode("utf-8", "replace").decode()
+        self.settings = CardSettings.of(folder) if settings is None else settings
+        self.config = read_object(folder / "config.json")
+        self.num_parameters = model.num_parameters()
+        self.tree = TreeStatistics.of(self.tokenizer.catalogue["lexical_id"].to_pylist())
+        self.has_plot = (folder / PLOT_FILE).is_file()
+        self.history = example_history(self.tokenizer)
+        (self.recommended,) = Recommender(model, self.tokenizer).recommend([self.history_ids], top_k=NUM_SHOWN)
+
+    @property
+    def history_ids(self) -> list[str]:
+        """The example's items."""
+        return [self.tokenizer.item_ids[row] for row in self.history]
 
     @property
     def name(self) -> str:
@@ -120,11 +99,6 @@ class GramCardData:
         settings = self.training["settings"]
         start = settings.get("init_from") or settings["backbone"]
         return "random weights" if start is None else self.training.get("base_model") or Path(start).name
-
-    @property
-    def has_pipeline(self) -> bool:
-        """Whether `pipeline` finds its task in this folder."""
-        return TASK in self.config.get("custom_pipelines", {})
 
     @property
     def sources(self) -> list[dict[str, Any]]:
@@ -189,10 +163,10 @@ class GramCardData:
             for metric in METRICS
         ]
 
-    def better_baselines(self, protocol: str, metric: str = "ndcg@10") -> list[str]:
-        """Baselines that were measured to be above GRAM."""
+    def better_baselines(self, protocol: str) -> list[str]:
+        """Baselines that were measured to have a higher NDCG@10 than GRAM."""
         models = self.evaluation["models"]
-        means = {name: by_protocol[protocol][metric]["mean"] for name, by_protocol in models.items()}
+        means = {name: by_protocol[protocol]["ndcg@10"]["mean"] for name, by_protocol in models.items()}
         return [name for name, mean in means.items() if mean > means["GRAM"]]
 
 

@@ -15,11 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from ..common.files import new_file
 from ..common.text import _in_one_line, duration, plain
 from ..evaluation.candidates import PROTOCOLS
+from ..pipeline_gram import TASK
 from ..training.settings import PLACES
-from .card_data import METRICS, TASK, GramCardData
+from .card_data import CARD, METRICS, GramCardData
 from .card_settings import CardSettings
 
-CARD = "README.md"
 TEMPLATE = "model_card_template.md"
 # Where a setting is shown; those that are in none of the groups are the last one's.
 GROUPS = {
@@ -64,7 +64,7 @@ def write_model_card(folder: str | Path, settings: CardSettings | None = None, o
         raise FileExistsError(
             f"{path}: was written or changed by hand; move that into `notes` of card.yaml and give --overwrite"
         )
-    card = GramCardData.of(folder, settings)
+    card = GramCardData(folder, settings)
     text = render(card)
     card.settings.save(folder)
     with new_file(path) as part:
@@ -91,7 +91,7 @@ def is_handmade(path: str | Path) -> bool:
 def render(card: GramCardData) -> str:
     """The whole card, metadata and text."""
     metadata = card.metadata()
-    body = _template().render(**_values(card))
+    body = _template().render(card=card)
     text = str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n\n"))
     return f"{text}<!-- written by gram card, {_digest(text)} -->\n"
 
@@ -116,30 +116,8 @@ def _template() -> Template:
         "python": lambda value: json.dumps(value, ensure_ascii=False),
         "shell": shlex.quote,
     }
+    environment.globals |= {"task": TASK, "protocols": PROTOCOLS, "groups": setting_groups, "table": metrics_table}
     return environment.get_template(TEMPLATE)
-
-
-def _values(card: GramCardData) -> dict[str, Any]:
-    training, tokenizer, evaluation = card.training, card.tokenizer, card.evaluation
-    data = training.get("data") or (evaluation or {}).get("data")
-    ablations = {ablation["name"]: ablation["metrics"] for ablation in card.ablations}
-    if ablations and evaluation:
-        ablations = {"GRAM": evaluation["models"]["GRAM"], **ablations}
-    return {
-        "card": card,
-        "task": TASK,
-        "protocols": PROTOCOLS,
-        "history_ids": [tokenizer.item_ids[row] for row in card.history],
-        "spelled": " ".join(code(token) for token in tokenizer.catalogue["lexical_id"][0].as_py()),
-        "data": data,
-        "prepared": (data or {}).get("prepared"),
-        "settings": training["settings"],
-        "progress": training["progress"],
-        "environment": training.get("environment"),
-        "ablations": ablations,
-        "groups": setting_groups(training["settings"], card.config),
-        "table": metrics_table,
-    }
 
 
 def setting_groups(settings: dict[str, Any], config: dict[str, Any]) -> dict[str, dict[str, Any]]:

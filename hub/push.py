@@ -18,14 +18,14 @@ from huggingface_hub.utils.sha import git_hash
 from yaml import YAMLError
 
 from ..serving.loading import MODEL_FILES
-from .card_data import PLOT_FILE, GramCardData
+from .card_data import CARD, EVALUATION_FILE, PLOT_FILE, TRAINING_FILE, GramCardData
 from .card_settings import CardSettings
-from .contents import CARD, CODE, SHARDS, contents
+from .contents import CODE, SHARDS, contents
 from .model_card import is_handmade, render
 
 WEIGHTS = "model*.safetensors*"  # the index ends with .json
 # What is removed from the Hub where the folder has it no more: it would be of another training.
-OUTDATED = (WEIGHTS, CODE, "evaluation.json", "training.json", PLOT_FILE)
+OUTDATED = (WEIGHTS, CODE, EVALUATION_FILE, TRAINING_FILE, PLOT_FILE)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _card_of(folder: Path, repo_id: str) -> bytes:
     """The card; one that `gram card` wrote is made anew, so that its code names the repository."""
     if is_handmade(folder / CARD):
         return (folder / CARD).read_bytes()
-    return render(GramCardData.of(folder, replace(CardSettings.of(folder), repo_id=repo_id))).encode()
+    return render(GramCardData(folder, replace(CardSettings.of(folder), repo_id=repo_id))).encode()
 
 
 def _validate(card: str) -> None:

@@ -30,17 +30,7 @@ Examples:
     {'recall@3': 0.5, 'ndcg@3': 0.25, 'mrr@3': 0.16666666666666666, 'catalogue_coverage@3': 0.5}
 """
 
-_CITATION = """\
-@article{jarvelin2002cumulated,
-    author = {J{\\"a}rvelin, Kalervo and Kek{\\"a}l{\\"a}inen, Jaana},
-    title = {Cumulated gain-based evaluation of {IR} techniques},
-    journal = {ACM Transactions on Information Systems},
-    volume = {20},
-    number = {4},
-    pages = {422--446},
-    year = {2002}
-}
-"""
+_CITATION = "Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20 (4), 2002"
 
 
 class RankingMetrics(evaluate.Metric):
