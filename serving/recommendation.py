@@ -109,7 +109,6 @@ class Recommender:
         top_k: int = 10,
         exclude_seen: bool = True,
         num_beams: int = 50,
-        item_cache: ItemCache | None = None,
     ) -> list[list[Recommendation]]:
         """The next items of each user.
 
@@ -118,7 +117,6 @@ class Recommender:
             top_k: items per user.
             exclude_seen: leave out every item of the user's whole history.
             num_beams: width of the search; at least `top_k` are taken.
-            item_cache: in place of the recommender's own; it need hold no more than the items of these histories.
 
         Returns:
             For each user at most `top_k` recommendations, best first: fewer where the catalogue has no more.
@@ -135,7 +133,7 @@ class Recommender:
         rows = [self.tokenizer.history_rows(history, place.format(user)) for user, history in enumerate(histories)]
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
-            best = self.recommend_rows(batch, top_k, exclude_seen, num_beams, item_cache or self.item_cache)
+            best = self.recommend_rows(batch, top_k, exclude_seen, num_beams, self.item_cache)
             found += items_of_rows(self.tokenizer, *best)
         return [[Recommendation(**item) for item in items] for items in found]
 
