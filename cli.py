@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run_command() -> None:
         arguments = _parser(argv).parse_args(argv)
-        arguments.run(arguments)
+        COMMANDS[argv[0]].run(arguments)
 
     return exit_code_of(run_command)
 
@@ -71,13 +71,12 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        prog = f"gram {name}"
-        summary = command.summary[0].upper() + command.summary[1:] + "."
-        epilog = "examples:\n" + "\n".join(f"  {prog} {example}" for example in command.examples.splitlines())
-        sub = commands.add_parser(name, prog=prog, help=command.summary, description=summary, epilog=epilog)
+        prog, summary = f"gram {name}", command.__doc__
+        in_list = summary[0].lower() + summary[1:].rstrip(".")
+        epilog = "\n".join(["examples:", *(f"  {prog} {example}" for example in command.EXAMPLES)])
+        sub = commands.add_parser(name, prog=prog, help=in_list, description=summary, epilog=epilog)
         if argv[:1] == [name]:  # the flags of some commands take heavy imports to list
             command.add_arguments(sub)
-            sub.set_defaults(run=command.run)
     return parser
 
 

@@ -1,14 +1,19 @@
-"""`gram encode`: encoding every item once."""
+"""Encode every item once, for recommending and evaluating faster."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from .command import Command, quiet
+from .command import quiet
+
+EXAMPLES = (
+    "runs/quickstart",
+    "runs/quickstart --output encodings/int8 --dtype int8",
+)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
     parser.add_argument(
         "--output",
@@ -27,7 +32,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..common.files import locked
     from ..common.processes import this_process
@@ -45,11 +50,3 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     if processes.is_main_process:
         print(f"{cache.num_items:,} items encoded in {cache.dtype}, saved to {folder}")
-
-
-COMMAND = Command(
-    "encode every item once, for recommending and evaluating faster",
-    "runs/quickstart\nruns/quickstart --output encodings/int8 --dtype int8",
-    _add_arguments,
-    _run,
-)

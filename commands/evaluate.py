@@ -1,14 +1,20 @@
-"""`gram evaluate`: ranking the held-out items."""
+"""Rank the held-out item of every user, by the model and by popularity, item-kNN and SASRec."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from .command import Command, add_data, add_search, at_least_one, quiet
+from .command import add_data, add_search, at_least_one, quiet
+
+EXAMPLES = (
+    "runs/quickstart --data runs/quickstart/data --split test --output results.json",
+    "runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100",
+    "runs/quickstart --data runs/quickstart/data --output results.json --rerank",
+)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
     add_data(parser)
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="held-out items (test)")
@@ -30,7 +36,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_search(parser)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
 
     from ..common.files import check_outputs, holds_json, locked
@@ -72,13 +78,3 @@ def _run(arguments: argparse.Namespace) -> None:
             print(format_table(evaluation.results))
             weights = f", the weights of re-ranking to {reranking_file}" if reranking_file else ""
             print(f"saved to {output}{weights}")
-
-
-COMMAND = Command(
-    "rank the held-out item of every user, by the model and by popularity, item-kNN and SASRec",
-    "runs/quickstart --data runs/quickstart/data --split test --output results.json\n"
-    "runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100\n"
-    "runs/quickstart --data runs/quickstart/data --output results.json --rerank",
-    _add_arguments,
-    _run,
-)

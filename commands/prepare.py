@@ -1,4 +1,4 @@
-"""`gram prepare`: from raw data to a data folder."""
+"""Turn raw data into a data folder: filtered, in order of time, split."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import argparse
 import logging
 from pathlib import Path
 
-from .command import Command
+EXAMPLES = (
+    "--format movielens --input ml-1m --output data/ml-1m",
+    "--config recipes/prepare-yelp.yaml --input yelp_dataset --output data/yelp",
+)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..common.settings import add_flags
     from ..data.prepare import PrepareSettings
 
@@ -17,7 +20,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, PrepareSettings, config=True)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     from ..common.settings import settings_from
     from ..data.prepare import PrepareSettings, prepare
 
@@ -25,12 +28,3 @@ def _run(arguments: argparse.Namespace) -> None:
     (settings,) = settings_from(vars(arguments), PrepareSettings)
     print(prepare(settings, arguments.output, progress=True))
     print(f"saved to {arguments.output}")
-
-
-COMMAND = Command(
-    "turn raw data into a data folder: filtered, in order of time, split",
-    "--format movielens --input ml-1m --output data/ml-1m\n"
-    "--config recipes/prepare-yelp.yaml --input yelp_dataset --output data/yelp",
-    _add_arguments,
-    _run,
-)

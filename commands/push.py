@@ -1,13 +1,18 @@
-"""`gram push`: publishing a model on the Hub."""
+"""Publish a model on the Hub: one commit, of what has changed."""
 
 from __future__ import annotations
 
 import argparse
 
-from .command import Command, quiet
+from .command import quiet
+
+EXAMPLES = (
+    "runs/quickstart --repo-id me/films --dry-run",
+    "runs/quickstart --repo-id me/films --private --item-cache",
+)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder")
     parser.add_argument(
         "--repo-id", required=True, metavar="NAME", help="[NAMESPACE/]NAME on the Hub; made if it does not exist"
@@ -26,7 +31,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--message", default="Upload GRAM", metavar="TEXT", help="of the commit (Upload GRAM)")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     import os
 
@@ -58,11 +63,3 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         print(f"uploaded {sizes}")
     print(done.url)
-
-
-COMMAND = Command(
-    "publish a model on the Hub: one commit, of what has changed",
-    "runs/quickstart --repo-id me/films --dry-run\nruns/quickstart --repo-id me/films --private --item-cache",
-    _add_arguments,
-    _run,
-)

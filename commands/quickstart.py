@@ -1,14 +1,16 @@
-"""`gram quickstart`: from nothing to a GRAM that recommends films."""
+"""Train and evaluate a small GRAM on MovieLens-100k, and recommend films by title."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from .command import Command, quiet
+from .command import quiet
+
+EXAMPLES = ("--output-dir runs/quickstart",)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-dir",
         type=Path,
@@ -18,18 +20,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..common.files import locked
-    from ..reproduction.quickstart import run
+    from ..reproduction import quickstart
 
     with locked(arguments.output_dir, inside=True):
-        run(arguments.output_dir, say=print)
-
-
-COMMAND = Command(
-    "train and evaluate a small GRAM on MovieLens-100k, and recommend films by title",
-    "--output-dir runs/quickstart",
-    _add_arguments,
-    _run,
-)
+        quickstart.run(arguments.output_dir, say=print)

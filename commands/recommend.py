@@ -1,14 +1,19 @@
-"""`gram recommend`: recommending to a history or to a file of users."""
+"""Recommend items for a history, or for a file of users."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from .command import Command, add_search, at_least_one, quiet
+from .command import add_search, at_least_one, quiet
+
+EXAMPLES = (
+    "runs/quickstart --history 50 --history 172 --top-k 10",
+    "runs/quickstart --users users.txt --output recs.parquet",
+)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
     users = parser.add_mutually_exclusive_group(required=True)
     users.add_argument(
@@ -29,7 +34,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_search(parser)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     if (arguments.users is None) != (arguments.output is None):
         raise ValueError("--users and --output belong together: give both, or --history")
     quiet()
@@ -52,11 +57,3 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"{'rank':>4}  {'score':>8}  {'item':<{width}}  title")
     for rank, item in enumerate(found, start=1):
         print(f"{rank:>4}  {item.score:>8.4f}  {item.item_id:<{width}}  {item.title}")
-
-
-COMMAND = Command(
-    "recommend items for a history, or for a file of users",
-    "runs/quickstart --history 50 --history 172 --top-k 10\nruns/quickstart --users users.txt --output recs.parquet",
-    _add_arguments,
-    _run,
-)

@@ -1,4 +1,4 @@
-"""`gram reproduce`: from a data folder to a table of results."""
+"""Make a whole table of results: GRAM, its ablations, the baselines, each figure from a file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from .command import Command, at_least_one, quiet
+from .command import at_least_one, quiet
+
+EXAMPLES = (
+    "beauty --data DIR --output-dir runs/beauty --seeds 3",
+    "beauty --data DIR --output-dir runs/quick --fraction 0.02 --size tiny --epochs 1 --rows gram sasrec",
+    "--from runs/beauty/results/gram-seed0.json --output-dir runs/again",
+)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..common.settings import add_flags
     from ..reproduction.plan import RECIPE_SIZE, ROWS, SIZES
     from ..training.settings import TrainingSettings
@@ -38,12 +44,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, TrainingSettings, TranslationSettings)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..reproduction import Plan, reproduce, rerun, results_table
 
     say = partial(print, flush=True)
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("run", "source")}
+    settings = {name: value for name, value in vars(arguments).items() if name != "source"}
     if arguments.source is not None:
         if arguments.dataset is not None:
             raise ValueError("--from has all settings in its file; give no data set's name beside it")
@@ -58,13 +64,3 @@ def _run(arguments: argparse.Namespace) -> None:
     own = {name: settings.pop(name) for name in ("dataset", "data", "output_dir", "rows", "seeds", "fraction", "size")}
     joined = reproduce(Plan(**own, settings=settings), say=say)
     print(f"\n{results_table(joined)}\n\nsaved to {arguments.output_dir}")
-
-
-COMMAND = Command(
-    "make a whole table of results: GRAM, its ablations, the baselines, each figure from a file",
-    "beauty --data DIR --output-dir runs/beauty --seeds 3\n"
-    "beauty --data DIR --output-dir runs/quick --fraction 0.02 --size tiny --epochs 1 --rows gram sasrec\n"
-    "--from runs/beauty/results/gram-seed0.json --output-dir runs/again",
-    _add_arguments,
-    _run,
-)

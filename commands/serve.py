@@ -1,4 +1,4 @@
-"""`gram serve`: recommending over HTTP."""
+"""Answer requests for recommendations over HTTP."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import importlib.util
 import os
 from pathlib import Path
 
-from .command import Command, port, quiet
+from .command import port, quiet
 
 # oneDNN keeps compiled kernels for a thousand shapes of input. Every batch of users has shapes of its own, so that they
 # are of little use, and take some 300 MB in time.
 KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 
+EXAMPLES = (
+    "runs/quickstart",
+    "runs/quickstart --port 0 --batch-size 32 --max-pending 512",
+)
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..common.settings import add_flags
     from ..serving.http.settings import ServeSettings
 
@@ -30,7 +35,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, ServeSettings)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     if any(importlib.util.find_spec(name) is None for name in ("fastapi", "prometheus_client", "uvicorn")):
         raise ValueError('serving needs FastAPI, uvicorn and prometheus-client; pip install "gram-recommender[serve]"')
     from ..common.settings import settings_from
@@ -44,11 +49,3 @@ def _run(arguments: argparse.Namespace) -> None:
 
     log_to_stderr(arguments.log_level)
     serve(arguments.model, arguments.host, arguments.port, settings, arguments.item_cache)
-
-
-COMMAND = Command(
-    "answer requests for recommendations over HTTP",
-    "runs/quickstart\nruns/quickstart --port 0 --batch-size 32 --max-pending 512",
-    _add_arguments,
-    _run,
-)

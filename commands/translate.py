@@ -1,14 +1,20 @@
-"""`gram translate`: lexical IDs and similar items for a catalogue."""
+"""Give every item its lexical ID and its similar items, and save a GRAM tokenizer."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from .command import Command, add_data, at_least_one, quiet
+from .command import add_data, at_least_one, quiet
+
+EXAMPLES = (
+    "--data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html",
+    "--data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small --report beauty.html",
+    "--data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml",
+)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..common.settings import add_flags
     from ..translation.settings import TranslationSettings
 
@@ -35,7 +41,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, TranslationSettings, config=True)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     import pyarrow.parquet as pq
 
@@ -60,13 +66,3 @@ def _run(arguments: argparse.Namespace) -> None:
         catalogue = pq.read_table(arguments.output / CATALOGUE_FILE)
         write_report(catalogue, statistics, report, title=f"Lexical IDs of {arguments.data.resolve().name}")
         print(f"report: {report}")
-
-
-COMMAND = Command(
-    "give every item its lexical ID and its similar items, and save a GRAM tokenizer",
-    "--data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html\n"
-    "--data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small --report beauty.html\n"
-    "--data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml",
-    _add_arguments,
-    _run,
-)
