@@ -107,6 +107,14 @@ def chunks(num_users: int) -> list[slice]:
     return [slice(start, start + _USERS_AT_ONCE) for start in range(0, num_users, _USERS_AT_ONCE)]
 
 
+def without_seen(scores: torch.Tensor, histories: Sequence[np.ndarray]) -> torch.Tensor:
+    """A copy of the scores (U, N) of the catalogue, -inf for what is in the user's history."""
+    scores = scores.clone()
+    for row, history in zip(scores, histories, strict=True):
+        row[torch.as_tensor(np.asarray(history, dtype=np.int64))] = -torch.inf
+    return scores
+
+
 def target_ranks(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """(U,) int64 place from 1 of each user's target among the ranked items (U, K); 0 where it is not there.
 

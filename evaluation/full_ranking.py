@@ -30,48 +30,15 @@ from ..collaborative.fitting import fit_or_load
 from ..collaborative.sasrec import SASRec
 from ..common.files import check_outputs, holds_json, holds_table, new_files
 from ..common.processes import gather_users, make_accelerator, own_share
-from ..common.provenance import (
-    Provenance,
-    hash_of_interactions,
-    hash_of_model,
-    hash_of_tokenizer,
-    hash_of_weights,
-    read_provenance,
-)
+from ..common.provenance import Provenance, hash_of_interactions, hash_of_weights, read_provenance
 from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
-from .candidates import PROTOCOLS, chunks, gram_candidates, target_ranks
-from .rankings import estimate, ndcg, recall
-from .reranking import choose_reranking, put_forward
+from .candidates import PROTOCOLS, chunks, gram_candidates, target_ranks, without_seen
+from .rankings import CUTOFFS, ranking_metrics
+from .reranking import choose_reranking, hashes_of, put_forward
 
-CUTOFFS = (1, 5, 10, 20, 50)
 PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
-
-
-def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
-    """Recall and NDCG with a 95 % interval over users.
-
-    Args:
-        ranks: (U,) rank of every user's target, from 1; 0 where the model did not return it.
-        cutoffs: the values of k.
-
-    Returns:
-        `{"recall@k": {"mean", "low", "high"}, "ndcg@k": ...}`, see `rankings.estimate`.
-
-    Raises:
-        ValueError: no users.
-
-    Example:
-        >>> metrics = ranking_metrics(np.array([1, 3, 0, 0]), cutoffs=(5,))  # found first, third, and not for two users
-        >>> metrics["recall@5"]["mean"], metrics["ndcg@5"]["mean"]
-        (0.5, 0.375)
-    """
-    ranks = np.asarray(ranks)
-    if not len(ranks):
-        raise ValueError("there are no users to evaluate; give at least one")
-    values = {"recall": recall, "ndcg": ndcg}
-    return {f"{name}@{k}": estimate(value(ranks, k)) for k in cutoffs for name, value in values.items()}
 
 
 def gram_ranks(
@@ -127,10 +94,8 @@ def dense_ranks(
         >>> dense_ranks(scores, histories=[[1], [1]], targets=np.array([2, 0]), exclude_seen=True)
         array([1, 2])
     """
-    scores = torch.as_tensor(scores).cpu().to(torch.float64, copy=True).numpy()
-    if exclude_seen:
-        for row, history in zip(scores, histories, strict=True):
-            row[history] = -np.inf
+    scores = torch.as_tensor(scores).cpu().double()
+    scores = (without_seen(scores, histories) if exclude_seen else scores).numpy()
     targets = np.asarray(targets, dtype=np.int64)[:, None]
     own = np.take_along_axis(scores, targets, axis=1)  # (U, 1)
     before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < targets))
@@ -271,13 +236,10 @@ def evaluate(
     for name, make in baselines.items():
         add(name, dense_ranks_by_protocol(make(), own_histories, own_targets))
 
-    inputs = {
-        "model": hash_of_model(model),
-        "tokenizer": hash_of_tokenizer(tokenizer),
-        "interactions": hash_of_interactions(data.interactions, data.splits),
-        "SASRec": hash_of_weights(sasrec()),
-        **({} if reranking is None else {"reranking": reranking.record["key"]}),
-    }
+    inputs = hashes_of(model, tokenizer, sasrec())
+    inputs["interactions"] = hash_of_interactions(data.interactions, data.splits)
+    if reranking is not None:
+        inputs["reranking"] = reranking.record["key"]
     stored = item_cache.dtype if item_cache else "float32"
     facts = {"split": split, "users": num_users, "num_beams": num_beams, "item_encodings": stored}
     provenance = Provenance("evaluation", inputs, facts)
@@ -337,10 +299,9 @@ def ranks_table(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[
     blocks = []
     for name, by_protocol in ranks.items():
         for protocol, values in by_protocol.items():
-            unknown = (values < 1) | (values > max(CUTOFFS))
-            constant = [pa.repeat(text, len(values)) for text in (name, protocol)]
-            columns = [user_ids, item_ids, *constant, pa.array(values.astype(np.int32), mask=unknown)]
-            blocks.append(pa.table(dict(zip(PER_USER, columns, strict=True))))
+            place = pa.array(values.astype(np.int32), mask=(values < 1) | (values > max(CUTOFFS)))
+            model, of = (pa.repeat(text, len(values)) for text in (name, protocol))
+            blocks.append(pa.table([user_ids, item_ids, model, of, place], names=PER_USER))
     return pa.concat_tables(blocks)
 
 

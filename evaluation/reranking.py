@@ -22,8 +22,8 @@ from ..common.processes import gather_users, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_model, hash_of_tokenizer, hash_of_weights
 from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
 from ..item_cache_gram import ItemCache
-from .candidates import PROTOCOLS, Candidates, chunks, gram_candidates, target_ranks
-from .rankings import estimate, ndcg, recall
+from .candidates import PROTOCOLS, Candidates, chunks, gram_candidates, target_ranks, without_seen
+from .rankings import ranking_metrics
 from .weighting import GRID, ROUNDS, Weighting, choose_weighting
 
 
@@ -197,10 +197,8 @@ def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndar
     given = {first: 1.0} if first in scores else {}
     weighting, tried = choose_weighting(candidates, scores, spread, targets, given)
     alone = candidates.items if given else candidates.generated.items
-    validation = {}
-    for name, items in {first: alone, row: weighting.rank(candidates, scores)}.items():
-        ranks = target_ranks(items, targets)
-        validation[name] = {"recall@10": estimate(recall(ranks, 10)), "ndcg@10": estimate(ndcg(ranks, 10))}
+    ranked = {first: alone, row: weighting.rank(candidates, scores)}
+    validation = {name: ranking_metrics(target_ranks(items, targets), (10,)) for name, items in ranked.items()}
     return {"weights": dict(weighting.weights), "validation": validation, "tried": tried}
 
 
@@ -208,12 +206,10 @@ def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items:
     """For each protocol the recommender's best items (U, num_items), -1 where there are no more."""
     best = {protocol: np.full((len(histories), num_items), -1) for protocol in PROTOCOLS}
     for some in chunks(len(histories)):
-        scores = torch.as_tensor(scorer.score(histories[some])).float().clone()
+        scores = torch.as_tensor(scorer.score(histories[some])).float()
         for protocol in PROTOCOLS:
-            if protocol == "unseen_items":
-                for row, history in zip(scores, histories[some], strict=True):
-                    row[torch.as_tensor(np.asarray(history, dtype=np.int64))] = -torch.inf
-            values, items = scores.topk(num_items)
+            own = without_seen(scores, histories[some]) if protocol == "unseen_items" else scores
+            values, items = own.topk(num_items)
             best[protocol][some] = items.masked_fill(values == -torch.inf, -1).cpu().numpy()
     return best
 
@@ -231,14 +227,15 @@ def _gather(found: PutForward, num_users: int, accelerator: Accelerator) -> PutF
     return PutForward(joined(found.candidates), joined(found.scores), joined(found.spread))
 
 
+def hashes_of(model, tokenizer, sasrec) -> dict[str, str]:
+    """What stands for the models of an evaluation where it is said what something was made from."""
+    return {"model": hash_of_model(model), "tokenizer": hash_of_tokenizer(tokenizer), "SASRec": hash_of_weights(sasrec)}
+
+
 def _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache) -> Provenance:
     """All that decides the weights. Popularity follows from the data."""
-    inputs = {
-        "model": hash_of_model(model),
-        "tokenizer": hash_of_tokenizer(tokenizer),
-        "SASRec": hash_of_weights(scorers["SASRec"]),
-        "interactions without test": hash_of_interactions(known.interactions, known.splits),
-    }
+    inputs = hashes_of(model, tokenizer, scorers["SASRec"])
+    inputs["interactions without test"] = hash_of_interactions(known.interactions, known.splits)
     settings = {
         "users": num_users,
         "drawn": "at random, seed 0",

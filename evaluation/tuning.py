@@ -6,7 +6,6 @@ One setting after another is varied, from the first value of each, and the value
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -19,11 +18,12 @@ from tqdm.auto import tqdm
 from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Recommender
 from ..collaborative.fitting import fit_or_load, fit_sasrec, sasrec_provenance
 from ..collaborative.sasrec import SASRecSettings
-from ..common.files import json_in, new_file, write_json
+from ..common.files import json_in, write_json
 from ..common.provenance import Provenance, hash_of_interactions
 from ..data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
 from ..translation import SASREC_FILE
-from .full_ranking import dense_ranks_by_protocol, ranking_metrics
+from .full_ranking import dense_ranks_by_protocol
+from .rankings import ranking_metrics
 
 TUNING_FILE, TRIALS_FOLDER = "tuning.json", "trials"
 JUDGE = ("all_items", "ndcg@10")
@@ -191,9 +191,7 @@ class _Search:
             if not self.trials or Trial(own, metrics).gain > self._best().gain:
                 self.keep(model)
             path.parent.mkdir(parents=True, exist_ok=True)
-            facts = {"settings": own, "metrics": metrics, "seconds": round(time.perf_counter() - start, 2)}
-            with new_file(path) as part:
-                part.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+            write_json(path, {"settings": own, "metrics": metrics, "seconds": round(time.perf_counter() - start, 2)})
         return self.trials.setdefault(key, Trial(own, metrics))
 
 
