@@ -17,7 +17,7 @@ from ..training.settings import PLACES, TrainingSettings
 from ..translation import TranslationSettings
 
 GRAM, FUSION, SASREC, ITEM_KNN, POPULARITY = "gram", "fusion", "sasrec", "item-knn", "popularity"
-IDENTITY_FILE = "reproduction.json"
+IDENTITY_FILE, RESULTS_FOLDER = "reproduction.json", "results"
 RECIPE_SIZE = "recipe"
 
 # Shapes from random weights: those of T5-efficient-tiny and T5-efficient-mini (arXiv 2109.10686), and of T5-small.

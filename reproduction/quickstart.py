@@ -50,21 +50,12 @@ NUM_SHOWN_USERS, NUM_SHOWN_ITEMS = 2, 5
 # Run in a process of its own, on nothing but the model folder: what anybody does who was sent it.
 RELOAD = """
 import json, sys
-from transformers import AutoModel, AutoTokenizer
+from transformers import pipeline
 from transformers.utils import logging
 logging.set_verbosity_error()
 logging.disable_progress_bar()
-model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
-recommended = []
-for history in json.load(sys.stdin):
-    inputs = tokenizer(histories=[history], return_tensors="pt")
-    seen = inputs["input_ids"].new_tensor([[tokenizer.item_rows[item] for item in history]])
-    output = model.generate(
-        **inputs, excluded_items=seen, num_beams=50, num_return_sequences=int(sys.argv[2]), return_dict_in_generate=True
-    )
-    recommended += tokenizer.decode_items(output.sequences)
-print(json.dumps(recommended))
+recommend = pipeline("generative-recommendation", model=sys.argv[1], trust_remote_code=True)
+print(json.dumps(recommend(json.load(sys.stdin), top_k=int(sys.argv[2]))))
 """
 
 
@@ -167,30 +158,22 @@ def _evaluate(output_dir: Path, data: RecommendationData) -> dict:
 
 def _recommend(output_dir: Path, data: RecommendationData) -> list[str]:
     """What to show of the first users: the films they watched last, and those that the reloaded model recommends."""
-    item_ids, title_of = data.items.item_ids, dict(zip(data.items.item_ids, data.items.titles, strict=True))
-    users = range(min(NUM_SHOWN_USERS, len(data.interactions)))
-    histories = [[item_ids[row] for row in data.interactions[user]] for user in users]
+    users, sequences = data.interactions.user_ids[:NUM_SHOWN_USERS], list(data.interactions)[:NUM_SHOWN_USERS]
+    histories = [[data.items.item_ids[row] for row in rows] for rows in sequences]
     lines = []
-    for user, history, recommended in zip(users, histories, reload_and_recommend(output_dir, histories), strict=True):
-        watched = " | ".join(title_of[item] for item in history[-NUM_SHOWN_ITEMS:])
-        lines += ["", f"User {data.interactions.user_ids[user]} watched last: {watched}", "and may like:"]
-        lines += [f"  {rank}. {title_of[item]}" for rank, item in enumerate(recommended, start=1)]
+    for user, rows, films in zip(users, sequences, reload_and_recommend(output_dir, histories), strict=True):
+        watched = " | ".join(data.items.titles[row] for row in rows[-NUM_SHOWN_ITEMS:])
+        lines += ["", f"User {user} watched last: {watched}", "and may like:"]
+        lines += [f"  {rank}. {film['title']}" for rank, film in enumerate(films, start=1)]
     return lines
 
 
-def reload_and_recommend(model_folder: Path, histories: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Item ids for each history, from a fresh process that is told the folder and imports transformers alone."""
+def reload_and_recommend(model_folder: Path, histories: Sequence[Sequence[str]]) -> list[list[dict]]:
+    """What the pipeline gives for each history, in a fresh process that is told the folder and imports transformers."""
     command = [sys.executable, "-c", RELOAD, str(model_folder.resolve()), str(NUM_SHOWN_ITEMS)]
+    options = {"env": {**os.environ, "HF_HUB_OFFLINE": "1"}, "capture_output": True, "text": True, "check": False}
     with tempfile.TemporaryDirectory() as elsewhere:
-        done = subprocess.run(
-            command,
-            input=json.dumps(histories),
-            cwd=elsewhere,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = subprocess.run(command, input=json.dumps(histories), cwd=elsewhere, **options)
     if done.returncode != 0:
         raise RuntimeError(f"{model_folder} does not load in a fresh process:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
