@@ -57,6 +57,8 @@ def gram_candidates(
 ) -> dict[str, Candidates]:
     """Search for every user's items under each protocol. Items are encoded once for all protocols.
 
+    Needs no other process: where there are several, each calls it with its own users (see `own_share`).
+
     Args:
         model, tokenizer: with its item trie; left in the mode, training or not, that it was in.
         histories: U histories of catalogue rows, oldest first.

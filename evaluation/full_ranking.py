@@ -31,7 +31,7 @@ from ..collaborative.sasrec import SASRec
 from ..common.files import check_outputs, holds_json, holds_table, new_files
 from ..common.processes import gather_users, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_weights, read_provenance
-from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
+from ..data import RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
 from .candidates import PROTOCOLS, chunks, gram_candidates, target_ranks, without_seen
@@ -39,37 +39,6 @@ from .rankings import CUTOFFS, ranking_metrics
 from .reranking import choose_reranking, hashes_of, put_forward
 
 PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
-
-
-def gram_ranks(
-    model,
-    tokenizer,
-    histories: Sequence[np.ndarray] | Interactions,
-    targets: np.ndarray,
-    exclude_seen: bool = False,
-    **search,
-) -> np.ndarray:
-    """Rank of every user's target among the items that beam search returns.
-
-    Needs no other process: where there are several, each calls it with its own users (see `own_share`).
-
-    Args:
-        model, tokenizer, histories, search: as of [`gram_candidates`].
-        targets: (U,) catalogue rows.
-        exclude_seen: mask every item of the whole history, not only of its newest part that the model reads.
-
-    Returns:
-        (U,) int64 ranks from 1; 0 where the target is not among the `num_beams` items.
-
-    Example:
-        >>> from gram.data import evaluation_histories
-        >>> histories, targets = evaluation_histories(data, "test")
-        >>> ranks = gram_ranks(model, tokenizer, histories, targets, num_beams=5, progress=False)
-        >>> ranks.shape, set(ranks) <= {0, 1, 2, 3, 4, 5}
-        ((40,), True)
-    """
-    protocol = "unseen_items" if exclude_seen else "all_items"
-    return target_ranks(gram_candidates(model, tokenizer, histories, (protocol,), **search)[protocol].items, targets)
 
 
 def dense_ranks(

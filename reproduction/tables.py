@@ -1,4 +1,4 @@
-"""The results of a reproduction joined in `results.json`; their table in Markdown, put into a page between two marks."""
+"""The results of a reproduction joined in `results.json`, and their table in Markdown, put between marks of a page."""
 
 from __future__ import annotations
 

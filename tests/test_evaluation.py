@@ -29,12 +29,12 @@ from gram.data import (
     training_part,
 )
 from gram.evaluation import full_ranking as evaluation
+from gram.evaluation.candidates import gram_candidates, target_ranks
 from gram.evaluation.full_ranking import (
     PROTOCOLS,
     dense_ranks,
     evaluate,
     format_table,
-    gram_ranks,
     ranking_metrics,
     result_files,
 )
@@ -101,6 +101,12 @@ def test_dense_ranks_are_places_in_the_sorted_list(data):
         assert dense_ranks(scores[None], history, np.array([target]), exclude_seen).tolist() == [expected]
 
 
+def gram_ranks(model, tokenizer, histories, targets, exclude_seen=False, **search):
+    protocol = "unseen_items" if exclude_seen else "all_items"
+    found = gram_candidates(model, tokenizer, histories, (protocol,), **search, progress=False)
+    return target_ranks(found[protocol].items, targets)
+
+
 @torch.no_grad()
 def exhaustive_scores(model, tokenizer, history) -> np.ndarray:
     """The score of every item, each spelt out and scored by the plain forward pass."""
@@ -119,14 +125,14 @@ def test_ranks_are_those_of_scoring_every_item(model, tokenizer, data, exclude_s
     users = range(0, 40, 8)
     histories, targets = [histories[user] for user in users], targets[list(users)]
     scores = np.stack([exhaustive_scores(model, tokenizer, history) for history in histories])
-    ranks = gram_ranks(model, tokenizer, histories, targets, exclude_seen=exclude_seen, progress=False)
+    ranks = gram_ranks(model, tokenizer, histories, targets, exclude_seen=exclude_seen)
     assert ranks.tolist() == dense_ranks(scores, histories, targets, exclude_seen).tolist()
 
 
 def test_ranks_do_not_depend_on_the_batch(model, tokenizer, data):
     histories, targets = evaluation_histories(data, "validation")
-    alone = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=1, progress=False)
-    together = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=7, progress=False)
+    alone = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=1)
+    together = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=7)
     assert alone.tolist() == together.tolist()
     assert 0 < (alone > 0).mean() < 1  # ten beams find some targets, not all
     assert alone.max() <= 10
@@ -134,7 +140,7 @@ def test_ranks_do_not_depend_on_the_batch(model, tokenizer, data):
 
 def test_seen_target_is_a_miss_where_seen_items_are_masked(model, tokenizer):
     history = np.array([3, 4, 5], dtype=np.int32)
-    find = {"histories": [history, history], "targets": np.array([4, 9]), "num_beams": 30, "progress": False}
+    find = {"histories": [history, history], "targets": np.array([4, 9]), "num_beams": 30}
     assert gram_ranks(model, tokenizer, **find, exclude_seen=False).all()
     assert (gram_ranks(model, tokenizer, **find, exclude_seen=True) > 0).tolist() == [False, True]
 
@@ -142,7 +148,7 @@ def test_seen_target_is_a_miss_where_seen_items_are_masked(model, tokenizer):
 def test_model_is_left_in_its_mode_and_no_users_are_no_work(model, tokenizer):
     try:
         model.train()
-        assert len(gram_ranks(model, tokenizer, [], np.array([], dtype=np.int32), progress=False)) == 0
+        assert len(gram_ranks(model, tokenizer, [], np.array([], dtype=np.int32))) == 0
         assert model.training
     finally:
         model.eval()
