@@ -15,21 +15,13 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder for the encodings (MODEL/item_encodings, where the other commands look for them)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "int8"),
-        help="float32 changes nothing; bfloat16 takes half, int8 a quarter of the space (that of the encodings in DIR; "
-        "float32 where there are none)",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace encodings of other weights, item prompts or dtype"
-    )
+    what = "folder for the encodings (MODEL/item_encodings, where the other commands look for them)"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=what)
+    what = "float32 changes nothing; bfloat16 takes half, int8 a quarter of the space (that of the encodings in DIR; "
+    what += "float32 where there are none)"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), help=what)
+    what = "replace encodings of other weights, item prompts or dtype"
+    parser.add_argument("--overwrite", action="store_true", help=what)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,8 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     model, tokenizer = load_model(arguments.model)
     processes = this_process()
     with locked(folder, inside=True, processes=processes):
-        cache = model.encode_items(
-            tokenizer, folder, arguments.dtype, processes=processes, overwrite=arguments.overwrite
-        )
+        options = {"processes": processes, "overwrite": arguments.overwrite}
+        cache = model.encode_items(tokenizer, folder, arguments.dtype, **options)
     if processes.is_main_process:
         print(f"{cache.num_items:,} items encoded in {cache.dtype}, saved to {folder}")

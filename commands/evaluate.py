@@ -18,21 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
     add_data(parser)
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="held-out items (test)")
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FILE.json",
-        help="metrics with 95 %% intervals; every user's ranks go to FILE.parquet beside it",
-    )
+    what = "metrics with 95 %% intervals; every user's ranks go to FILE.parquet beside it"
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.json", help=what)
     what = "only N users, drawn at random, for a quick look"
     parser.add_argument("--max-users", type=at_least_one, metavar="N", help=what)
-    parser.add_argument(
-        "--rerank",
-        action="store_true",
-        help="rank by the model and collaborative scores together, too; the weights are chosen on the validation items "
-        "and kept in FILE.reranking.json",
-    )
+    what = "rank by the model and collaborative scores together, too; the weights are chosen on the validation items "
+    what += "and kept in FILE.reranking.json"
+    parser.add_argument("--rerank", action="store_true", help=what)
     add_search(parser)
 
 

@@ -13,20 +13,14 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model folder")
-    parser.add_argument(
-        "--repo-id", required=True, metavar="NAME", help="[NAMESPACE/]NAME on the Hub; made if it does not exist"
-    )
+    parser.add_argument("folder", metavar="MODEL", help="model folder")
+    what = "[NAMESPACE/]NAME on the Hub; made if it does not exist"
+    parser.add_argument("--repo-id", required=True, metavar="NAME", help=what)
     parser.add_argument("--private", action="store_true", help="make it a private repository")
-    parser.add_argument(
-        "--revision", metavar="BRANCH", help="branch to push to, made from main if it does not exist (main)"
-    )
-    parser.add_argument(
-        "--item-cache",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="upload the encodings that `gram encode` left in MODEL/item_encodings too (no)",
-    )
+    what = "branch to push to, made from main if it does not exist (main)"
+    parser.add_argument("--revision", metavar="BRANCH", help=what)
+    what = "upload the encodings that `gram encode` left in MODEL/item_encodings too (no)"
+    parser.add_argument("--item-cache", action=argparse.BooleanOptionalAction, default=False, help=what)
     parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded; change nothing")
     parser.add_argument("--message", default="Upload GRAM", metavar="TEXT", help="of the commit (Upload GRAM)")
 
@@ -41,15 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
         enable_progress_bars()  # an upload may take long
-    done = push(
-        arguments.model,
-        arguments.repo_id,
-        private=arguments.private,
-        revision=arguments.revision,
-        item_cache=arguments.item_cache,
-        message=arguments.message,
-        dry_run=arguments.dry_run,
-    )
+    done = push(**vars(arguments))
     sent = [file for file in done.changes if file.state != "removed"]
     removed = len(done.changes) - len(sent)
     sizes = f"{len(sent)} of {len(done.files) - removed} files, {sum(file.size for file in sent):,} bytes"

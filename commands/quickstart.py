@@ -11,13 +11,8 @@ EXAMPLES = ("--output-dir runs/quickstart",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--output-dir",
-        type=Path,
-        default=Path("runs/quickstart"),
-        metavar="DIR",
-        help="becomes the model folder (runs/quickstart); run again on it, finished stages are skipped",
-    )
+    what = "becomes the model folder (%(default)s); run again on it, finished stages are skipped"
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/quickstart"), metavar="DIR", help=what)
 
 
 def run(arguments: argparse.Namespace) -> None:

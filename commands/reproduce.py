@@ -29,16 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help=what)
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)} (all)")
     parser.add_argument("--seeds", type=at_least_one, default=1, metavar="N", help="seeds of every trained row (1)")
-    parser.add_argument(
-        "--fraction", type=float, default=1.0, metavar="F", help="of the users, for a rehearsal, above 0 (1)"
-    )
-    parser.add_argument(
-        "--size",
-        choices=(*SIZES, RECIPE_SIZE),
-        default="small",
-        help=f"of the model, from random weights: T5-efficient's tiny or mini, T5's small; {RECIPE_SIZE}: the shape or "
-        "backbone that the recipe says (small)",
-    )
+    what = "of the users, for a rehearsal, above 0 (1)"
+    parser.add_argument("--fraction", type=float, default=1.0, metavar="F", help=what)
+    what = f"of the model, from random weights: T5-efficient's tiny or mini, T5's small; {RECIPE_SIZE}: the shape or "
+    what += "backbone that the recipe says (small)"
+    parser.add_argument("--size", choices=(*SIZES, RECIPE_SIZE), default="small", help=what)
     what = "make one row again, from its settings in results/ROW-seedN.json, and compare; nothing else may be given"
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help=what + " but --data")
     add_flags(parser, TrainingSettings, TranslationSettings)

@@ -13,12 +13,8 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that `gram reproduce` wrote")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE.md",
-        help="write it there, between the lines `<!-- gram table NAME -->` and `<!-- end of gram table -->`",
-    )
+    what = "write it there, between the lines `<!-- gram table NAME -->` and `<!-- end of gram table -->`"
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help=what)
 
 
 def run(arguments: argparse.Namespace) -> None:

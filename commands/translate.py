@@ -20,24 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_data(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder for the GRAM tokenizer")
-    parser.add_argument(
-        "--tokenizer",
-        metavar="NAME",
-        help="text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it a "
-        "vocabulary is trained on the items' texts",
-    )
-    parser.add_argument(
-        "--max-history", type=at_least_one, default=20, metavar="N", help="most items read of a history (20)"
-    )
-    parser.add_argument(
-        "--max-passage-length", type=at_least_one, default=128, metavar="N", help="tokens of the longest prompt (128)"
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="FILE.html",
-        help="write an HTML page to look at the lexical IDs and similar items",
-    )
+    what = "text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it a "
+    what += "vocabulary is trained on the items' texts"
+    parser.add_argument("--tokenizer", metavar="NAME", help=what)
+    what = "most items read of a history (20)"
+    parser.add_argument("--max-history", type=at_least_one, default=20, metavar="N", help=what)
+    what = "tokens of the longest prompt (128)"
+    parser.add_argument("--max-passage-length", type=at_least_one, default=128, metavar="N", help=what)
+    what = "write an HTML page to look at the lexical IDs and similar items"
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help=what)
     add_flags(parser, TranslationSettings, config=True)
 
 

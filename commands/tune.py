@@ -12,13 +12,8 @@ EXAMPLES = ("--data runs/quickstart/data --output runs/tuned",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="gets the folders item-knn and sasrec, each with tuning.json; run again, the command goes on where it was",
-    )
+    what = "gets the folders item-knn and sasrec, each with tuning.json; run again, the command goes on where it was"
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help=what)
     parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of the SASRecs (0)")
 
 
