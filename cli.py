@@ -13,19 +13,16 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from .commands import COMMANDS
 from .common.command_line import exit_code_of
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=30)
-
-
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
-        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
+        formatter = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
+        super().__init__(formatter_class=formatter, allow_abbrev=False, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
         """An id may begin with a dash: what follows a flag and is no flag is its value."""

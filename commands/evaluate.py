@@ -40,30 +40,29 @@ def run(arguments: argparse.Namespace) -> None:
     from ..translation import SASREC_FILE
 
     output, _ = result_files(arguments.output)
-    reranking_file = output.with_suffix(".reranking.json") if arguments.rerank else None
-    sasrec_file = output.with_suffix(".sasrec.safetensors")
-    own = {sasrec_file: lambda path: read_provenance(path).get("artefact") == "sasrec"}
-    if reranking_file:
-        own[reranking_file] = lambda path: holds_json(path, "artefact", "spread", "rows")
-    check_outputs(own)
+    sasrec_file, reranking_file = output.with_suffix(".sasrec.safetensors"), None
+    check_outputs({sasrec_file: lambda path: read_provenance(path).get("artefact") == "sasrec"})
+    if arguments.rerank:
+        reranking_file = output.with_suffix(".reranking.json")
+        check_outputs({reranking_file: lambda path: holds_json(path, "artefact", "spread", "rows")})
     data = read_folder(arguments.data)
     model, tokenizer = load_model(arguments.model)
     item_cache = find_item_cache(arguments.model, model, tokenizer, arguments.item_cache)
     accelerator = make_accelerator()
     with locked(output, processes=accelerator):
+        files = {"sasrec_file": sasrec_file, "model_sasrec": Path(arguments.model) / SASREC_FILE}
         evaluation = evaluate(
             model,
             tokenizer,
             data,
+            **files,
+            reranking_file=reranking_file,
             split=arguments.split,
             num_beams=min(arguments.num_beams, model.item_trie.num_items),  # these rank the whole catalogue
             max_users=arguments.max_users,
             batch_size=arguments.batch_size,
-            model_sasrec=Path(arguments.model) / SASREC_FILE,
-            sasrec_file=sasrec_file,
             accelerator=accelerator,
             item_cache=item_cache,
-            reranking_file=reranking_file,
         )
         if accelerator.is_main_process:
             evaluation.save(output)
