@@ -24,7 +24,7 @@ from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
 from ..item_cache_gram import ItemCache
 from .candidates import PROTOCOLS, Candidates, chunks, gram_candidates, target_ranks, without_seen
 from .rankings import ranking_metrics
-from .weighting import GRID, ROUNDS, Weighting, choose_weighting
+from .weighting import GRID, ROUNDS, choose_weights, weighted_ranking
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ class Reranking:
         """`{row: {protocol: (U,) ranks}}` of the targets, from 1; 0 where the target is no candidate."""
 
         def ranked(row: str, protocol: str) -> np.ndarray:
-            weighting = Weighting(self.weights[row][protocol], self.record["spread"])
-            return target_ranks(weighting.rank(*found.of(FUSIONS[row], protocol)), targets)
+            weights = self.weights[row][protocol]
+            candidates, scores = found.of(FUSIONS[row], protocol)
+            return target_ranks(weighted_ranking(candidates, scores, weights, self.record["spread"]), targets)
 
         return {row: {protocol: ranked(row, protocol) for protocol in by} for row, by in self.weights.items()}
 
@@ -195,11 +196,11 @@ def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndar
     first, *_ = FUSIONS[row].of
     candidates, scores = found.of(FUSIONS[row], protocol)
     given = {first: 1.0} if first in scores else {}
-    weighting, tried = choose_weighting(candidates, scores, spread, targets, given)
+    weights, tried = choose_weights(candidates, scores, spread, targets, given)
     alone = candidates.items if given else candidates.generated.items
-    ranked = {first: alone, row: weighting.rank(candidates, scores)}
+    ranked = {first: alone, row: weighted_ranking(candidates, scores, weights, spread)}
     validation = {name: ranking_metrics(target_ranks(items, targets), (10,)) for name, items in ranked.items()}
-    return {"weights": dict(weighting.weights), "validation": validation, "tried": tried}
+    return {"weights": weights, "validation": validation, "tried": tried}
 
 
 def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items: int) -> dict[str, np.ndarray]:
