@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..common.settings import add_flags
 from .command import quiet
 
 EXAMPLES = (
@@ -15,7 +16,6 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_flags
     from ..hub import CardSettings
 
     what = "model folder, with training.json, and evaluation.json and ablations.json if there are any"

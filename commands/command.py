@@ -39,10 +39,10 @@ def whole_number(least: int, most: int = 999_999_999) -> Callable[[str], int]:
 at_least_one, port = whole_number(1), whole_number(0, 65535)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """`--data`, a data folder."""
     what = "data folder that `gram prepare` made, or with user_sequence.txt (USER ITEM ITEM ...) and item_text.tsv"
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help=what)
+    parser.add_argument("--data", required=required, type=Path, metavar="DIR", help=what)
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from ..common.settings import add_flags, settings_from
+
 EXAMPLES = (
     "--format movielens --input ml-1m --output data/ml-1m",
     "--config recipes/prepare-yelp.yaml --input yelp_dataset --output data/yelp",
@@ -13,7 +15,6 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_flags
     from ..data.prepare import PrepareSettings
 
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new data folder")
@@ -21,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ..common.settings import settings_from
     from ..data.prepare import PrepareSettings, prepare
 
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # its errors come as our one line

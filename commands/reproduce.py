@@ -6,7 +6,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from .command import at_least_one, quiet
+from ..common.settings import add_flags
+from .command import add_data, at_least_one, quiet
 
 EXAMPLES = (
     "beauty --data DIR --output-dir runs/beauty --seeds 3",
@@ -16,15 +17,13 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_flags
     from ..reproduction.plan import RECIPE_SIZE, ROWS, SIZES
     from ..training.settings import TrainingSettings
     from ..translation import TranslationSettings
 
     what = "beauty, toys, sports or yelp; for other data a YAML file of settings, such as a recipe"
     parser.add_argument("dataset", nargs="?", metavar="NAME", help=what)
-    what = "data folder that `gram prepare` made, or with user_sequence.txt and item_text.tsv"
-    parser.add_argument("--data", type=Path, metavar="DIR", help=what)
+    add_data(parser, required=False)
     what = "folder for runs and results; run again on it, finished stages are skipped"
     parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help=what)
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)} (all)")

