@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def tune_sasrec(
         The choice; the same input gives the same one on the same machine with as many threads.
 
     Raises:
-        ValueError: an unknown field or one without values in the grid, or a value that cannot be.
+        ValueError: a value that cannot be, before anything is fitted.
 
     Example:
         >>> grid = {"epochs": (1, 2), "dim": (8,), "num_heads": (1,), "num_layers": (1,)}
@@ -135,7 +135,7 @@ class _Search:
     fit: Callable[[Any], Recommender]
     keep: Callable[[Any], None] = lambda model: None
     seed: int | None = None
-    trials: dict[str, Trial] = field(default_factory=dict)
+    trials: dict[Any, Trial] = field(default_factory=dict)  # by settings
 
     def __post_init__(self):
         self.histories, self.targets = evaluation_histories(without_test(self.data), "validation")
@@ -146,11 +146,6 @@ class _Search:
 
     def run(self, grid: Grid, progress: bool) -> Tuning:
         """One field after another; before any time is spent all values are looked at."""
-        known = [field.name for field in fields(self.settings_class)]
-        for name, values in grid.items():
-            if name not in known or not values:
-                names = ", ".join(known)
-                raise ValueError(f"grid: {name!r} needs values, and must be a setting of {self.name}: {names}")
         chosen = {name: values[0] for name, values in grid.items()}
         for name, values in grid.items():
             for value in values:
@@ -162,37 +157,37 @@ class _Search:
                 for value in values:
                     gains[value] = self._trial(self.settings_class(**{**chosen, name: value})).gain
                     bar.update(len(self.trials) - bar.n)
-                    bar.set_postfix({JUDGE[1]: f"{self._best().gain:.4f}"})
+                    bar.set_postfix({JUDGE[1]: f"{max(gains.values()):.4f}"})  # what was chosen before is among them
                 chosen[name] = max(values, key=gains.get)  # the first of equal ones
-        best, trials = self._best(), tuple(self.trials.values())
+        best, trials = self.settings_class(**chosen), tuple(self.trials.values())
         facts = {"recommender": self.name, "split": "validation", "judge": " ".join(JUDGE), "seed": self.seed}
         facts |= {"inputs": self.inputs, "grid": {name: list(values) for name, values in grid.items()}}
-        facts |= {"best": best.settings, "trials": [asdict(trial) for trial in trials]}
+        facts |= {"best": asdict(best), "trials": [asdict(trial) for trial in trials]}
         write_json(self.folder / TUNING_FILE, facts)
-        return Tuning(self.settings_class(**best.settings), trials)
-
-    def _best(self) -> Trial:
-        return max(self.trials.values(), key=lambda trial: trial.gain)
+        return Tuning(best, trials)
 
     def _trial(self, settings: Any) -> Trial:
-        """The trial of its file, or of these very settings before; otherwise it is made now."""
+        """The trial of these very settings before, or of its file; otherwise it is made now."""
+        if settings in self.trials:
+            return self.trials[settings]
         own = asdict(settings)
         facts = {"num_items": len(self.data.items), "seed": self.seed, **own}
         key = Provenance(f"trial of {self.name}", self.inputs, facts).key
-        if key in self.trials:
-            return self.trials[key]
         path = self.folder / TRIALS_FOLDER / f"{key[:16]}.json"
-        metrics = json_in(path).get("metrics")
-        if metrics is None:
+        trial = Trial(own, json_in(path).get("metrics"))
+        if trial.metrics is None:
             start, model = time.perf_counter(), self.fit(settings)
             ranks = dense_ranks_by_protocol(model, list(self.histories), self.targets)
             found = {protocol: ranking_metrics(of, CUTOFFS).items() for protocol, of in ranks.items()}
-            metrics = {protocol: {name: value["mean"] for name, value in of} for protocol, of in found.items()}
-            if not self.trials or Trial(own, metrics).gain > self._best().gain:
+            trial = Trial(
+                own, {protocol: {name: value["mean"] for name, value in of} for protocol, of in found.items()}
+            )
+            if all(trial.gain > other.gain for other in self.trials.values()):
                 self.keep(model)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"settings": own, "metrics": metrics, "seconds": round(time.perf_counter() - start, 2)})
-        return self.trials.setdefault(key, Trial(own, metrics))
+            write_json(path, {**asdict(trial), "seconds": round(time.perf_counter() - start, 2)})
+        self.trials[settings] = trial
+        return trial
 
 
 def format_trials(tuning: Tuning) -> str:
