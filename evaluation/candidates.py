@@ -109,8 +109,10 @@ def chunks(num_users: int) -> list[slice]:
     return [slice(start, start + _USERS_AT_ONCE) for start in range(0, num_users, _USERS_AT_ONCE)]
 
 
-def without_seen(scores: torch.Tensor, histories: Sequence[np.ndarray]) -> torch.Tensor:
-    """A copy of the scores (U, N) of the catalogue, -inf for what is in the user's history."""
+def allowed(scores: torch.Tensor, histories: Sequence[np.ndarray], protocol: str) -> torch.Tensor:
+    """The scores (U, N) of the catalogue, in a copy with -inf for the items of the history where these are masked."""
+    if protocol == "all_items":
+        return scores
     scores = scores.clone()
     for row, history in zip(scores, histories, strict=True):
         row[torch.as_tensor(np.asarray(history, dtype=np.int64))] = -torch.inf

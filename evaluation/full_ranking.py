@@ -1,8 +1,7 @@
 """Full ranking by item ids: recall and NDCG of GRAM and of the baselines, on the same users.
 
 Every user that is evaluated has one held-out item, the target. A model ranks the whole catalogue, and the target's
-rank alone decides: recall@k is 1 where the rank is at most k, and NDCG@k is then
-`1 / log2(rank + 1)`; both are 0 otherwise.
+rank alone decides (see `rankings`).
 
 Two protocols are measured side by side, `all_items` and `unseen_items` (see `candidates`). Under the latter a target
 that the user has had before cannot be recommended, and counts as a miss: every protocol has the same users, so
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -34,41 +32,11 @@ from ..common.provenance import Provenance, hash_of_interactions, hash_of_weight
 from ..data import RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
-from .candidates import PROTOCOLS, chunks, gram_candidates, target_ranks, without_seen
+from .candidates import PROTOCOLS, allowed, chunks, gram_candidates, target_ranks
 from .rankings import CUTOFFS, ranking_metrics
 from .reranking import choose_reranking, hashes_of, put_forward
 
 PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
-
-
-def dense_ranks(
-    scores: torch.Tensor | np.ndarray, histories: Sequence[np.ndarray], targets: np.ndarray, exclude_seen: bool
-) -> np.ndarray:
-    """Rank of every user's target where a model scores the whole catalogue.
-
-    Of items with equal scores the one with the lower catalogue row comes first: ties are broken alike for every user
-    and never in the target's favour.
-
-    Args:
-        scores: (U, N), higher is better.
-        histories: U histories of catalogue rows.
-        targets: (U,) catalogue rows.
-        exclude_seen: mask the items of the history.
-
-    Returns:
-        (U,) int64 ranks from 1; 0 where the target itself is masked.
-
-    Example:
-        >>> scores = np.array([[0.1, 0.9, 0.5], [0.1, 0.9, 0.5]])
-        >>> dense_ranks(scores, histories=[[1], [1]], targets=np.array([2, 0]), exclude_seen=True)
-        array([1, 2])
-    """
-    scores = torch.as_tensor(scores).cpu().double()
-    scores = (without_seen(scores, histories) if exclude_seen else scores).numpy()
-    targets = np.asarray(targets, dtype=np.int64)[:, None]
-    own = np.take_along_axis(scores, targets, axis=1)  # (U, 1)
-    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < targets))
-    return np.where(np.isneginf(own[:, 0]), 0, before.sum(axis=1) + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,12 +216,34 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationDat
 def dense_ranks_by_protocol(
     recommender: Recommender, histories: list[np.ndarray], targets: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What [`dense_ranks`] gives, (U,) ranks, for each protocol and a recommender that scores the whole catalogue."""
-    ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in PROTOCOLS}
+    """Under each protocol the rank of every user's target, where a recommender scores the whole catalogue.
+
+    Of items with equal scores the one with the lower catalogue row comes first: ties are broken alike for every user
+    and never in the target's favour.
+
+    Args:
+        recommender: of scores (U, N), higher is better.
+        histories: U histories of catalogue rows.
+        targets: (U,) catalogue rows.
+
+    Returns:
+        (U,) int64 ranks from 1; 0 where the target itself is masked.
+
+    Example:
+        >>> popularity = Popularity(training_part(data), len(data.items))
+        >>> dense_ranks_by_protocol(popularity, [np.array([3, 1])], targets=np.array([1]))["unseen_items"]
+        array([0])
+    """
+    targets = np.asarray(targets, dtype=np.int64)
+    ranks = {protocol: np.zeros_like(targets) for protocol in PROTOCOLS}
     for users in chunks(len(targets)):
-        scores = recommender.score(histories[users])
+        every = torch.as_tensor(recommender.score(histories[users])).cpu().double()
+        of_user = targets[users, None]
         for protocol in PROTOCOLS:
-            ranks[protocol][users] = dense_ranks(scores, histories[users], targets[users], protocol == "unseen_items")
+            scores = allowed(every, histories[users], protocol).numpy()  # (U, N)
+            own = np.take_along_axis(scores, of_user, axis=1)  # (U, 1)
+            before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < of_user))
+            ranks[protocol][users] = np.where(np.isneginf(own[:, 0]), 0, before.sum(axis=1) + 1)
     return ranks
 
 

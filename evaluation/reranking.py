@@ -22,7 +22,7 @@ from ..common.processes import gather_users, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_model, hash_of_tokenizer, hash_of_weights
 from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
 from ..item_cache_gram import ItemCache
-from .candidates import PROTOCOLS, Candidates, chunks, gram_candidates, target_ranks, without_seen
+from .candidates import PROTOCOLS, Candidates, allowed, chunks, gram_candidates, target_ranks
 from .rankings import ranking_metrics
 from .weighting import GRID, ROUNDS, choose_weights, weighted_ranking
 
@@ -51,7 +51,7 @@ FUSIONS: Mapping[str, Fusion] = {
 
 @dataclass(frozen=True, eq=False)
 class Reranking:
-    """Weightings that were chosen on validation items.
+    """Weights that were chosen on validation items.
 
     Attributes:
         record: all of it as JSON values: `key`, `artefact`, `inputs` (hashes of model, data and SASRec), `settings`,
@@ -70,13 +70,12 @@ class Reranking:
 
     def ranks(self, found: PutForward, targets: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """`{row: {protocol: (U,) ranks}}` of the targets, from 1; 0 where the target is no candidate."""
-
-        def ranked(row: str, protocol: str) -> np.ndarray:
-            weights = self.weights[row][protocol]
-            candidates, scores = found.of(FUSIONS[row], protocol)
-            return target_ranks(weighted_ranking(candidates, scores, weights, self.record["spread"]), targets)
-
-        return {row: {protocol: ranked(row, protocol) for protocol in by} for row, by in self.weights.items()}
+        ranks = {row: {} for row in self.weights}
+        for row, by_protocol in self.weights.items():
+            for protocol, weights in by_protocol.items():
+                ranked = weighted_ranking(*found.of(FUSIONS[row], protocol), weights, self.record["spread"])
+                ranks[row][protocol] = target_ranks(ranked, targets)
+        return ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,8 +208,7 @@ def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items:
     for some in chunks(len(histories)):
         scores = torch.as_tensor(scorer.score(histories[some])).float()
         for protocol in PROTOCOLS:
-            own = without_seen(scores, histories[some]) if protocol == "unseen_items" else scores
-            values, items = own.topk(num_items)
+            values, items = allowed(scores, histories[some], protocol).topk(num_items)
             best[protocol][some] = items.masked_fill(values == -torch.inf, -1).cpu().numpy()
     return best
 

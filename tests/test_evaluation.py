@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -32,7 +33,7 @@ from gram.evaluation import full_ranking as evaluation
 from gram.evaluation.candidates import gram_candidates, target_ranks
 from gram.evaluation.full_ranking import (
     PROTOCOLS,
-    dense_ranks,
+    dense_ranks_by_protocol,
     evaluate,
     format_table,
     ranking_metrics,
@@ -79,6 +80,11 @@ def test_one_user_says_nothing_of_others_and_none_is_an_error():
     assert ranking_metrics(np.array([2]))["ndcg@5"] == {"mean": pytest.approx(1 / np.log2(3)), "low": 0.0, "high": 1.0}
     with pytest.raises(ValueError, match="no users"):
         ranking_metrics(np.array([]))
+
+
+def dense_ranks(scores, histories, targets, exclude_seen):
+    recommender = SimpleNamespace(score=lambda histories: scores)
+    return dense_ranks_by_protocol(recommender, histories, targets)["unseen_items" if exclude_seen else "all_items"]
 
 
 def test_ties_go_to_the_lower_row():
