@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import partial
+from textwrap import indent
 
 from .commands import COMMANDS
 from .common.command_line import exit_code_of
@@ -68,10 +69,9 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        prog, summary = f"gram {name}", command.__doc__
-        in_list = summary[0].lower() + summary[1:].rstrip(".")
-        epilog = "\n".join(["examples:", *(f"  {prog} {example}" for example in command.EXAMPLES)])
-        sub = commands.add_parser(name, prog=prog, help=in_list, description=summary, epilog=epilog)
+        summary, examples = command.__doc__.split("\n\n")
+        in_list, epilog = summary[0].lower() + summary[1:].rstrip("."), "examples:\n" + indent(examples, "  ")
+        sub = commands.add_parser(name, prog=f"gram {name}", help=in_list, description=summary, epilog=epilog)
         if argv[:1] == [name]:  # the flags of some commands take heavy imports to list
             command.add_arguments(sub)
     return parser

@@ -1,7 +1,7 @@
 """The sub-commands of `gram`, a module each.
 
-A module's docstring is its summary in `gram --help`, and `EXAMPLES` are shown below its flags, which `add_arguments`
-gives to its parser; `run` does what was asked for.
+A module's docstring is its help: a summary, and examples, which are shown below its flags. `add_arguments` gives these
+to its parser, and `run` does what was asked for.
 """
 
 from importlib import import_module

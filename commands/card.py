@@ -1,4 +1,9 @@
-"""Write the model card, README.md, anew from the files of a model folder."""
+"""Write the model card, README.md, anew from the files of a model folder.
+
+gram card runs/quickstart
+gram card runs/beauty --data-name 'Amazon Beauty (2014)' --licence cc-by-nc-4.0 --language en
+gram card runs/beauty --notes none   # flags are kept in MODEL/card.yaml; none takes one back
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,6 @@ from pathlib import Path
 
 from ..common.settings import add_flags
 from .command import quiet
-
-EXAMPLES = (
-    "runs/quickstart",
-    "runs/beauty --data-name 'Amazon Beauty (2014)' --licence cc-by-nc-4.0 --language en",
-    "runs/beauty --notes none   # flags are kept in MODEL/card.yaml; none takes one back",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,8 @@
-"""Encode every item once, for recommending and evaluating faster."""
+"""Encode every item once, for recommending and evaluating faster.
+
+gram encode runs/quickstart
+gram encode runs/quickstart --output encodings/int8 --dtype int8
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,6 @@ import argparse
 from pathlib import Path
 
 from .command import quiet
-
-EXAMPLES = (
-    "runs/quickstart",
-    "runs/quickstart --output encodings/int8 --dtype int8",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,9 @@
-"""Rank the held-out item of every user, by the model and by popularity, item-kNN and SASRec."""
+"""Rank the held-out item of every user, by the model and by popularity, item-kNN and SASRec.
+
+gram evaluate runs/quickstart --data runs/quickstart/data --split test --output results.json
+gram evaluate runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100
+gram evaluate runs/quickstart --data runs/quickstart/data --output results.json --rerank
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,6 @@ import argparse
 from pathlib import Path
 
 from .command import add_data, add_search, at_least_one, quiet
-
-EXAMPLES = (
-    "runs/quickstart --data runs/quickstart/data --split test --output results.json",
-    "runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100",
-    "runs/quickstart --data runs/quickstart/data --output results.json --rerank",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,8 @@
-"""Turn raw data into a data folder: filtered, in order of time, split."""
+"""Turn raw data into a data folder: filtered, in order of time, split.
+
+gram prepare --format movielens --input ml-1m --output data/ml-1m
+gram prepare --config recipes/prepare-yelp.yaml --input yelp_dataset --output data/yelp
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,6 @@ import logging
 from pathlib import Path
 
 from ..common.settings import add_flags, settings_from
-
-EXAMPLES = (
-    "--format movielens --input ml-1m --output data/ml-1m",
-    "--config recipes/prepare-yelp.yaml --input yelp_dataset --output data/yelp",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

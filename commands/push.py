@@ -1,15 +1,14 @@
-"""Publish a model on the Hub: one commit, of what has changed."""
+"""Publish a model on the Hub: one commit, of what has changed.
+
+gram push runs/quickstart --repo-id me/films --dry-run
+gram push runs/quickstart --repo-id me/films --private --item-cache
+"""
 
 from __future__ import annotations
 
 import argparse
 
 from .command import quiet
-
-EXAMPLES = (
-    "runs/quickstart --repo-id me/films --dry-run",
-    "runs/quickstart --repo-id me/films --private --item-cache",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

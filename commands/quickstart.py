@@ -1,4 +1,7 @@
-"""Train and evaluate a small GRAM on MovieLens-100k, and recommend films by title."""
+"""Train and evaluate a small GRAM on MovieLens-100k, and recommend films by title.
+
+gram quickstart --output-dir runs/quickstart
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import argparse
 from pathlib import Path
 
 from .command import quiet
-
-EXAMPLES = ("--output-dir runs/quickstart",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,8 @@
-"""Recommend items for a history, or for a file of users."""
+"""Recommend items for a history, or for a file of users.
+
+gram recommend runs/quickstart --history 50 --history 172 --top-k 10
+gram recommend runs/quickstart --users users.txt --output recs.parquet
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,6 @@ import argparse
 from pathlib import Path
 
 from .command import add_search, at_least_one, quiet
-
-EXAMPLES = (
-    "runs/quickstart --history 50 --history 172 --top-k 10",
-    "runs/quickstart --users users.txt --output recs.parquet",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

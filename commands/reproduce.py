@@ -1,4 +1,9 @@
-"""Make a whole table of results: GRAM, its ablations, the baselines, each figure from a file."""
+"""Make a whole table of results: GRAM, its ablations, the baselines, each figure from a file.
+
+gram reproduce beauty --data DIR --output-dir runs/beauty --seeds 3
+gram reproduce beauty --data DIR --output-dir runs/quick --fraction 0.02 --size tiny --epochs 1 --rows gram sasrec
+gram reproduce --from runs/beauty/results/gram-seed0.json --output-dir runs/again
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,6 @@ from pathlib import Path
 
 from ..common.settings import add_flags
 from .command import add_data, at_least_one, quiet
-
-EXAMPLES = (
-    "beauty --data DIR --output-dir runs/beauty --seeds 3",
-    "beauty --data DIR --output-dir runs/quick --fraction 0.02 --size tiny --epochs 1 --rows gram sasrec",
-    "--from runs/beauty/results/gram-seed0.json --output-dir runs/again",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

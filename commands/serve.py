@@ -1,4 +1,8 @@
-"""Answer requests for recommendations over HTTP."""
+"""Answer requests for recommendations over HTTP.
+
+gram serve runs/quickstart
+gram serve runs/quickstart --port 0 --batch-size 32 --max-pending 512
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,6 @@ from .command import port, quiet
 # oneDNN keeps compiled kernels for a thousand shapes of input. Every batch of users has shapes of its own, so that they
 # are of little use, and take some 300 MB in time.
 KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
-
-EXAMPLES = (
-    "runs/quickstart",
-    "runs/quickstart --port 0 --batch-size 32 --max-pending 512",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,9 @@
-"""Show a model in a demo Space: search, history, recommendations and why."""
+"""Show a model in a demo Space: search, history, recommendations and why.
+
+gram space runs/quickstart --run
+gram space NAME/films --repo-id films-demo
+gram space NAME/films --output space
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,6 @@ import argparse
 from pathlib import Path
 
 from .command import port, quiet
-
-EXAMPLES = (
-    "runs/quickstart --run",
-    "NAME/films --repo-id films-demo",
-    "NAME/films --output space",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,13 @@
-"""Print the table of a reproduction, or put it into a page."""
+"""Print the table of a reproduction, or put it into a page.
+
+gram table runs/beauty
+gram table runs/beauty --output docs/benchmarks.md
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-EXAMPLES = (
-    "runs/beauty",
-    "runs/beauty --output docs/benchmarks.md",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

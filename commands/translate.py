@@ -1,4 +1,9 @@
-"""Give every item its lexical ID and its similar items, and save a GRAM tokenizer."""
+"""Give every item its lexical ID and its similar items, and save a GRAM tokenizer.
+
+gram translate --data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html
+gram translate --data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small --report beauty.html
+gram translate --data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,6 @@ from pathlib import Path
 
 from ..common.settings import add_flags, settings_from
 from .command import add_data, at_least_one, quiet
-
-EXAMPLES = (
-    "--data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html",
-    "--data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small --report beauty.html",
-    "--data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,7 @@
-"""Choose the settings of item-kNN and SASRec on the validation items."""
+"""Choose the settings of item-kNN and SASRec on the validation items.
+
+gram tune --data runs/quickstart/data --output runs/tuned
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import argparse
 from pathlib import Path
 
 from .command import add_data, quiet, whole_number
-
-EXAMPLES = ("--data runs/quickstart/data --output runs/tuned",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
