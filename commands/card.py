@@ -5,8 +5,6 @@ gram card runs/beauty --data-name 'Amazon Beauty (2014)' --licence cc-by-nc-4.0 
 gram card runs/beauty --notes none   # flags are kept in MODEL/card.yaml; none takes one back
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Nothing heavy is imported here, nor at the top of a command's file, so that `gram --help` answers at once.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path

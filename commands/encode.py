@@ -4,8 +4,6 @@ gram encode runs/quickstart
 gram encode runs/quickstart --output encodings/int8 --dtype int8
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -5,8 +5,6 @@ gram evaluate runs/quickstart --data runs/quickstart/data --output quick.json --
 gram evaluate runs/quickstart --data runs/quickstart/data --output results.json --rerank
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

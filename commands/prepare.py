@@ -4,8 +4,6 @@ gram prepare --format movielens --input ml-1m --output data/ml-1m
 gram prepare --config recipes/prepare-yelp.yaml --input yelp_dataset --output data/yelp
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 from pathlib import Path

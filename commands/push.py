@@ -4,8 +4,6 @@ gram push runs/quickstart --repo-id me/films --dry-run
 gram push runs/quickstart --repo-id me/films --private --item-cache
 """
 
-from __future__ import annotations
-
 import argparse
 
 from .command import quiet

@@ -3,8 +3,6 @@
 gram quickstart --output-dir runs/quickstart
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -4,8 +4,6 @@ gram recommend runs/quickstart --history 50 --history 172 --top-k 10
 gram recommend runs/quickstart --users users.txt --output recs.parquet
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

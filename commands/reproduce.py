@@ -5,8 +5,6 @@ gram reproduce beauty --data DIR --output-dir runs/quick --fraction 0.02 --size 
 gram reproduce --from runs/beauty/results/gram-seed0.json --output-dir runs/again
 """
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from pathlib import Path

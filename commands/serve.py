@@ -4,8 +4,6 @@ gram serve runs/quickstart
 gram serve runs/quickstart --port 0 --batch-size 32 --max-pending 512
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import os

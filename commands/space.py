@@ -5,8 +5,6 @@ gram space NAME/films --repo-id films-demo
 gram space NAME/films --output space
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

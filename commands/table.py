@@ -4,8 +4,6 @@ gram table runs/beauty
 gram table runs/beauty --output docs/benchmarks.md
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

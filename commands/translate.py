@@ -5,8 +5,6 @@ gram translate --data DIR --output tokenizers/beauty --tokenizer google-t5/t5-sm
 gram translate --data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 gram tune --data runs/quickstart/data --output runs/tuned
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from ..collaborative.sasrec import SASRec
 from ..common.files import check_outputs, holds_json, holds_table, new_files
 from ..common.processes import gather_users, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_weights, read_provenance
-from ..data import RecommendationData, drawn_users, evaluation_histories, training_part, without_test
+from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
 from .candidates import PROTOCOLS, allowed, chunks, gram_candidates, target_ranks
@@ -49,7 +48,7 @@ class Evaluation:
             `provenance` is what was measured on what, and stands in the head of the file of ranks too: two files of one
             key belong together. A baseline's seconds include its training. With re-ranking, GRAM's include that of
             SASRec's items, and there is `"reranking": {"file", "key", "seconds", "weights"}`: the file of the weights,
-            its key, what choosing took (and training the baselines), and the weights.
+            its key, what choosing took, and the weights.
         per_user: one row per user, model and protocol: `user_id`, `item_id` (the target), `model`, `protocol`, `rank`
             (null beyond 50).
     """
@@ -75,9 +74,8 @@ def result_files(output: str | Path) -> tuple[Path, Path]:
     output = Path(output)
     if output.suffix != ".json" or output.is_dir():
         raise ValueError(f"{output}: results are written as JSON; give a file name that ends in .json")
-    table = output.with_suffix(".parquet")
-    check_outputs({output: lambda path: holds_json(path, "split", "users", "num_beams", "models")})
-    check_outputs({table: lambda path: holds_table(path, *PER_USER)})
+    table, entries = output.with_suffix(".parquet"), ("split", "users", "num_beams", "models")
+    check_outputs({output: lambda path: holds_json(path, *entries), table: lambda path: holds_table(path, *PER_USER)})
     return output, table
 
 
@@ -134,9 +132,10 @@ def evaluate(
     share = users[own_share(num_users, accelerator)]
     own_histories, own_targets = [histories[user] for user in share], targets[share]
     training, model = training_part(data), model.to(accelerator.device)
+    search = {"num_beams": num_beams, "batch_size": batch_size, "progress": progress, "item_cache": item_cache}
+    scorers, ranks, seconds, start = {}, {}, {}, time.perf_counter()
 
-    @cache
-    def sasrec():
+    def sasrec(training: Interactions, num_items: int) -> SASRec:
         given = {} if model_sasrec is None else read_provenance(model_sasrec)
         is_known = given.get("inputs", {}).get("training interactions") == hash_of_interactions(training)
         if is_known and given["settings"].get("num_items") == num_items:
@@ -144,36 +143,33 @@ def evaluate(
         with accelerator.main_process_first():  # the others load what the first has saved
             return fit_or_load(sasrec_file, training, num_items, progress=progress)
 
-    baselines = {
-        "SASRec": sasrec,
-        "item-kNN": cache(lambda: ItemKNN(training, num_items)),
-        "popularity": cache(lambda: Popularity(training, num_items)),
-    }
-    search = {"num_beams": num_beams, "batch_size": batch_size, "progress": progress, "item_cache": item_cache}
-    reranking, ranks, seconds, start = None, {}, {}, time.perf_counter()
+    def took(name: str) -> None:
+        nonlocal start
+        now = time.perf_counter()
+        seconds[name], start = round(seconds.get(name, 0.0) + now - start, 2), now
 
     def add(name: str, by_protocol: dict[str, np.ndarray]) -> None:
-        nonlocal start
         ranks[name] = {key: gather_users(own, num_users, accelerator) for key, own in by_protocol.items()}
-        now = time.perf_counter()
-        seconds[name], start = round(now - start, 2), now
+        took(name)
 
+    for name, fit in (("SASRec", sasrec), ("item-kNN", ItemKNN), ("popularity", Popularity)):
+        scorers[name] = fit(training, num_items)
+        took(name)
     if reranking_file is None:
-        candidates = gram_candidates(model, tokenizer, own_histories, **search)
-    else:  # before anything of the test split is ranked
-        scorers = {name: make() for name, make in baselines.items()}
+        reranking, candidates = None, gram_candidates(model, tokenizer, own_histories, **search)
+    else:
         options = {"max_users": max_users, "accelerator": accelerator, **search}
         reranking = choose_reranking(reranking_file, model, tokenizer, without_test(data), scorers, **options)
-        seconds_choosing, start = round(time.perf_counter() - start, 2), time.perf_counter()
+        took("choosing")  # before anything of the test split is ranked
         found = put_forward(model, tokenizer, own_histories, scorers, **search)
         candidates = found.candidates
     add("GRAM", {protocol: target_ranks(of.generated.items, own_targets) for protocol, of in candidates.items()})
     for name, by_protocol in reranking.ranks(found, own_targets).items() if reranking else ():
         add(name, by_protocol)
-    for name, make in baselines.items():
-        add(name, dense_ranks_by_protocol(make(), own_histories, own_targets))
+    for name, scorer in scorers.items():
+        add(name, dense_ranks_by_protocol(scorer, own_histories, own_targets))
 
-    inputs = hashes_of(model, tokenizer, sasrec())
+    inputs = hashes_of(model, tokenizer, scorers["SASRec"])
     inputs["interactions"] = hash_of_interactions(data.interactions, data.splits)
     if reranking is not None:
         inputs["reranking"] = reranking.record["key"]
@@ -194,8 +190,8 @@ def evaluate(
         "seconds": seconds,
     }
     if reranking is not None:
-        facts = {"file": Path(reranking_file).name, "key": reranking.record["key"], "seconds": seconds_choosing}
-        results["reranking"] = {**facts, "weights": reranking.weights}
+        facts = {"file": Path(reranking_file).name, "key": reranking.record["key"]}
+        results["reranking"] = {**facts, "seconds": seconds.pop("choosing"), "weights": reranking.weights}
     names = [histories.user_ids[user] for user in users]
     target_ids = [tokenizer.item_ids[row] for row in targets[users]]
     per_user = ranks_table(names, target_ids, ranks).replace_schema_metadata(provenance.metadata)
