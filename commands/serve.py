@@ -23,12 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=port, default=8000, metavar="N", help="0 picks a free one (%(default)s)")
-    cache = "item encodings made by `gram encode`, read into memory (MODEL/item_encodings; without them items are "
-    cache += "encoded at the start)"
-    parser.add_argument("--item-cache", type=Path, metavar="DIR", help=cache)
-    levels = ("error", "warning", "info")
-    level = "info has a line per request, without its histories (%(default)s)"
-    parser.add_argument("--log-level", choices=levels, default="info", help=level)
+    what = "item encodings made by `gram encode`, read into memory (MODEL/item_encodings; without them items are "
+    what += "encoded at the start)"
+    parser.add_argument("--item-cache", type=Path, metavar="DIR", help=what)
+    what = "info has a line per request, without its histories (%(default)s)"
+    parser.add_argument("--log-level", choices=("error", "warning", "info"), default="info", help=what)
     add_flags(parser, ServeSettings)
 
 

@@ -12,15 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Recommender
 from ..collaborative.fitting import fit_or_load, fit_sasrec, sasrec_provenance
 from ..collaborative.sasrec import SASRecSettings
-from ..common.files import json_in, write_json
+from ..common.files import json_in, locked, write_json
 from ..common.provenance import Provenance, hash_of_interactions
-from ..data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
+from ..data import RecommendationData, evaluation_histories, training_part, without_test
 from ..translation import SASREC_FILE
 from .full_ranking import dense_ranks_by_protocol
 from .rankings import ranking_metrics
@@ -100,9 +99,10 @@ def tune_sasrec(
     def keep(model):
         model.save(path, sasrec_provenance(training, num_items, model.settings, seed))
 
-    tuning = _Search("SASRec", SASRecSettings, data, path.parent, fit, keep, seed).run(grid, progress)
-    # The search has kept it, unless all trials were there already and the file is gone, or of another seed.
-    fit_or_load(path, training, num_items, tuning.best, seed, progress)
+    with locked(path.parent, inside=True, wait=True):
+        tuning = _Search("SASRec", SASRecSettings, data, path.parent, fit, keep, seed).run(grid, progress)
+        # The search has kept it, unless all trials were there already and the file is gone, or of another seed.
+        fit_or_load(path, training, num_items, tuning.best, seed, progress)
     return tuning
 
 
@@ -121,7 +121,8 @@ def tune_item_knn(
     def fit(settings: ItemKNNSettings):
         return ItemKNN(training, num_items, settings)
 
-    return _Search("item-kNN", ItemKNNSettings, data, Path(folder), fit).run(grid, progress)
+    with locked(folder, inside=True, wait=True):
+        return _Search("item-kNN", ItemKNNSettings, data, Path(folder), fit).run(grid, progress)
 
 
 @dataclass
@@ -138,10 +139,9 @@ class _Search:
     trials: dict[Any, Trial] = field(default_factory=dict)  # by settings
 
     def __post_init__(self):
-        self.histories, self.targets = evaluation_histories(without_test(self.data), "validation")
-        with_targets = [np.append(past, target) for past, target in zip(self.histories, self.targets, strict=True)]
-        known = Interactions.from_sequences(self.histories.user_ids, with_targets)
-        parts = {"training": training_part(self.data), "validation": known}
+        known = without_test(self.data)
+        self.histories, self.targets = evaluation_histories(known, "validation")
+        parts = {"training": training_part(known), "validation": known.interactions}
         self.inputs = {name: hash_of_interactions(part) for name, part in parts.items()}
 
     def run(self, grid: Grid, progress: bool) -> Tuning:
