@@ -124,16 +124,14 @@ def put_forward(
     """
     best = _best_items(scorers["SASRec"], histories, min(num_beams, len(tokenizer.item_ids)))
     candidates = gram_candidates(model, tokenizer, histories, num_beams=num_beams, others=best, **search)
-    scores, spread = {protocol: {} for protocol in PROTOCOLS}, {}
+    spread = {name: np.zeros(len(histories), dtype=np.float32) for name in scorers}
+    scores = {key: {name: np.zeros_like(of.scores) for name in scorers} for key, of in candidates.items()}
     for name, scorer in scorers.items():
-        spread[name] = np.zeros(len(histories), dtype=np.float32)
-        for protocol in PROTOCOLS:
-            scores[protocol][name] = np.zeros_like(candidates[protocol].scores)
         for some in chunks(len(histories)):
             catalogue = torch.as_tensor(scorer.score(histories[some])).float().cpu().numpy()  # (B, N)
             spread[name][some] = catalogue.std(axis=1)
-            for protocol in PROTOCOLS:
-                rows = np.maximum(candidates[protocol].items[some], 0)
+            for protocol, of in candidates.items():
+                rows = np.maximum(of.items[some], 0)
                 scores[protocol][name][some] = np.take_along_axis(catalogue, rows, axis=1)
     return PutForward(candidates, scores, spread)
 

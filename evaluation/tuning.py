@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,7 @@ def tune_item_knn(
         >>> len(tuning.trials), tuning.best.shrinkage
         (2, 0.0)
     """
-    training, num_items = training_part(data), len(data.items)
-
-    def fit(settings: ItemKNNSettings):
-        return ItemKNN(training, num_items, settings)
-
+    fit = partial(ItemKNN, training_part(data), len(data.items))
     with locked(folder, inside=True, wait=True):
         return _Search("item-kNN", ItemKNNSettings, data, Path(folder), fit).run(grid, progress)
 
