@@ -336,8 +336,7 @@ def main(argv: list[str] | None = None) -> None:
         epilog="accelerate launch train_accelerate.py --config recipes/beauty.yaml --data DIR --output-dir DIR",
     )
     add_flags(parser, TrainingSettings, TranslationSettings, config=True)
-    given = vars(parser.parse_args(argv))
-    settings, translation_settings = settings_from(given, TrainingSettings, TranslationSettings)
+    settings, translation_settings = settings_from(vars(parser.parse_args(argv)), TrainingSettings, TranslationSettings)
     level = logging.INFO if this_process().is_main_process else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s")
     for library in ("accelerate", "transformers"):

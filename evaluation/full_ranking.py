@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from accelerate import Accelerator
 
 from ..collaborative.baselines import ItemKNN, Popularity, Recommender
@@ -31,7 +30,7 @@ from ..common.provenance import Provenance, hash_of_interactions, hash_of_weight
 from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
-from .candidates import PROTOCOLS, allowed, chunks, gram_candidates, target_ranks
+from .candidates import PROTOCOLS, allowed, gram_candidates, scored, target_ranks
 from .rankings import CUTOFFS, ranking_metrics
 from .reranking import choose_reranking, hashes_of, put_forward
 
@@ -232,8 +231,7 @@ def dense_ranks_by_protocol(
     """
     targets = np.asarray(targets, dtype=np.int64)
     ranks = {protocol: np.zeros_like(targets) for protocol in PROTOCOLS}
-    for users in chunks(len(targets)):
-        every = torch.as_tensor(recommender.score(histories[users])).cpu().double()
+    for users, every in scored(recommender, histories):
         of_user = targets[users, None]
         for protocol in PROTOCOLS:
             scores = allowed(every, histories[users], protocol).numpy()  # (U, N)

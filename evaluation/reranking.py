@@ -22,18 +22,16 @@ from ..common.processes import gather_users, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_model, hash_of_tokenizer, hash_of_weights
 from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
 from ..item_cache_gram import ItemCache
-from .candidates import PROTOCOLS, Candidates, allowed, chunks, gram_candidates, target_ranks
+from .candidates import PROTOCOLS, Candidates, allowed, gram_candidates, scored, target_ranks
 from .rankings import ranking_metrics
 from .weighting import GRID, ROUNDS, choose_weights, weighted_ranking
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """Whose candidates are ranked by whom.
+    """Whose candidates are ranked, GRAM's or SASRec's (whose GRAM spells out, to score them as its own), and by whom.
 
-    Attributes:
-        of: whose candidates: beam search's, and as many of SASRec, which GRAM spells out to score them as its own.
-        by: whose scores count beside those of the first of them.
+    The scores of those in `by` count beside those of the first in `of`.
     """
 
     of: tuple[str, ...]
@@ -127,12 +125,11 @@ def put_forward(
     spread = {name: np.zeros(len(histories), dtype=np.float32) for name in scorers}
     scores = {key: {name: np.zeros_like(of.scores) for name in scorers} for key, of in candidates.items()}
     for name, scorer in scorers.items():
-        for some in chunks(len(histories)):
-            catalogue = torch.as_tensor(scorer.score(histories[some])).float().cpu().numpy()  # (B, N)
-            spread[name][some] = catalogue.std(axis=1)
+        for some, catalogue in scored(scorer, histories):
+            spread[name][some] = catalogue.numpy().std(axis=1)
             for protocol, of in candidates.items():
                 rows = np.maximum(of.items[some], 0)
-                scores[protocol][name][some] = np.take_along_axis(catalogue, rows, axis=1)
+                scores[protocol][name][some] = np.take_along_axis(catalogue.numpy(), rows, axis=1)
     return PutForward(candidates, scores, spread)
 
 
@@ -158,8 +155,7 @@ def choose_reranking(
         known: in rows of the tokenizer's catalogue, without test interactions: see `gram.data.without_test`.
         scorers: the recommenders of [`FUSIONS`] by name, which learnt from the training part alone.
         num_beams: width of GRAM's search; SASRec puts forward as many items.
-        max_users: only so many users, drawn at random.
-        accelerator: where to run; by default all of the launched processes.
+        max_users, accelerator: only so many users, drawn at random; all of the launched processes.
 
     Raises:
         ValueError: the data hold a test interaction, or no validation item.
@@ -203,11 +199,10 @@ def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndar
 def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items: int) -> dict[str, np.ndarray]:
     """For each protocol the recommender's best items (U, num_items), -1 where there are no more."""
     best = {protocol: np.full((len(histories), num_items), -1) for protocol in PROTOCOLS}
-    for some in chunks(len(histories)):
-        scores = torch.as_tensor(scorer.score(histories[some])).float()
+    for some, scores in scored(scorer, histories):
         for protocol in PROTOCOLS:
             values, items = allowed(scores, histories[some], protocol).topk(num_items)
-            best[protocol][some] = items.masked_fill(values == -torch.inf, -1).cpu().numpy()
+            best[protocol][some] = items.masked_fill(values == -torch.inf, -1).numpy()
     return best
 
 

@@ -56,8 +56,7 @@ class Trial:
     @property
     def gain(self) -> float:
         """What trials are judged by."""
-        protocol, metric = JUDGE
-        return self.metrics[protocol][metric]
+        return self.metrics[JUDGE[0]][JUDGE[1]]
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,6 @@ NUM_SHOWN_USERS, NUM_SHOWN_ITEMS = 2, 5
 RELOAD = """
 import json, sys
 from transformers import pipeline
-from transformers.utils import logging
-logging.set_verbosity_error()
-logging.disable_progress_bar()
 recommend = pipeline("generative-recommendation", model=sys.argv[1], trust_remote_code=True)
 print(json.dumps(recommend(json.load(sys.stdin), top_k=int(sys.argv[2]))))
 """

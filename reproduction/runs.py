@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -211,11 +210,7 @@ def run_fusion(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
     }
 
 
-KINDS: dict[str, Callable[[Run, Workspace], tuple[Ranks, Facts]]] = {
-    GRAM: run_gram,
-    FUSION: run_fusion,
-    **dict.fromkeys(BASELINES, run_baseline),
-}
+KINDS = {GRAM: run_gram, FUSION: run_fusion, **dict.fromkeys(BASELINES, run_baseline)}
 
 
 def _since(start: float) -> float:
