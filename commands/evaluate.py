@@ -27,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     quiet()
-
     from ..common.files import check_outputs, holds_json, locked
     from ..common.processes import make_accelerator
     from ..common.provenance import read_provenance

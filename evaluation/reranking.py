@@ -155,7 +155,7 @@ def choose_reranking(
         known: in rows of the tokenizer's catalogue, without test interactions: see `gram.data.without_test`.
         scorers: the recommenders of [`FUSIONS`] by name, which learnt from the training part alone.
         num_beams: width of GRAM's search; SASRec puts forward as many items.
-        max_users, accelerator: only so many users, drawn at random; all of the launched processes.
+        max_users, accelerator: as of `gram.evaluation.full_ranking.evaluate`.
 
     Raises:
         ValueError: the data hold a test interaction, or no validation item.

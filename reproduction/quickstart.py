@@ -99,8 +99,7 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
         refresh_model_card(output_dir, CARD)
 
     say("5/5  recommendations of the saved model, loaded in a fresh process")
-    for line in _recommend(output_dir, data):
-        say(line)
+    say("\n".join(_recommend(output_dir, data)))
     say(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. The model is in {output_dir}; ask it for more:")
     item = data.items.item_ids[int(data.interactions[0][-1])]
     say(f"  gram recommend {output_dir} --history {item} --top-k 10")

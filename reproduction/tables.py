@@ -20,8 +20,7 @@ from ..evaluation.candidates import PROTOCOLS
 from ..evaluation.rankings import estimate, gains, interval
 from .plan import RECIPE_SIZE, RESULTS_FOLDER, ROWS
 
-JOINED_FILE = "results.json"
-COMPARED = "ndcg@10"
+JOINED_FILE, COMPARED = "results.json", "ndcg@10"
 SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 END = "<!-- end of gram table -->"
 
