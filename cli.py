@@ -13,19 +13,17 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
+from textwrap import indent
 
 from .commands import COMMANDS
 from .common.command_line import exit_code_of
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=30)
-
-
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
-        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
+        formatter = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
+        super().__init__(formatter_class=formatter, allow_abbrev=False, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
         """An id may begin with a dash: what follows a flag and is no flag is its value."""
@@ -58,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run_command() -> None:
         arguments = _parser(argv).parse_args(argv)
-        arguments.run(arguments)
+        COMMANDS[argv[0]].run(arguments)
 
     return exit_code_of(run_command)
 
@@ -71,13 +69,11 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        prog = f"gram {name}"
-        summary = command.summary[0].upper() + command.summary[1:] + "."
-        epilog = "examples:\n" + "\n".join(f"  {prog} {example}" for example in command.examples.splitlines())
-        sub = commands.add_parser(name, prog=prog, help=command.summary, description=summary, epilog=epilog)
+        summary, examples = command.__doc__.split("\n\n")
+        in_list, epilog = summary[0].lower() + summary[1:].rstrip("."), "examples:\n" + indent(examples, "  ")
+        sub = commands.add_parser(name, prog=f"gram {name}", help=in_list, description=summary, epilog=epilog)
         if argv[:1] == [name]:  # the flags of some commands take heavy imports to list
             command.add_arguments(sub)
-            sub.set_defaults(run=command.run)
     return parser
 
 

@@ -30,9 +30,10 @@ from gram.common.command_line import exit_code_of
 from gram.common.files import check_outputs, locked, new_file, write_json
 from gram.common.processes import keep_freed_memory, make_accelerator, precision, this_process
 from gram.common.provenance import Provenance
-from gram.common.settings import parse
+from gram.common.settings import add_flags, settings_from
 from gram.data import RecommendationData, drawn_users, evaluation_histories, read_folder, training_part
-from gram.evaluation.full_ranking import gram_ranks, ranking_metrics
+from gram.evaluation.candidates import gram_candidates, target_ranks
+from gram.evaluation.rankings import ranking_metrics
 from gram.hub import refresh_model_card
 from gram.item_cache_gram import ITEM_CACHE_FOLDER
 from gram.serving.loading import MODEL_FILES
@@ -251,7 +252,8 @@ class _Run:
         if not torch.stack([weight.isfinite().all() for weight in model.parameters()]).all():
             raise ValueError(self._diverged(f"some weights are not finite after step {progress.updates}"))
         past, beams = [histories[user] for user in share], settings.validation_beams
-        ranks = gram_ranks(model, self.tokenizer, past, targets[share], num_beams=beams)
+        found = gram_candidates(model, self.tokenizer, past, ["all_items"], num_beams=beams)["all_items"]
+        ranks = target_ranks(found.items, targets[share])
         gain = ranking_metrics(ranks, [10])["ndcg@10"]["mean"] * len(ranks) if len(ranks) else 0.0
         ndcg = accelerator.reduce(torch.tensor(gain, device=accelerator.device), "sum").item() / len(users)
         self._log(bar, {"ndcg@10": ndcg})
@@ -333,7 +335,8 @@ def main(argv: list[str] | None = None) -> None:
         description="Train GRAM on a data folder: translation, training, validation, the best model's folder.",
         epilog="accelerate launch train_accelerate.py --config recipes/beauty.yaml --data DIR --output-dir DIR",
     )
-    settings, translation_settings = parse(parser, TrainingSettings, TranslationSettings, argv=argv)
+    add_flags(parser, TrainingSettings, TranslationSettings, config=True)
+    settings, translation_settings = settings_from(vars(parser.parse_args(argv)), TrainingSettings, TranslationSettings)
     level = logging.INFO if this_process().is_main_process else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s")
     for library in ("accelerate", "transformers"):

@@ -1,33 +1,13 @@
-"""The sub-commands of `gram`, one file each, in the order of `gram --help`."""
+"""The sub-commands of `gram`, a module each.
 
-from . import (
-    card,
-    encode,
-    evaluate,
-    prepare,
-    push,
-    quickstart,
-    recommend,
-    reproduce,
-    serve,
-    space,
-    table,
-    translate,
-    tune,
+A module's docstring is its help: a summary, and examples, which are shown below its flags. `add_arguments` gives these
+to its parser, and `run` does what was asked for.
+"""
+
+from importlib import import_module
+
+_NAMES = (  # in the order of `gram --help`
+    *("prepare", "translate", "encode", "evaluate", "tune", "recommend", "serve"),
+    *("card", "push", "space", "quickstart", "reproduce", "table"),
 )
-
-COMMANDS = {
-    "prepare": prepare.COMMAND,
-    "translate": translate.COMMAND,
-    "encode": encode.COMMAND,
-    "evaluate": evaluate.COMMAND,
-    "tune": tune.COMMAND,
-    "recommend": recommend.COMMAND,
-    "serve": serve.COMMAND,
-    "card": card.COMMAND,
-    "push": push.COMMAND,
-    "space": space.COMMAND,
-    "quickstart": quickstart.COMMAND,
-    "reproduce": reproduce.COMMAND,
-    "table": table.COMMAND,
-}
+COMMANDS = {name: import_module(f".{name}", __package__) for name in _NAMES}

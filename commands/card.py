@@ -1,15 +1,18 @@
-"""`gram card`: writing the model card."""
+"""Write the model card, README.md, anew from the files of a model folder.
 
-from __future__ import annotations
+gram card runs/quickstart
+gram card runs/beauty --data-name 'Amazon Beauty (2014)' --licence cc-by-nc-4.0 --language en
+gram card runs/beauty --notes none   # flags are kept in MODEL/card.yaml; none takes one back
+"""
 
 import argparse
 from pathlib import Path
 
-from .command import Command, quiet
+from ..common.settings import add_flags
+from .command import quiet
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_flags
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..hub import CardSettings
 
     what = "model folder, with training.json, and evaluation.json and ablations.json if there are any"
@@ -18,19 +21,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, CardSettings)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..hub import CardSettings, write_model_card
 
     settings = CardSettings.of(arguments.model, **vars(arguments))
     print(f"saved to {write_model_card(arguments.model, settings, arguments.overwrite)}")
-
-
-COMMAND = Command(
-    "write the model card, README.md, anew from the files of a model folder",
-    "runs/quickstart\n"
-    "runs/beauty --data-name 'Amazon Beauty (2014)' --licence cc-by-nc-4.0 --language en\n"
-    "runs/beauty --notes none   # flags are kept in MODEL/card.yaml; none takes one back",
-    _add_arguments,
-    _run,
-)

@@ -3,21 +3,9 @@
 Nothing heavy is imported here, nor at the top of a command's file, so that `gram --help` answers at once.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
-
-
-class Command(NamedTuple):
-    """A sub-command: what it says of itself, how it fills its parser, and what it does."""
-
-    summary: str
-    examples: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
 
 
 def quiet() -> None:
@@ -35,26 +23,24 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", module=module)
 
 
-def at_least_one(text: str) -> int:
-    """An argument's `type`: a whole number of at least 1."""
-    if not text.isdecimal() or (len(text) <= 9 and int(text) < 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    if len(text) > 9:
-        raise argparse.ArgumentTypeError(f"{text[:20]} is more than anything can use; give at most 999999999")
-    return int(text)
+def whole_number(least: int, most: int = 999_999_999) -> Callable[[str], int]:
+    """An argument's `type`: a whole number within bounds; the highest is more than anything can use."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:20]!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return read
 
 
-def port(text: str) -> int:
-    """An argument's `type`: a port to listen on."""
-    if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
-    return int(text)
+at_least_one, port = whole_number(1), whole_number(0, 65535)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """`--data`, a data folder."""
     what = "data folder that `gram prepare` made, or with user_sequence.txt (USER ITEM ITEM ...) and item_text.tsv"
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help=what)
+    parser.add_argument("--data", required=required, type=Path, metavar="DIR", help=what)
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:

@@ -1,33 +1,27 @@
-"""`gram encode`: encoding every item once."""
+"""Encode every item once, for recommending and evaluating faster.
 
-from __future__ import annotations
+gram encode runs/quickstart
+gram encode runs/quickstart --output encodings/int8 --dtype int8
+"""
 
 import argparse
 from pathlib import Path
 
-from .command import Command, quiet
+from .command import quiet
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder for the encodings (MODEL/item_encodings, where the other commands look for them)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "int8"),
-        help="float32 changes nothing; bfloat16 takes half, int8 a quarter of the space (that of the encodings in DIR; "
-        "float32 where there are none)",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace encodings of other weights, item prompts or dtype"
-    )
+    what = "folder for the encodings (MODEL/item_encodings, where the other commands look for them)"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=what)
+    what = "float32 changes nothing; bfloat16 takes half, int8 a quarter of the space (that of the encodings in DIR; "
+    what += "float32 where there are none)"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), help=what)
+    what = "replace encodings of other weights, item prompts or dtype"
+    parser.add_argument("--overwrite", action="store_true", help=what)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..common.files import locked
     from ..common.processes import this_process
@@ -40,16 +34,7 @@ def _run(arguments: argparse.Namespace) -> None:
     model, tokenizer = load_model(arguments.model)
     processes = this_process()
     with locked(folder, inside=True, processes=processes):
-        cache = model.encode_items(
-            tokenizer, folder, arguments.dtype, processes=processes, overwrite=arguments.overwrite
-        )
+        options = {"processes": processes, "overwrite": arguments.overwrite}
+        cache = model.encode_items(tokenizer, folder, arguments.dtype, **options)
     if processes.is_main_process:
         print(f"{cache.num_items:,} items encoded in {cache.dtype}, saved to {folder}")
-
-
-COMMAND = Command(
-    "encode every item once, for recommending and evaluating faster",
-    "runs/quickstart\nruns/quickstart --output encodings/int8 --dtype int8",
-    _add_arguments,
-    _run,
-)

@@ -1,38 +1,32 @@
-"""`gram evaluate`: ranking the held-out items."""
+"""Rank the held-out item of every user, by the model and by popularity, item-kNN and SASRec.
 
-from __future__ import annotations
+gram evaluate runs/quickstart --data runs/quickstart/data --split test --output results.json
+gram evaluate runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100
+gram evaluate runs/quickstart --data runs/quickstart/data --output results.json --rerank
+"""
 
 import argparse
 from pathlib import Path
 
-from .command import Command, add_data, add_search, at_least_one, quiet
+from .command import add_data, add_search, at_least_one, quiet
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
     add_data(parser)
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="held-out items (test)")
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FILE.json",
-        help="metrics with 95 %% intervals; every user's ranks go to FILE.parquet beside it",
-    )
+    what = "metrics with 95 %% intervals; every user's ranks go to FILE.parquet beside it"
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.json", help=what)
     what = "only N users, drawn at random, for a quick look"
     parser.add_argument("--max-users", type=at_least_one, metavar="N", help=what)
-    parser.add_argument(
-        "--rerank",
-        action="store_true",
-        help="rank by the model and collaborative scores together, too; the weights are chosen on the validation items "
-        "and kept in FILE.reranking.json",
-    )
+    what = "rank by the model and collaborative scores together, too; the weights are chosen on the validation items "
+    what += "and kept in FILE.reranking.json"
+    parser.add_argument("--rerank", action="store_true", help=what)
     add_search(parser)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
-
     from ..common.files import check_outputs, holds_json, locked
     from ..common.processes import make_accelerator
     from ..common.provenance import read_provenance
@@ -42,43 +36,32 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..translation import SASREC_FILE
 
     output, _ = result_files(arguments.output)
-    reranking_file = output.with_suffix(".reranking.json") if arguments.rerank else None
-    sasrec_file = output.with_suffix(".sasrec.safetensors")
-    own = {sasrec_file: lambda path: read_provenance(path).get("artefact") == "sasrec"}
-    if reranking_file:
-        own[reranking_file] = lambda path: holds_json(path, "artefact", "spread", "rows")
-    check_outputs(own)
+    sasrec_file, reranking_file = output.with_suffix(".sasrec.safetensors"), None
+    check_outputs({sasrec_file: lambda path: read_provenance(path).get("artefact") == "sasrec"})
+    if arguments.rerank:
+        reranking_file = output.with_suffix(".reranking.json")
+        check_outputs({reranking_file: lambda path: holds_json(path, "artefact", "spread", "rows")})
     data = read_folder(arguments.data)
     model, tokenizer = load_model(arguments.model)
     item_cache = find_item_cache(arguments.model, model, tokenizer, arguments.item_cache)
     accelerator = make_accelerator()
     with locked(output, processes=accelerator):
+        files = {"sasrec_file": sasrec_file, "model_sasrec": Path(arguments.model) / SASREC_FILE}
         evaluation = evaluate(
             model,
             tokenizer,
             data,
+            **files,
+            reranking_file=reranking_file,
             split=arguments.split,
             num_beams=min(arguments.num_beams, model.item_trie.num_items),  # these rank the whole catalogue
             max_users=arguments.max_users,
             batch_size=arguments.batch_size,
-            model_sasrec=Path(arguments.model) / SASREC_FILE,
-            sasrec_file=sasrec_file,
             accelerator=accelerator,
             item_cache=item_cache,
-            reranking_file=reranking_file,
         )
         if accelerator.is_main_process:
             evaluation.save(output)
             print(format_table(evaluation.results))
             weights = f", the weights of re-ranking to {reranking_file}" if reranking_file else ""
             print(f"saved to {output}{weights}")
-
-
-COMMAND = Command(
-    "rank the held-out item of every user, by the model and by popularity, item-kNN and SASRec",
-    "runs/quickstart --data runs/quickstart/data --split test --output results.json\n"
-    "runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100\n"
-    "runs/quickstart --data runs/quickstart/data --output results.json --rerank",
-    _add_arguments,
-    _run,
-)

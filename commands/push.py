@@ -1,32 +1,28 @@
-"""`gram push`: publishing a model on the Hub."""
+"""Publish a model on the Hub: one commit, of what has changed.
 
-from __future__ import annotations
+gram push runs/quickstart --repo-id me/films --dry-run
+gram push runs/quickstart --repo-id me/films --private --item-cache
+"""
 
 import argparse
 
-from .command import Command, quiet
+from .command import quiet
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model folder")
-    parser.add_argument(
-        "--repo-id", required=True, metavar="NAME", help="[NAMESPACE/]NAME on the Hub; made if it does not exist"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="MODEL", help="model folder")
+    what = "[NAMESPACE/]NAME on the Hub; made if it does not exist"
+    parser.add_argument("--repo-id", required=True, metavar="NAME", help=what)
     parser.add_argument("--private", action="store_true", help="make it a private repository")
-    parser.add_argument(
-        "--revision", metavar="BRANCH", help="branch to push to, made from main if it does not exist (main)"
-    )
-    parser.add_argument(
-        "--item-cache",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="upload the encodings that `gram encode` left in MODEL/item_encodings too (no)",
-    )
+    what = "branch to push to, made from main if it does not exist (main)"
+    parser.add_argument("--revision", metavar="BRANCH", help=what)
+    what = "upload the encodings that `gram encode` left in MODEL/item_encodings too (no)"
+    parser.add_argument("--item-cache", action=argparse.BooleanOptionalAction, default=False, help=what)
     parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded; change nothing")
     parser.add_argument("--message", default="Upload GRAM", metavar="TEXT", help="of the commit (Upload GRAM)")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     import os
 
@@ -36,15 +32,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     if "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
         enable_progress_bars()  # an upload may take long
-    done = push(
-        arguments.model,
-        arguments.repo_id,
-        private=arguments.private,
-        revision=arguments.revision,
-        item_cache=arguments.item_cache,
-        message=arguments.message,
-        dry_run=arguments.dry_run,
-    )
+    done = push(**vars(arguments))
     sent = [file for file in done.changes if file.state != "removed"]
     removed = len(done.changes) - len(sent)
     sizes = f"{len(sent)} of {len(done.files) - removed} files, {sum(file.size for file in sent):,} bytes"
@@ -58,11 +46,3 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         print(f"uploaded {sizes}")
     print(done.url)
-
-
-COMMAND = Command(
-    "publish a model on the Hub: one commit, of what has changed",
-    "runs/quickstart --repo-id me/films --dry-run\nruns/quickstart --repo-id me/films --private --item-cache",
-    _add_arguments,
-    _run,
-)

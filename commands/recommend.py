@@ -1,48 +1,40 @@
-"""`gram recommend`: recommending to a history or to a file of users."""
+"""Recommend items for a history, or for a file of users.
 
-from __future__ import annotations
+gram recommend runs/quickstart --history 50 --history 172 --top-k 10
+gram recommend runs/quickstart --users users.txt --output recs.parquet
+"""
 
 import argparse
 from pathlib import Path
 
-from .command import Command, add_search, at_least_one, quiet
+from .command import add_search, at_least_one, quiet
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
     users = parser.add_mutually_exclusive_group(required=True)
-    users.add_argument(
-        "--history", action="append", metavar="ID", help="an item of the history; once for each, oldest first"
-    )
-    users.add_argument(
-        "--users", type=Path, metavar="FILE", help="many users: a line 'USER ITEM ITEM ...' each, oldest item first"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="where those to --users go, a .parquet or .csv; resumable",
-    )
+    what = "an item of the history; once for each, oldest first"
+    users.add_argument("--history", action="append", metavar="ID", help=what)
+    what = "many users: a line 'USER ITEM ITEM ...' each, oldest item first"
+    users.add_argument("--users", type=Path, metavar="FILE", help=what)
+    what = "where those to --users go, a .parquet or .csv; resumable"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=what)
     parser.add_argument("--top-k", type=at_least_one, default=10, metavar="K", help="items per user (10)")
-    parser.add_argument("--include-seen", action="store_true", help="items of the history may be recommended too")
+    what = "items of the history may be recommended too"
+    parser.add_argument("--include-seen", dest="exclude_seen", action="store_false", help=what)
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub (main)")
     add_search(parser)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     if (arguments.users is None) != (arguments.output is None):
         raise ValueError("--users and --output belong together: give both, or --history")
     quiet()
     from ..serving.recommendation import Recommender, recommend_users
 
-    recommender = Recommender.from_pretrained(
-        arguments.model, arguments.batch_size, arguments.item_cache, arguments.revision
-    )
-    search = {
-        "top_k": arguments.top_k,
-        "exclude_seen": not arguments.include_seen,
-        "num_beams": arguments.num_beams,
-    }
+    loading = (arguments.batch_size, arguments.item_cache, arguments.revision)
+    recommender = Recommender.from_pretrained(arguments.model, *loading)
+    search = {"top_k": arguments.top_k, "exclude_seen": arguments.exclude_seen, "num_beams": arguments.num_beams}
     if arguments.users is not None:
         count = recommend_users(recommender, arguments.users, arguments.output, **search)
         print(f"recommendations to {count:,} users saved to {arguments.output}")
@@ -52,11 +44,3 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"{'rank':>4}  {'score':>8}  {'item':<{width}}  title")
     for rank, item in enumerate(found, start=1):
         print(f"{rank:>4}  {item.score:>8.4f}  {item.item_id:<{width}}  {item.title}")
-
-
-COMMAND = Command(
-    "recommend items for a history, or for a file of users",
-    "runs/quickstart --history 50 --history 172 --top-k 10\nruns/quickstart --users users.txt --output recs.parquet",
-    _add_arguments,
-    _run,
-)

@@ -1,39 +1,39 @@
-"""`gram serve`: recommending over HTTP."""
+"""Answer requests for recommendations over HTTP.
 
-from __future__ import annotations
+gram serve runs/quickstart
+gram serve runs/quickstart --port 0 --batch-size 32 --max-pending 512
+"""
 
 import argparse
 import importlib.util
 import os
 from pathlib import Path
 
-from .command import Command, port, quiet
+from ..common.settings import add_flags, settings_from
+from .command import port, quiet
 
 # oneDNN keeps compiled kernels for a thousand shapes of input. Every batch of users has shapes of its own, so that they
 # are of little use, and take some 300 MB in time.
 KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_flags
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..serving.http.settings import ServeSettings
 
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=port, default=8000, metavar="N", help="0 picks a free one (%(default)s)")
-    cache = "item encodings made by `gram encode`, read into memory (MODEL/item_encodings; without them items are "
-    cache += "encoded at the start)"
-    parser.add_argument("--item-cache", type=Path, metavar="DIR", help=cache)
-    levels = ("error", "warning", "info")
-    level = "info has a line per request, without its histories (%(default)s)"
-    parser.add_argument("--log-level", choices=levels, default="info", help=level)
+    what = "item encodings made by `gram encode`, read into memory (MODEL/item_encodings; without them items are "
+    what += "encoded at the start)"
+    parser.add_argument("--item-cache", type=Path, metavar="DIR", help=what)
+    what = "info has a line per request, without its histories (%(default)s)"
+    parser.add_argument("--log-level", choices=("error", "warning", "info"), default="info", help=what)
     add_flags(parser, ServeSettings)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     if any(importlib.util.find_spec(name) is None for name in ("fastapi", "prometheus_client", "uvicorn")):
         raise ValueError('serving needs FastAPI, uvicorn and prometheus-client; pip install "gram-recommender[serve]"')
-    from ..common.settings import settings_from
     from ..serving.http.settings import ServeSettings
 
     (settings,) = settings_from(vars(arguments), ServeSettings)
@@ -44,11 +44,3 @@ def _run(arguments: argparse.Namespace) -> None:
 
     log_to_stderr(arguments.log_level)
     serve(arguments.model, arguments.host, arguments.port, settings, arguments.item_cache)
-
-
-COMMAND = Command(
-    "answer requests for recommendations over HTTP",
-    "runs/quickstart\nruns/quickstart --port 0 --batch-size 32 --max-pending 512",
-    _add_arguments,
-    _run,
-)

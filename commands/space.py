@@ -1,28 +1,30 @@
-"""`gram space`: the demo Space of a model."""
+"""Show a model in a demo Space: search, history, recommendations and why.
 
-from __future__ import annotations
+gram space runs/quickstart --run
+gram space NAME/films --repo-id films-demo
+gram space NAME/films --output space
+"""
 
 import argparse
 from pathlib import Path
 
-from .command import Command, port, quiet
+from .command import port, quiet
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="name on the Hub; with --run a model folder, too")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--output", type=Path, metavar="DIR", help="new folder for the Space, ready to push")
     what.add_argument("--repo-id", metavar="NAME", help="[NAMESPACE/]NAME on the Hub: push it there")
-    # `run` is what every command's function is called among the arguments
-    what.add_argument("--run", action="store_true", dest="here", help="run it here, until it is interrupted")
+    what.add_argument("--run", action="store_true", help="run it here, until it is interrupted")
     parser.add_argument("--private", action="store_true", help="with --repo-id: make it a private Space")
     parser.add_argument("--port", type=port, metavar="N", help="with --run: where to listen (7860 or above)")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     from ..hub.space_folder import push_space, run_space, write_space
 
-    if arguments.here:
+    if arguments.run:
         run_space(arguments.model, arguments.port)
     if arguments.port:
         raise ValueError("--port belongs to --run")
@@ -36,11 +38,3 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     folder = write_space(arguments.output, arguments.model)
     print(f"Space of {arguments.model} saved to {folder}")
-
-
-COMMAND = Command(
-    "show a model in a demo Space: search, history, recommendations and why",
-    "runs/quickstart --run\nNAME/films --repo-id films-demo\nNAME/films --output space",
-    _add_arguments,
-    _run,
-)

@@ -1,24 +1,20 @@
-"""`gram table`: the table of a reproduction, in a page."""
+"""Print the table of a reproduction, or put it into a page.
 
-from __future__ import annotations
+gram table runs/beauty
+gram table runs/beauty --output docs/benchmarks.md
+"""
 
 import argparse
 from pathlib import Path
 
-from .command import Command
 
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that `gram reproduce` wrote")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE.md",
-        help="write it there, between the lines `<!-- gram table NAME -->` and `<!-- end of gram table -->`",
-    )
+    what = "write it there, between the lines `<!-- gram table NAME -->` and `<!-- end of gram table -->`"
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help=what)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     from ..reproduction.tables import read_results, results_table, write_table
 
     if arguments.output is None:
@@ -26,11 +22,3 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         write_table(arguments.folder, arguments.output)
         print(f"saved to {arguments.output}")
-
-
-COMMAND = Command(
-    "print the table of a reproduction, or put it into a page",
-    "runs/beauty\nruns/beauty --output docs/benchmarks.md",
-    _add_arguments,
-    _run,
-)

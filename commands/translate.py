@@ -1,46 +1,39 @@
-"""`gram translate`: lexical IDs and similar items for a catalogue."""
+"""Give every item its lexical ID and its similar items, and save a GRAM tokenizer.
 
-from __future__ import annotations
+gram translate --data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html
+gram translate --data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small --report beauty.html
+gram translate --data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml
+"""
 
 import argparse
 from pathlib import Path
 
-from .command import Command, add_data, at_least_one, quiet
+from ..common.settings import add_flags, settings_from
+from .command import add_data, at_least_one, quiet
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..common.settings import add_flags
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..translation.settings import TranslationSettings
 
     add_data(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder for the GRAM tokenizer")
-    parser.add_argument(
-        "--tokenizer",
-        metavar="NAME",
-        help="text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it a "
-        "vocabulary is trained on the items' texts",
-    )
-    parser.add_argument(
-        "--max-history", type=at_least_one, default=20, metavar="N", help="most items read of a history (20)"
-    )
-    parser.add_argument(
-        "--max-passage-length", type=at_least_one, default=128, metavar="N", help="tokens of the longest prompt (128)"
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="FILE.html",
-        help="write an HTML page to look at the lexical IDs and similar items",
-    )
+    what = "text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it a "
+    what += "vocabulary is trained on the items' texts"
+    parser.add_argument("--tokenizer", metavar="NAME", help=what)
+    what = "most items read of a history (20)"
+    parser.add_argument("--max-history", type=at_least_one, default=20, metavar="N", help=what)
+    what = "tokens of the longest prompt (128)"
+    parser.add_argument("--max-passage-length", type=at_least_one, default=128, metavar="N", help=what)
+    what = "write an HTML page to look at the lexical IDs and similar items"
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help=what)
     add_flags(parser, TranslationSettings, config=True)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     import pyarrow.parquet as pq
 
     from ..common.processes import this_process
-    from ..common.settings import settings_from
     from ..data import read_folder
     from ..tokenization_gram import CATALOGUE_FILE
     from ..translation import TranslationSettings
@@ -60,13 +53,3 @@ def _run(arguments: argparse.Namespace) -> None:
         catalogue = pq.read_table(arguments.output / CATALOGUE_FILE)
         write_report(catalogue, statistics, report, title=f"Lexical IDs of {arguments.data.resolve().name}")
         print(f"report: {report}")
-
-
-COMMAND = Command(
-    "give every item its lexical ID and its similar items, and save a GRAM tokenizer",
-    "--data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html\n"
-    "--data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small --report beauty.html\n"
-    "--data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml",
-    _add_arguments,
-    _run,
-)

@@ -1,32 +1,22 @@
-"""`gram tune`: baselines at full strength."""
+"""Choose the settings of item-kNN and SASRec on the validation items.
 
-from __future__ import annotations
+gram tune --data runs/quickstart/data --output runs/tuned
+"""
 
 import argparse
 from pathlib import Path
 
-from .command import Command, add_data, quiet
+from .command import add_data, quiet, whole_number
 
 
-def _seed(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 999999999")
-    return int(text)
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="gets the folders item-knn and sasrec, each with tuning.json; run again, the command goes on where it was",
-    )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the SASRecs (0)")
+    what = "gets the folders item-knn and sasrec, each with tuning.json; run again, the command goes on where it was"
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help=what)
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of the SASRecs (0)")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..common.files import check_outputs, holds_json, locked
     from ..common.provenance import read_provenance
@@ -43,11 +33,3 @@ def _run(arguments: argparse.Namespace) -> None:
         print("item-kNN, validation items\n" + format_trials(tune_item_knn(data, output / "item-knn")))
         print("SASRec, validation items\n" + format_trials(tune_sasrec(data, output / "sasrec", seed=arguments.seed)))
     print(f"the best SASRec: {best}")
-
-
-COMMAND = Command(
-    "choose the settings of item-kNN and SASRec on the validation items",
-    "--data runs/quickstart/data --output runs/tuned",
-    _add_arguments,
-    _run,
-)

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, field, fields
 from numbers import Real
 from pathlib import Path
@@ -84,29 +84,19 @@ def add_flags(parser: argparse.ArgumentParser, *settings_classes: type, config: 
             )
 
 
-def parse(parser: argparse.ArgumentParser, *settings_classes: type, argv: Sequence[str] | None = None) -> list[Any]:
-    r"""Settings from `--config FILE` and flags; a flag overrides the file.
+def settings_from(values: Mapping[str, Any], *settings_classes: type) -> list[Any]:
+    r"""Settings from values by name, over those of the file `config`, if it names one, over the defaults.
 
     Raises:
-        ValueError: from the file, naming it; wrong flags end the program with exit code 2, as argparse does.
+        FileNotFoundError, ValueError: from the file, naming it; or a field without default was not given.
 
     Example:
         >>> from gram.training.settings import TrainingSettings
         >>> _ = Path("settings.yaml").write_text("epochs: 3\nbatch_size: 64")
-        >>> argv = ["--config", "settings.yaml", "--epochs", "5", "--data", "films", "--output-dir", "run"]
-        >>> (settings,) = parse(argparse.ArgumentParser(), TrainingSettings, argv=argv)
+        >>> given = {"config": "settings.yaml", "epochs": 5, "data": "films", "output_dir": "run"}
+        >>> (settings,) = settings_from(given, TrainingSettings)
         >>> settings.epochs, settings.batch_size
         (5, 64)
-    """
-    add_flags(parser, *settings_classes, config=True)
-    return settings_from(vars(parser.parse_args(argv)), *settings_classes)
-
-
-def settings_from(values: Mapping[str, Any], *settings_classes: type) -> list[Any]:
-    """Settings from values by name, over those of the file `config`, if it names one, over the defaults.
-
-    Raises:
-        FileNotFoundError, ValueError: from the file, naming it; or a field without default was not given.
     """
     if values.get("config") is not None:
         values = {**settings_of_file(values["config"], *settings_classes), **values}
@@ -129,12 +119,8 @@ def settings_of_file(name: str | Path, *settings_classes: type) -> dict[str, Any
     """
     path = config_file(name)
     readers = {entry.name: _reader(*kind) for of in settings_classes for entry, *kind in _entries(of)}
-    try:
-        content = yaml_mapping(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     values = {}
-    for name, value in content.items():
+    for name, value in _yaml_mapping(path).items():
         if name not in readers:
             raise ValueError(f"{path}: unknown key {name!r}; the keys are {', '.join(sorted(readers))}")
         if isinstance(value, dict | list | set | bytes):
@@ -164,21 +150,18 @@ def config_file(name: str | Path) -> Path:
     raise FileNotFoundError(f"{name}: no such file, and no recipe of this name; the recipes are {', '.join(recipes)}")
 
 
-def yaml_mapping(text: str | bytes) -> dict[Any, Any]:
-    """What YAML says in `name: value` lines; empty where it says nothing.
-
-    Raises:
-        ValueError: it is no YAML, or none of this kind; or it has anchors, of which a few lines can make gigabytes.
-    """
+def _yaml_mapping(path: Path) -> dict[Any, Any]:
+    """What a file says in `name: value` lines, without the anchors of YAML: a few lines of them can make gigabytes."""
+    text = path.read_bytes()
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("must not use the anchors of YAML; write the values out")
-        content = yaml.safe_load(text)
+            raise ValueError(f"{path}: must not use the anchors of YAML; write the values out")
+        content = yaml.safe_load(text) or {}
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"not a YAML file ({' '.join(str(error).split())})") from None
-    if not isinstance(content or {}, dict):
-        raise ValueError("must hold `name: value` lines")
-    return content or {}
+        raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold `name: value` lines")
+    return content
 
 
 def _entries(settings_class: type) -> Iterator[tuple[Field, type, bool]]:

@@ -6,20 +6,21 @@ protocol); under `unseen_items` what is in the user's history is masked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..collaborative.baselines import Recommender
 from ..item_cache_gram import ItemCache
 from ..pipeline_gram import recommend_rows
 from ..serving.user_batches import batches_of_users
 
 PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
 
-_USERS_AT_ONCE = 128
+_USERS_AT_ONCE = 128  # whose scores of the whole catalogue are in memory together
 _SPELT_AT_ONCE = 256  # items, over all users of a batch: what the attention over their passages takes is bounded by it
 
 
@@ -56,6 +57,8 @@ def gram_candidates(
     item_cache: ItemCache | None = None,
 ) -> dict[str, Candidates]:
     """Search for every user's items under each protocol. Items are encoded once for all protocols.
+
+    Needs no other process: where there are several, each calls it with its own users (see `own_share`).
 
     Args:
         model, tokenizer: with its item trie; left in the mode, training or not, that it was in.
@@ -102,9 +105,21 @@ def gram_candidates(
     return found
 
 
-def chunks(num_users: int) -> list[slice]:
-    """Users whose scores of the whole catalogue are in memory together."""
-    return [slice(start, start + _USERS_AT_ONCE) for start in range(0, num_users, _USERS_AT_ONCE)]
+def scored(recommender: Recommender, histories: Sequence[np.ndarray]) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Some users at a time, with a recommender's scores of the whole catalogue for them, (B, N) float32."""
+    for start in range(0, len(histories), _USERS_AT_ONCE):
+        users = slice(start, start + _USERS_AT_ONCE)
+        yield users, torch.as_tensor(recommender.score(histories[users])).float().cpu()
+
+
+def allowed(scores: torch.Tensor, histories: Sequence[np.ndarray], protocol: str) -> torch.Tensor:
+    """The scores (U, N) of the catalogue, in a copy with -inf for the items of the history where these are masked."""
+    if protocol == "all_items":
+        return scores
+    scores = scores.clone()
+    for row, history in zip(scores, histories, strict=True):
+        row[torch.as_tensor(np.asarray(history, dtype=np.int64))] = -torch.inf
+    return scores
 
 
 def target_ranks(items: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
 """Full ranking by item ids: recall and NDCG of GRAM and of the baselines, on the same users.
 
 Every user that is evaluated has one held-out item, the target. A model ranks the whole catalogue, and the target's
-rank alone decides: recall@k is 1 where the rank is at most k, and NDCG@k is then
-`1 / log2(rank + 1)`; both are 0 otherwise.
+rank alone decides (see `rankings`).
 
 Two protocols are measured side by side, `all_items` and `unseen_items` (see `candidates`). Under the latter a target
 that the user has had before cannot be recommended, and counts as a miss: every protocol has the same users, so
@@ -13,16 +12,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from accelerate import Accelerator
 
 from ..collaborative.baselines import ItemKNN, Popularity, Recommender
@@ -30,111 +26,15 @@ from ..collaborative.fitting import fit_or_load
 from ..collaborative.sasrec import SASRec
 from ..common.files import check_outputs, holds_json, holds_table, new_files
 from ..common.processes import gather_users, make_accelerator, own_share
-from ..common.provenance import (
-    Provenance,
-    hash_of_interactions,
-    hash_of_model,
-    hash_of_tokenizer,
-    hash_of_weights,
-    read_provenance,
-)
+from ..common.provenance import Provenance, hash_of_interactions, hash_of_weights, read_provenance
 from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
-from .candidates import PROTOCOLS, chunks, gram_candidates, target_ranks
-from .rankings import estimate, ndcg, recall
-from .reranking import choose_reranking, put_forward
+from .candidates import PROTOCOLS, allowed, gram_candidates, scored, target_ranks
+from .rankings import CUTOFFS, ranking_metrics
+from .reranking import choose_reranking, hashes_of, put_forward
 
-CUTOFFS = (1, 5, 10, 20, 50)
 PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
-
-
-def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
-    """Recall and NDCG with a 95 % interval over users.
-
-    Args:
-        ranks: (U,) rank of every user's target, from 1; 0 where the model did not return it.
-        cutoffs: the values of k.
-
-    Returns:
-        `{"recall@k": {"mean", "low", "high"}, "ndcg@k": ...}`, see `rankings.estimate`.
-
-    Raises:
-        ValueError: no users.
-
-    Example:
-        >>> metrics = ranking_metrics(np.array([1, 3, 0, 0]), cutoffs=(5,))  # found first, third, and not for two users
-        >>> metrics["recall@5"]["mean"], metrics["ndcg@5"]["mean"]
-        (0.5, 0.375)
-    """
-    ranks = np.asarray(ranks)
-    if not len(ranks):
-        raise ValueError("there are no users to evaluate; give at least one")
-    values = {"recall": recall, "ndcg": ndcg}
-    return {f"{name}@{k}": estimate(value(ranks, k)) for k in cutoffs for name, value in values.items()}
-
-
-def gram_ranks(
-    model,
-    tokenizer,
-    histories: Sequence[np.ndarray] | Interactions,
-    targets: np.ndarray,
-    exclude_seen: bool = False,
-    **search,
-) -> np.ndarray:
-    """Rank of every user's target among the items that beam search returns.
-
-    Needs no other process: where there are several, each calls it with its own users (see `own_share`).
-
-    Args:
-        model, tokenizer, histories, search: as of [`gram_candidates`].
-        targets: (U,) catalogue rows.
-        exclude_seen: mask every item of the whole history, not only of its newest part that the model reads.
-
-    Returns:
-        (U,) int64 ranks from 1; 0 where the target is not among the `num_beams` items.
-
-    Example:
-        >>> from gram.data import evaluation_histories
-        >>> histories, targets = evaluation_histories(data, "test")
-        >>> ranks = gram_ranks(model, tokenizer, histories, targets, num_beams=5, progress=False)
-        >>> ranks.shape, set(ranks) <= {0, 1, 2, 3, 4, 5}
-        ((40,), True)
-    """
-    protocol = "unseen_items" if exclude_seen else "all_items"
-    return target_ranks(gram_candidates(model, tokenizer, histories, (protocol,), **search)[protocol].items, targets)
-
-
-def dense_ranks(
-    scores: torch.Tensor | np.ndarray, histories: Sequence[np.ndarray], targets: np.ndarray, exclude_seen: bool
-) -> np.ndarray:
-    """Rank of every user's target where a model scores the whole catalogue.
-
-    Of items with equal scores the one with the lower catalogue row comes first: ties are broken alike for every user
-    and never in the target's favour.
-
-    Args:
-        scores: (U, N), higher is better.
-        histories: U histories of catalogue rows.
-        targets: (U,) catalogue rows.
-        exclude_seen: mask the items of the history.
-
-    Returns:
-        (U,) int64 ranks from 1; 0 where the target itself is masked.
-
-    Example:
-        >>> scores = np.array([[0.1, 0.9, 0.5], [0.1, 0.9, 0.5]])
-        >>> dense_ranks(scores, histories=[[1], [1]], targets=np.array([2, 0]), exclude_seen=True)
-        array([1, 2])
-    """
-    scores = torch.as_tensor(scores).cpu().to(torch.float64, copy=True).numpy()
-    if exclude_seen:
-        for row, history in zip(scores, histories, strict=True):
-            row[history] = -np.inf
-    targets = np.asarray(targets, dtype=np.int64)[:, None]
-    own = np.take_along_axis(scores, targets, axis=1)  # (U, 1)
-    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < targets))
-    return np.where(np.isneginf(own[:, 0]), 0, before.sum(axis=1) + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +47,7 @@ class Evaluation:
             `provenance` is what was measured on what, and stands in the head of the file of ranks too: two files of one
             key belong together. A baseline's seconds include its training. With re-ranking, GRAM's include that of
             SASRec's items, and there is `"reranking": {"file", "key", "seconds", "weights"}`: the file of the weights,
-            its key, what choosing took (and training the baselines), and the weights.
+            its key, what choosing took, and the weights.
         per_user: one row per user, model and protocol: `user_id`, `item_id` (the target), `model`, `protocol`, `rank`
             (null beyond 50).
     """
@@ -173,9 +73,8 @@ def result_files(output: str | Path) -> tuple[Path, Path]:
     output = Path(output)
     if output.suffix != ".json" or output.is_dir():
         raise ValueError(f"{output}: results are written as JSON; give a file name that ends in .json")
-    table = output.with_suffix(".parquet")
-    check_outputs({output: lambda path: holds_json(path, "split", "users", "num_beams", "models")})
-    check_outputs({table: lambda path: holds_table(path, *PER_USER)})
+    table, entries = output.with_suffix(".parquet"), ("split", "users", "num_beams", "models")
+    check_outputs({output: lambda path: holds_json(path, *entries), table: lambda path: holds_table(path, *PER_USER)})
     return output, table
 
 
@@ -232,9 +131,10 @@ def evaluate(
     share = users[own_share(num_users, accelerator)]
     own_histories, own_targets = [histories[user] for user in share], targets[share]
     training, model = training_part(data), model.to(accelerator.device)
+    search = {"num_beams": num_beams, "batch_size": batch_size, "progress": progress, "item_cache": item_cache}
+    scorers, ranks, seconds, start = {}, {}, {}, time.perf_counter()
 
-    @cache
-    def sasrec():
+    def sasrec(training: Interactions, num_items: int) -> SASRec:
         given = {} if model_sasrec is None else read_provenance(model_sasrec)
         is_known = given.get("inputs", {}).get("training interactions") == hash_of_interactions(training)
         if is_known and given["settings"].get("num_items") == num_items:
@@ -242,42 +142,36 @@ def evaluate(
         with accelerator.main_process_first():  # the others load what the first has saved
             return fit_or_load(sasrec_file, training, num_items, progress=progress)
 
-    baselines = {
-        "SASRec": sasrec,
-        "item-kNN": cache(lambda: ItemKNN(training, num_items)),
-        "popularity": cache(lambda: Popularity(training, num_items)),
-    }
-    search = {"num_beams": num_beams, "batch_size": batch_size, "progress": progress, "item_cache": item_cache}
-    reranking, ranks, seconds, start = None, {}, {}, time.perf_counter()
+    def took(name: str) -> None:
+        nonlocal start
+        now = time.perf_counter()
+        seconds[name], start = round(seconds.get(name, 0.0) + now - start, 2), now
 
     def add(name: str, by_protocol: dict[str, np.ndarray]) -> None:
-        nonlocal start
         ranks[name] = {key: gather_users(own, num_users, accelerator) for key, own in by_protocol.items()}
-        now = time.perf_counter()
-        seconds[name], start = round(now - start, 2), now
+        took(name)
 
+    for name, fit in (("SASRec", sasrec), ("item-kNN", ItemKNN), ("popularity", Popularity)):
+        scorers[name] = fit(training, num_items)
+        took(name)
     if reranking_file is None:
-        candidates = gram_candidates(model, tokenizer, own_histories, **search)
-    else:  # before anything of the test split is ranked
-        scorers = {name: make() for name, make in baselines.items()}
+        reranking, candidates = None, gram_candidates(model, tokenizer, own_histories, **search)
+    else:
         options = {"max_users": max_users, "accelerator": accelerator, **search}
         reranking = choose_reranking(reranking_file, model, tokenizer, without_test(data), scorers, **options)
-        seconds_choosing, start = round(time.perf_counter() - start, 2), time.perf_counter()
+        took("choosing")  # before anything of the test split is ranked
         found = put_forward(model, tokenizer, own_histories, scorers, **search)
         candidates = found.candidates
     add("GRAM", {protocol: target_ranks(of.generated.items, own_targets) for protocol, of in candidates.items()})
     for name, by_protocol in reranking.ranks(found, own_targets).items() if reranking else ():
         add(name, by_protocol)
-    for name, make in baselines.items():
-        add(name, dense_ranks_by_protocol(make(), own_histories, own_targets))
+    for name, scorer in scorers.items():
+        add(name, dense_ranks_by_protocol(scorer, own_histories, own_targets))
 
-    inputs = {
-        "model": hash_of_model(model),
-        "tokenizer": hash_of_tokenizer(tokenizer),
-        "interactions": hash_of_interactions(data.interactions, data.splits),
-        "SASRec": hash_of_weights(sasrec()),
-        **({} if reranking is None else {"reranking": reranking.record["key"]}),
-    }
+    inputs = hashes_of(model, tokenizer, scorers["SASRec"])
+    inputs["interactions"] = hash_of_interactions(data.interactions, data.splits)
+    if reranking is not None:
+        inputs["reranking"] = reranking.record["key"]
     stored = item_cache.dtype if item_cache else "float32"
     facts = {"split": split, "users": num_users, "num_beams": num_beams, "item_encodings": stored}
     provenance = Provenance("evaluation", inputs, facts)
@@ -295,8 +189,8 @@ def evaluate(
         "seconds": seconds,
     }
     if reranking is not None:
-        facts = {"file": Path(reranking_file).name, "key": reranking.record["key"], "seconds": seconds_choosing}
-        results["reranking"] = {**facts, "weights": reranking.weights}
+        facts = {"file": Path(reranking_file).name, "key": reranking.record["key"]}
+        results["reranking"] = {**facts, "seconds": seconds.pop("choosing"), "weights": reranking.weights}
     names = [histories.user_ids[user] for user in users]
     target_ids = [tokenizer.item_ids[row] for row in targets[users]]
     per_user = ranks_table(names, target_ids, ranks).replace_schema_metadata(provenance.metadata)
@@ -317,12 +211,33 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationDat
 def dense_ranks_by_protocol(
     recommender: Recommender, histories: list[np.ndarray], targets: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What [`dense_ranks`] gives, (U,) ranks, for each protocol and a recommender that scores the whole catalogue."""
-    ranks = {protocol: np.zeros(len(targets), dtype=np.int64) for protocol in PROTOCOLS}
-    for users in chunks(len(targets)):
-        scores = recommender.score(histories[users])
+    """Under each protocol the rank of every user's target, where a recommender scores the whole catalogue.
+
+    Of items with equal scores the one with the lower catalogue row comes first: ties are broken alike for every user
+    and never in the target's favour.
+
+    Args:
+        recommender: of scores (U, N), higher is better.
+        histories: U histories of catalogue rows.
+        targets: (U,) catalogue rows.
+
+    Returns:
+        (U,) int64 ranks from 1; 0 where the target itself is masked.
+
+    Example:
+        >>> popularity = Popularity(training_part(data), len(data.items))
+        >>> dense_ranks_by_protocol(popularity, [np.array([3, 1])], targets=np.array([1]))["unseen_items"]
+        array([0])
+    """
+    targets = np.asarray(targets, dtype=np.int64)
+    ranks = {protocol: np.zeros_like(targets) for protocol in PROTOCOLS}
+    for users, every in scored(recommender, histories):
+        of_user = targets[users, None]
         for protocol in PROTOCOLS:
-            ranks[protocol][users] = dense_ranks(scores, histories[users], targets[users], protocol == "unseen_items")
+            scores = allowed(every, histories[users], protocol).numpy()  # (U, N)
+            own = np.take_along_axis(scores, of_user, axis=1)  # (U, 1)
+            before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < of_user))
+            ranks[protocol][users] = np.where(np.isneginf(own[:, 0]), 0, before.sum(axis=1) + 1)
     return ranks
 
 
@@ -337,10 +252,9 @@ def ranks_table(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[
     blocks = []
     for name, by_protocol in ranks.items():
         for protocol, values in by_protocol.items():
-            unknown = (values < 1) | (values > max(CUTOFFS))
-            constant = [pa.repeat(text, len(values)) for text in (name, protocol)]
-            columns = [user_ids, item_ids, *constant, pa.array(values.astype(np.int32), mask=unknown)]
-            blocks.append(pa.table(dict(zip(PER_USER, columns, strict=True))))
+            place = pa.array(values.astype(np.int32), mask=(values < 1) | (values > max(CUTOFFS)))
+            model, of = (pa.repeat(text, len(values)) for text in (name, protocol))
+            blocks.append(pa.table([user_ids, item_ids, model, of, place], names=PER_USER))
     return pa.concat_tables(blocks)
 
 

@@ -22,18 +22,16 @@ from ..common.processes import gather_users, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_model, hash_of_tokenizer, hash_of_weights
 from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
 from ..item_cache_gram import ItemCache
-from .candidates import PROTOCOLS, Candidates, chunks, gram_candidates, target_ranks
-from .rankings import estimate, ndcg, recall
-from .weighting import GRID, ROUNDS, Weighting, choose_weighting
+from .candidates import PROTOCOLS, Candidates, allowed, gram_candidates, scored, target_ranks
+from .rankings import ranking_metrics
+from .weighting import GRID, ROUNDS, choose_weights, weighted_ranking
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """Whose candidates are ranked by whom.
+    """Whose candidates are ranked, GRAM's or SASRec's (whose GRAM spells out, to score them as its own), and by whom.
 
-    Attributes:
-        of: whose candidates: beam search's, and as many of SASRec, which GRAM spells out to score them as its own.
-        by: whose scores count beside those of the first of them.
+    The scores of those in `by` count beside those of the first in `of`.
     """
 
     of: tuple[str, ...]
@@ -51,7 +49,7 @@ FUSIONS: Mapping[str, Fusion] = {
 
 @dataclass(frozen=True, eq=False)
 class Reranking:
-    """Weightings that were chosen on validation items.
+    """Weights that were chosen on validation items.
 
     Attributes:
         record: all of it as JSON values: `key`, `artefact`, `inputs` (hashes of model, data and SASRec), `settings`,
@@ -70,12 +68,12 @@ class Reranking:
 
     def ranks(self, found: PutForward, targets: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """`{row: {protocol: (U,) ranks}}` of the targets, from 1; 0 where the target is no candidate."""
-
-        def ranked(row: str, protocol: str) -> np.ndarray:
-            weighting = Weighting(self.weights[row][protocol], self.record["spread"])
-            return target_ranks(weighting.rank(*found.of(FUSIONS[row], protocol)), targets)
-
-        return {row: {protocol: ranked(row, protocol) for protocol in by} for row, by in self.weights.items()}
+        ranks = {row: {} for row in self.weights}
+        for row, by_protocol in self.weights.items():
+            for protocol, weights in by_protocol.items():
+                ranked = weighted_ranking(*found.of(FUSIONS[row], protocol), weights, self.record["spread"])
+                ranks[row][protocol] = target_ranks(ranked, targets)
+        return ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,17 +122,14 @@ def put_forward(
     """
     best = _best_items(scorers["SASRec"], histories, min(num_beams, len(tokenizer.item_ids)))
     candidates = gram_candidates(model, tokenizer, histories, num_beams=num_beams, others=best, **search)
-    scores, spread = {protocol: {} for protocol in PROTOCOLS}, {}
+    spread = {name: np.zeros(len(histories), dtype=np.float32) for name in scorers}
+    scores = {key: {name: np.zeros_like(of.scores) for name in scorers} for key, of in candidates.items()}
     for name, scorer in scorers.items():
-        spread[name] = np.zeros(len(histories), dtype=np.float32)
-        for protocol in PROTOCOLS:
-            scores[protocol][name] = np.zeros_like(candidates[protocol].scores)
-        for some in chunks(len(histories)):
-            catalogue = torch.as_tensor(scorer.score(histories[some])).float().cpu().numpy()  # (B, N)
-            spread[name][some] = catalogue.std(axis=1)
-            for protocol in PROTOCOLS:
-                rows = np.maximum(candidates[protocol].items[some], 0)
-                scores[protocol][name][some] = np.take_along_axis(catalogue, rows, axis=1)
+        for some, catalogue in scored(scorer, histories):
+            spread[name][some] = catalogue.numpy().std(axis=1)
+            for protocol, of in candidates.items():
+                rows = np.maximum(of.items[some], 0)
+                scores[protocol][name][some] = np.take_along_axis(catalogue.numpy(), rows, axis=1)
     return PutForward(candidates, scores, spread)
 
 
@@ -160,8 +155,7 @@ def choose_reranking(
         known: in rows of the tokenizer's catalogue, without test interactions: see `gram.data.without_test`.
         scorers: the recommenders of [`FUSIONS`] by name, which learnt from the training part alone.
         num_beams: width of GRAM's search; SASRec puts forward as many items.
-        max_users: only so many users, drawn at random.
-        accelerator: where to run; by default all of the launched processes.
+        max_users, accelerator: as of `gram.evaluation.full_ranking.evaluate`.
 
     Raises:
         ValueError: the data hold a test interaction, or no validation item.
@@ -195,26 +189,20 @@ def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndar
     first, *_ = FUSIONS[row].of
     candidates, scores = found.of(FUSIONS[row], protocol)
     given = {first: 1.0} if first in scores else {}
-    weighting, tried = choose_weighting(candidates, scores, spread, targets, given)
+    weights, tried = choose_weights(candidates, scores, spread, targets, given)
     alone = candidates.items if given else candidates.generated.items
-    validation = {}
-    for name, items in {first: alone, row: weighting.rank(candidates, scores)}.items():
-        ranks = target_ranks(items, targets)
-        validation[name] = {"recall@10": estimate(recall(ranks, 10)), "ndcg@10": estimate(ndcg(ranks, 10))}
-    return {"weights": dict(weighting.weights), "validation": validation, "tried": tried}
+    ranked = {first: alone, row: weighted_ranking(candidates, scores, weights, spread)}
+    validation = {name: ranking_metrics(target_ranks(items, targets), (10,)) for name, items in ranked.items()}
+    return {"weights": weights, "validation": validation, "tried": tried}
 
 
 def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items: int) -> dict[str, np.ndarray]:
     """For each protocol the recommender's best items (U, num_items), -1 where there are no more."""
     best = {protocol: np.full((len(histories), num_items), -1) for protocol in PROTOCOLS}
-    for some in chunks(len(histories)):
-        scores = torch.as_tensor(scorer.score(histories[some])).float().clone()
+    for some, scores in scored(scorer, histories):
         for protocol in PROTOCOLS:
-            if protocol == "unseen_items":
-                for row, history in zip(scores, histories[some], strict=True):
-                    row[torch.as_tensor(np.asarray(history, dtype=np.int64))] = -torch.inf
-            values, items = scores.topk(num_items)
-            best[protocol][some] = items.masked_fill(values == -torch.inf, -1).cpu().numpy()
+            values, items = allowed(scores, histories[some], protocol).topk(num_items)
+            best[protocol][some] = items.masked_fill(values == -torch.inf, -1).numpy()
     return best
 
 
@@ -231,14 +219,15 @@ def _gather(found: PutForward, num_users: int, accelerator: Accelerator) -> PutF
     return PutForward(joined(found.candidates), joined(found.scores), joined(found.spread))
 
 
+def hashes_of(model, tokenizer, sasrec) -> dict[str, str]:
+    """What stands for the models of an evaluation where it is said what something was made from."""
+    return {"model": hash_of_model(model), "tokenizer": hash_of_tokenizer(tokenizer), "SASRec": hash_of_weights(sasrec)}
+
+
 def _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cache) -> Provenance:
     """All that decides the weights. Popularity follows from the data."""
-    inputs = {
-        "model": hash_of_model(model),
-        "tokenizer": hash_of_tokenizer(tokenizer),
-        "SASRec": hash_of_weights(scorers["SASRec"]),
-        "interactions without test": hash_of_interactions(known.interactions, known.splits),
-    }
+    inputs = hashes_of(model, tokenizer, scorers["SASRec"])
+    inputs["interactions without test"] = hash_of_interactions(known.interactions, known.splits)
     settings = {
         "users": num_users,
         "drawn": "at random, seed 0",

@@ -6,24 +6,24 @@ One setting after another is varied, from the first value of each, and the value
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Recommender
 from ..collaborative.fitting import fit_or_load, fit_sasrec, sasrec_provenance
 from ..collaborative.sasrec import SASRecSettings
-from ..common.files import json_in, new_file, write_json
+from ..common.files import json_in, locked, write_json
 from ..common.provenance import Provenance, hash_of_interactions
-from ..data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
+from ..data import RecommendationData, evaluation_histories, training_part, without_test
 from ..translation import SASREC_FILE
-from .full_ranking import dense_ranks_by_protocol, ranking_metrics
+from .full_ranking import dense_ranks_by_protocol
+from .rankings import ranking_metrics
 
 TUNING_FILE, TRIALS_FOLDER = "tuning.json", "trials"
 JUDGE = ("all_items", "ndcg@10")
@@ -56,8 +56,7 @@ class Trial:
     @property
     def gain(self) -> float:
         """What trials are judged by."""
-        protocol, metric = JUDGE
-        return self.metrics[protocol][metric]
+        return self.metrics[JUDGE[0]][JUDGE[1]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def tune_sasrec(
         The choice; the same input gives the same one on the same machine with as many threads.
 
     Raises:
-        ValueError: an unknown field or one without values in the grid, or a value that cannot be.
+        ValueError: a value that cannot be, before anything is fitted.
 
     Example:
         >>> grid = {"epochs": (1, 2), "dim": (8,), "num_heads": (1,), "num_layers": (1,)}
@@ -100,9 +99,10 @@ def tune_sasrec(
     def keep(model):
         model.save(path, sasrec_provenance(training, num_items, model.settings, seed))
 
-    tuning = _Search("SASRec", SASRecSettings, data, path.parent, fit, keep, seed).run(grid, progress)
-    # The search has kept it, unless all trials were there already and the file is gone, or of another seed.
-    fit_or_load(path, training, num_items, tuning.best, seed, progress)
+    with locked(path.parent, inside=True, wait=True):
+        tuning = _Search("SASRec", SASRecSettings, data, path.parent, fit, keep, seed).run(grid, progress)
+        # The search has kept it, unless all trials were there already and the file is gone, or of another seed.
+        fit_or_load(path, training, num_items, tuning.best, seed, progress)
     return tuning
 
 
@@ -116,12 +116,9 @@ def tune_item_knn(
         >>> len(tuning.trials), tuning.best.shrinkage
         (2, 0.0)
     """
-    training, num_items = training_part(data), len(data.items)
-
-    def fit(settings: ItemKNNSettings):
-        return ItemKNN(training, num_items, settings)
-
-    return _Search("item-kNN", ItemKNNSettings, data, Path(folder), fit).run(grid, progress)
+    fit = partial(ItemKNN, training_part(data), len(data.items))
+    with locked(folder, inside=True, wait=True):
+        return _Search("item-kNN", ItemKNNSettings, data, Path(folder), fit).run(grid, progress)
 
 
 @dataclass
@@ -135,22 +132,16 @@ class _Search:
     fit: Callable[[Any], Recommender]
     keep: Callable[[Any], None] = lambda model: None
     seed: int | None = None
-    trials: dict[str, Trial] = field(default_factory=dict)
+    trials: dict[Any, Trial] = field(default_factory=dict)  # by settings
 
     def __post_init__(self):
-        self.histories, self.targets = evaluation_histories(without_test(self.data), "validation")
-        with_targets = [np.append(past, target) for past, target in zip(self.histories, self.targets, strict=True)]
-        known = Interactions.from_sequences(self.histories.user_ids, with_targets)
-        parts = {"training": training_part(self.data), "validation": known}
+        known = without_test(self.data)
+        self.histories, self.targets = evaluation_histories(known, "validation")
+        parts = {"training": training_part(known), "validation": known.interactions}
         self.inputs = {name: hash_of_interactions(part) for name, part in parts.items()}
 
     def run(self, grid: Grid, progress: bool) -> Tuning:
         """One field after another; before any time is spent all values are looked at."""
-        known = [field.name for field in fields(self.settings_class)]
-        for name, values in grid.items():
-            if name not in known or not values:
-                names = ", ".join(known)
-                raise ValueError(f"grid: {name!r} needs values, and must be a setting of {self.name}: {names}")
         chosen = {name: values[0] for name, values in grid.items()}
         for name, values in grid.items():
             for value in values:
@@ -162,39 +153,37 @@ class _Search:
                 for value in values:
                     gains[value] = self._trial(self.settings_class(**{**chosen, name: value})).gain
                     bar.update(len(self.trials) - bar.n)
-                    bar.set_postfix({JUDGE[1]: f"{self._best().gain:.4f}"})
+                    bar.set_postfix({JUDGE[1]: f"{max(gains.values()):.4f}"})  # what was chosen before is among them
                 chosen[name] = max(values, key=gains.get)  # the first of equal ones
-        best, trials = self._best(), tuple(self.trials.values())
+        best, trials = self.settings_class(**chosen), tuple(self.trials.values())
         facts = {"recommender": self.name, "split": "validation", "judge": " ".join(JUDGE), "seed": self.seed}
         facts |= {"inputs": self.inputs, "grid": {name: list(values) for name, values in grid.items()}}
-        facts |= {"best": best.settings, "trials": [asdict(trial) for trial in trials]}
+        facts |= {"best": asdict(best), "trials": [asdict(trial) for trial in trials]}
         write_json(self.folder / TUNING_FILE, facts)
-        return Tuning(self.settings_class(**best.settings), trials)
-
-    def _best(self) -> Trial:
-        return max(self.trials.values(), key=lambda trial: trial.gain)
+        return Tuning(best, trials)
 
     def _trial(self, settings: Any) -> Trial:
-        """The trial of its file, or of these very settings before; otherwise it is made now."""
+        """The trial of these very settings before, or of its file; otherwise it is made now."""
+        if settings in self.trials:
+            return self.trials[settings]
         own = asdict(settings)
         facts = {"num_items": len(self.data.items), "seed": self.seed, **own}
         key = Provenance(f"trial of {self.name}", self.inputs, facts).key
-        if key in self.trials:
-            return self.trials[key]
         path = self.folder / TRIALS_FOLDER / f"{key[:16]}.json"
-        metrics = json_in(path).get("metrics")
-        if metrics is None:
+        trial = Trial(own, json_in(path).get("metrics"))
+        if trial.metrics is None:
             start, model = time.perf_counter(), self.fit(settings)
             ranks = dense_ranks_by_protocol(model, list(self.histories), self.targets)
             found = {protocol: ranking_metrics(of, CUTOFFS).items() for protocol, of in ranks.items()}
-            metrics = {protocol: {name: value["mean"] for name, value in of} for protocol, of in found.items()}
-            if not self.trials or Trial(own, metrics).gain > self._best().gain:
+            trial = Trial(
+                own, {protocol: {name: value["mean"] for name, value in of} for protocol, of in found.items()}
+            )
+            if all(trial.gain > other.gain for other in self.trials.values()):
                 self.keep(model)
             path.parent.mkdir(parents=True, exist_ok=True)
-            facts = {"settings": own, "metrics": metrics, "seconds": round(time.perf_counter() - start, 2)}
-            with new_file(path) as part:
-                part.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-        return self.trials.setdefault(key, Trial(own, metrics))
+            write_json(path, {**asdict(trial), "seconds": round(time.perf_counter() - start, 2)})
+        self.trials[settings] = trial
+        return trial
 
 
 def format_trials(tuning: Tuning) -> str:

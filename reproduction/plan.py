@@ -17,7 +17,7 @@ from ..training.settings import PLACES, TrainingSettings
 from ..translation import TranslationSettings
 
 GRAM, FUSION, SASREC, ITEM_KNN, POPULARITY = "gram", "fusion", "sasrec", "item-knn", "popularity"
-IDENTITY_FILE = "reproduction.json"
+IDENTITY_FILE, RESULTS_FOLDER = "reproduction.json", "results"
 RECIPE_SIZE = "recipe"
 
 # Shapes from random weights: those of T5-efficient-tiny and T5-efficient-mini (arXiv 2109.10686), and of T5-small.
@@ -27,8 +27,7 @@ SIZES: dict[str, dict[str, int]] = {
     "small": {"num_layers": 6, "num_decoder_layers": 6, "d_model": 512, "d_ff": 2048, "d_kv": 64, "num_heads": 8},
 }
 # What every trained row has in common, so that no row is trained longer than another.
-SHAPE = ("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
-BUDGET = ("epochs", "batch_size", "patience", *SHAPE)
+BUDGET = ("epochs", "batch_size", "patience", *SIZES["small"])
 # All rows take as many steps; and validation, which only chooses the best epoch, need not cost as much as the test.
 DEFAULTS = {"patience": 0, "validation_users": 2000, "validation_beams": 20}
 

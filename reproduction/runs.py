@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from accelerate import Accelerator
 from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Popularity, Recommender
 from ..collaborative.fitting import fit_or_load
 from ..collaborative.sasrec import SASRecSettings
-from ..common.files import locked, new_file, new_folder, write_json
+from ..common.files import json_in, locked, new_file, new_folder, write_json
 from ..common.provenance import changes, hash_of_data, hash_of_file
 from ..data import RecommendationData, evaluation_histories, training_part, without_test
 from ..evaluation.candidates import gram_candidates, target_ranks
@@ -131,8 +130,9 @@ def run_gram(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
 def fit_sasrec(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
     """The SASRec of the run's seed, with the run's settings or those that are best on the validation items."""
     given = run.settings.get("sasrec")
-    settings = SASRecSettings(**given) if given else _tuned(tune_sasrec, SASREC, work)
-    path, tuned = work.folder / "runs" / f"{SASREC}-seed{run.seed}" / SASREC_FILE, _tuning(SASREC, work) / SASREC_FILE
+    tuning, path = work.folder / "tuning" / SASREC, work.folder / "runs" / f"{SASREC}-seed{run.seed}" / SASREC_FILE
+    settings = SASRecSettings(**given) if given else tune_sasrec(work.data, tuning, work.progress).best
+    tuned = tuning / SASREC_FILE
     with locked(path.parent, wait=True):
         if tuned.is_file() and not path.is_file():  # the best of the search; of another seed it is trained anew
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,8 @@ def fit_sasrec(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
 def fit_item_knn(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
     """Who bought what together, with the run's settings or those that are best on the validation items."""
     given = run.settings.get("item_knn")
-    settings = ItemKNNSettings(**given) if given else _tuned(tune_item_knn, ITEM_KNN, work)
+    tuning = work.folder / "tuning" / ITEM_KNN
+    settings = ItemKNNSettings(**given) if given else tune_item_knn(work.data, tuning, work.progress).best
     model = ItemKNN(training_part(work.data), len(work.data.items), settings)
     return model, {"settings": {"item_knn": asdict(settings)}, "hashes": {}}
 
@@ -191,7 +192,7 @@ def run_fusion(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
         known, options = without_test(work.data), {"max_users": CHOOSING_USERS, "accelerator": work.accelerator}
         fused = choose_reranking(folder / "weights.json", model, tokenizer, known, scorers, **options, **search)
         path, key = folder / "ranks.json", f"{fused.record['key']} {hash_of_data(work.data)}"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        kept = json_in(path)
         if kept.get("key") != key:
             seconds, start = {"choosing": _since(start)}, time.perf_counter()
             histories, targets = evaluation_histories(work.data, SPLIT)
@@ -209,20 +210,7 @@ def run_fusion(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
     }
 
 
-KINDS: dict[str, Callable[[Run, Workspace], tuple[Ranks, Facts]]] = {
-    GRAM: run_gram,
-    FUSION: run_fusion,
-    **dict.fromkeys(BASELINES, run_baseline),
-}
-
-
-def _tuning(name: str, work: Workspace) -> Path:
-    return work.folder / "tuning" / name
-
-
-def _tuned(tune: Callable[..., Any], name: str, work: Workspace) -> Any:
-    with locked(_tuning(name, work), wait=True):
-        return tune(work.data, _tuning(name, work), work.progress).best
+KINDS = {GRAM: run_gram, FUSION: run_fusion, **dict.fromkeys(BASELINES, run_baseline)}
 
 
 def _since(start: float) -> float:

@@ -1,33 +1,40 @@
-"""From a data folder to a table, stage by stage; and one row again from its result."""
+"""From a data folder to a table, stage by stage; what runs leave in `results/`; and one row again from its result."""
 
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
 from ..collaborative.baselines import ItemKNNSettings
 from ..collaborative.sasrec import SASRecSettings
-from ..common.files import check_outputs, holds_json, locked, new_file
+from ..common.files import check_outputs, holds_json, json_text, locked, new_file, new_files, write_json
 from ..common.processes import make_accelerator, precision
-from ..common.provenance import flat, hash_of_data
+from ..common.provenance import changes, flat, hash_of_data, hash_of_file, hash_of_weights
 from ..common.text import duration
-from ..data import read_folder
+from ..data import evaluation_histories, read_folder
 from ..data.splits import sample_users
+from ..evaluation.full_ranking import ranks_table
+from ..evaluation.rankings import ranking_metrics
+from ..hub import refresh_model_card
+from ..hub.card_data import ABLATIONS_FILE, EVALUATION_FILE
+from ..hub.model_card import CARD
+from ..serving.loading import load_model
 from ..training.facts import data_facts, environment
 from ..training.settings import TrainingSettings
 from ..translation import TranslationSettings
-from .plan import IDENTITY_FILE, ROWS, Plan, Run
-from .results import is_done, join_results, refresh_card, result_file, save_result
-from .runs import KINDS, Workspace, make_translation
-from .tables import results_table
+from .plan import GRAM, IDENTITY_FILE, RESULTS_FOLDER, ROWS, Plan, Run
+from .runs import KINDS, NUM_BEAMS, SPLIT, WEIGHTS_FILE, Facts, Ranks, Workspace, make_translation
+from .tables import join_results, results_table
 
 TABLE_FILE = "results.md"
 SAME = ("settings", "hashes", "users", "validation", "metrics")  # what a rerun is to give again
@@ -38,7 +45,7 @@ SETTINGS = {
     "item_knn": ItemKNNSettings,
 }
 # Options that are gone, as they stand in results that were made without them.
-RETIRED = {"label_smoothing": 0, "denoising_epochs": 0, "sasrec_patience": None, "patience": None}
+RETIRED = {"denoising_epochs": 0, "sasrec_patience": None, "patience": None}
 
 
 def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = True) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
     The output folder gets `translations/`, `runs/` with a folder for each row and seed, `results/` with their figures,
     `results.json`, which joins them, and `results.md`, their table. The last two are written after every row.
 
-    `say` takes each line for the user. Returns the joined results, see `gram.reproduction.results.join_results`.
+    `say` takes each line for the user. Returns the joined results, see `gram.reproduction.tables.join_results`.
 
     Raises:
         FileNotFoundError: the data folder or a file of it is missing.
@@ -120,9 +127,7 @@ def rerun(
     say(f"{run.title}, again")
     again = _make(run, work, common)
     say(_in_short(again))
-    before, now = (
-        {name: of for name, of in flat(one).items() if name.split(".")[0] in SAME} for one in (result, again)
-    )
+    before, now = (flat({name: one.get(name) for name in SAME}) for one in (result, again))
     return [name for name in before | now if before.get(name) != now.get(name)]
 
 
@@ -131,7 +136,7 @@ def read_result(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a file of a reproduction's folder results/")
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = _read(path)
         is_known = result["row"] in ROWS and {"seed", "settings", "reproduction", "hashes"} <= result.keys()
     except (ValueError, KeyError, TypeError, AttributeError):
         is_known = False
@@ -143,6 +148,93 @@ def read_result(path: Path) -> dict[str, Any]:
             if settings.pop(name) != RETIRED.get(name, ...):
                 raise ValueError(f"{path}: has the {kind} setting {name}, which this version does not have")
     return result
+
+
+def result_file(folder: Path, run: Run) -> Path:
+    """Where the result of a run is."""
+    return folder / RESULTS_FOLDER / f"{run.name}.json"
+
+
+def is_done(folder: Path, run: Run, data_hash: str) -> bool:
+    """Whether the result of exactly this run is there.
+
+    Raises:
+        ValueError: a result of other settings or data is there.
+    """
+    path = result_file(folder, run)
+    if not (path.is_file() and path.with_suffix(".parquet").is_file()):
+        return False
+    wanted = {"settings": run.settings, "seed": run.seed, "hashes": {"data": data_hash}}
+    if changed := changes(_read(path), wanted):
+        remedy = f"remove it and {folder / 'runs' / run.name}, or give another --output-dir"
+        raise ValueError(f"{path}: made with {changed[0]}; {remedy}")
+    return True
+
+
+def save_result(run: Run, ranks: Ranks, facts: Facts, common: Mapping[str, Any], work: Workspace) -> dict[str, Any]:
+    """Write `results/NAME.parquet`, every user's rank, and then `results/NAME.json`, which says that all is there.
+
+    `ranks` and `facts` are what the run's kind gave, `common` is what all results of a reproduction share. Returns what
+    the JSON file says.
+    """
+    path = result_file(work.folder, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    histories, targets = evaluation_histories(work.data, SPLIT)
+    item_ids = [work.data.items.item_ids[row] for row in targets]
+    digest = hashlib.sha256()
+    for protocol in sorted(ranks):
+        digest.update(protocol.encode() + ranks[protocol].astype("<i8").tobytes())
+    result = {
+        **{"row": run.row.name, "title": run.row.title, "seed": run.seed},
+        **common,
+        **facts,
+        "hashes": {**common["hashes"], **facts["hashes"], "ranks": digest.hexdigest()},
+        **{"split": SPLIT, "users": len(targets), "num_beams": NUM_BEAMS},
+        "metrics": {protocol: ranking_metrics(of) for protocol, of in ranks.items()},
+    }
+    with new_files(path.with_suffix(".parquet"), path) as (table, part):
+        pq.write_table(ranks_table(histories.user_ids, item_ids, {run.row.name: ranks}), table)
+        part.write_text(json_text(result), encoding="utf-8")
+    return _read(path)
+
+
+def refresh_card(folder: Path, seed: int) -> None:
+    """Write `evaluation.json`, `ablations.json` and the card into the folder of the row GRAM, unless they are there.
+
+    Nothing is done where there is no row GRAM with this seed.
+
+    Raises:
+        ValueError: the row GRAM has other weights now than when it was measured.
+    """
+    paths = {name: result_file(folder, Run(row, seed)) for name, row in ROWS.items()}
+    results = {name: _read(path) for name, path in paths.items() if path.is_file()}
+    if GRAM not in results:
+        return
+    gram, model = results[GRAM], folder / "runs" / f"{GRAM}-seed{seed}"
+    if hash_of_file(model / WEIGHTS_FILE) != gram["hashes"]["model"]:
+        raise ValueError(f"{model / WEIGHTS_FILE}: other weights than those measured; remove {model} and the result")
+    others = [result for name, result in results.items() if not ROWS[name].is_ablation]
+    ablations = [result for name, result in results.items() if ROWS[name].is_ablation]
+    evaluation = {  # what `gram evaluate` would write of GRAM, its fusions and the baselines
+        "weights": hash_of_weights(load_model(model)[0]),
+        "model": gram["title"],
+        **{name: gram[name] for name in ("split", "users", "num_beams", "data")},
+        "item_encodings": "float32",
+        "models": {result["title"]: result["metrics"] for result in others},
+        "seconds": {result["title"]: round(sum(result["seconds"].values()), 2) for result in others},
+    }
+    contents = {
+        model / EVALUATION_FILE: evaluation,
+        model / ABLATIONS_FILE: [{"name": result["title"], "metrics": result["metrics"]} for result in ablations],
+    }
+    if not (model / CARD).is_file() or any(not path.is_file() or _read(path) != of for path, of in contents.items()):
+        for path, content in contents.items():
+            write_json(path, content)
+        refresh_model_card(model)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _accelerator(mixed_precision: str) -> Accelerator:

@@ -1,21 +1,107 @@
-"""Tables of results in Markdown, made from `results.json` and put into a page between two marks."""
+"""The results of a reproduction joined in `results.json`, and their table in Markdown, put between marks of a page."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ..common.files import new_file
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..common.files import new_file, write_json
+from ..common.provenance import hash_of_file
 from ..common.text import duration
 from ..evaluation.candidates import PROTOCOLS
-from .plan import RECIPE_SIZE
-from .results import JOINED_FILE
+from ..evaluation.rankings import estimate, gains, interval
+from .plan import RECIPE_SIZE, RESULTS_FOLDER, ROWS
 
+JOINED_FILE, COMPARED = "results.json", "ndcg@10"
 SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 END = "<!-- end of gram table -->"
+
+
+def join_results(folder: Path) -> dict[str, Any]:
+    """Join the results that there are so far, and write `results.json` into the reproduction's folder.
+
+    Returns:
+        What is in the file: `reproduction`, `data`, `users` and `split`, which all results share; `rows`, for each row
+        `title`, `seeds`, of the first seed `parameters`, `settings` and `environment`, means over seeds of
+        `validation` and `seconds`, and `metrics` `{protocol: {metric: {"mean", "low", "high", "spread"}}}`;
+        `differences` in NDCG@10 of every two rows, users paired, see `gram.evaluation.rankings.interval`; `files`, the
+        SHA-256 of the results. Of several seeds, a user's value is the mean over seeds, the interval is that over
+        users, and `spread` is the standard deviation over seeds of the mean over users; None for one seed.
+
+    Raises:
+        FileNotFoundError: there are no results.
+        ValueError: results of other data or another budget are among them.
+    """
+    paths = sorted((folder / RESULTS_FOLDER).glob("*.json"))
+    if not paths:
+        raise FileNotFoundError(f"{folder / RESULTS_FOLDER}: no results; give the folder that `gram reproduce` wrote")
+    results = [_read_result(path) for path in paths]
+    first = results[0]
+    for path, result in zip(paths, results, strict=True):
+        for name, what in (("data_hash", "data"), ("reproduction", "reproduction"), ("user_ids", "users")):
+            if result[name] != first[name]:
+                raise ValueError(f"{path}: has other {what} than {paths[0].name}; keep them apart")
+    values, rows = {}, {}
+    for name in dict.fromkeys([*ROWS, *(result["row"] for result in results)]):
+        several = sorted((one for one in results if one["row"] == name), key=lambda result: result["seed"])
+        if several:
+            values[name], rows[name] = _row(several)
+    joined = {
+        **{name: first[name] for name in ("reproduction", "data", "users", "split", "data_hash")},
+        "rows": rows,
+        "differences": [
+            {"row": row, "other": other, "protocol": protocol, "metric": COMPARED}
+            | interval(values[row][protocol] - values[other][protocol])
+            for protocol in PROTOCOLS
+            for row, other in combinations(rows, 2)
+        ],
+        "files": {path.name: hash_of_file(path) for path in paths},
+    }
+    write_json(folder / JOINED_FILE, joined)
+    return joined
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    """A result, with `data_hash`, `user_ids`, and `ranks` for each protocol, (U,), 0 beyond the last that is kept."""
+    result, table = json.loads(path.read_text(encoding="utf-8")), pq.read_table(path.with_suffix(".parquet"))
+    of = {protocol: table.filter(pc.equal(table["protocol"], protocol)) for protocol in PROTOCOLS}
+    ranks = {protocol: pc.fill_null(rows["rank"], 0).to_numpy() for protocol, rows in of.items()}
+    return {**result, "data_hash": result["hashes"]["data"], "user_ids": table["user_id"].to_pylist(), "ranks": ranks}
+
+
+def _row(results: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """For each protocol the users' values (U,) of what rows are compared by; and what the joined results say."""
+    first, compared, metrics = results[0], {}, {}
+    for protocol in PROTOCOLS:
+        of_seeds = [gains(result["ranks"][protocol]) for result in results]
+        values = {metric: np.stack([of[metric] for of in of_seeds]) for metric in of_seeds[0]}  # (S, U)
+        compared[protocol] = values[COMPARED].mean(axis=0)
+        metrics[protocol] = {
+            metric: {**estimate(of.mean(axis=0)), "spread": float(of.mean(axis=1).std(ddof=1)) if len(of) > 1 else None}
+            for metric, of in values.items()
+        }
+    validation = first.get("validation")  # fusions and baselines have none
+    if validation:
+        validation = {**validation, COMPARED: float(np.mean([result["validation"][COMPARED] for result in results]))}
+    parts = sorted({part for result in results for part in result["seconds"]})
+    return compared, {
+        "title": first["title"],
+        "seeds": [result["seed"] for result in results],
+        "parameters": first.get("parameters"),
+        "settings": first["settings"],
+        "environment": first["environment"],
+        "validation": validation,
+        "seconds": {part: float(np.mean([result["seconds"].get(part, 0.0) for result in results])) for part in parts},
+        "metrics": metrics,
+    }
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -29,12 +30,12 @@ from gram.data import (
     training_part,
 )
 from gram.evaluation import full_ranking as evaluation
+from gram.evaluation.candidates import gram_candidates, target_ranks
 from gram.evaluation.full_ranking import (
     PROTOCOLS,
-    dense_ranks,
+    dense_ranks_by_protocol,
     evaluate,
     format_table,
-    gram_ranks,
     ranking_metrics,
     result_files,
 )
@@ -81,6 +82,11 @@ def test_one_user_says_nothing_of_others_and_none_is_an_error():
         ranking_metrics(np.array([]))
 
 
+def dense_ranks(scores, histories, targets, exclude_seen):
+    recommender = SimpleNamespace(score=lambda histories: scores)
+    return dense_ranks_by_protocol(recommender, histories, targets)["unseen_items" if exclude_seen else "all_items"]
+
+
 def test_ties_go_to_the_lower_row():
     scores = torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]] * 3)
     histories = [np.array([4])] * 3
@@ -101,6 +107,12 @@ def test_dense_ranks_are_places_in_the_sorted_list(data):
         assert dense_ranks(scores[None], history, np.array([target]), exclude_seen).tolist() == [expected]
 
 
+def gram_ranks(model, tokenizer, histories, targets, exclude_seen=False, **search):
+    protocol = "unseen_items" if exclude_seen else "all_items"
+    found = gram_candidates(model, tokenizer, histories, (protocol,), **search, progress=False)
+    return target_ranks(found[protocol].items, targets)
+
+
 @torch.no_grad()
 def exhaustive_scores(model, tokenizer, history) -> np.ndarray:
     """The score of every item, each spelt out and scored by the plain forward pass."""
@@ -119,14 +131,14 @@ def test_ranks_are_those_of_scoring_every_item(model, tokenizer, data, exclude_s
     users = range(0, 40, 8)
     histories, targets = [histories[user] for user in users], targets[list(users)]
     scores = np.stack([exhaustive_scores(model, tokenizer, history) for history in histories])
-    ranks = gram_ranks(model, tokenizer, histories, targets, exclude_seen=exclude_seen, progress=False)
+    ranks = gram_ranks(model, tokenizer, histories, targets, exclude_seen=exclude_seen)
     assert ranks.tolist() == dense_ranks(scores, histories, targets, exclude_seen).tolist()
 
 
 def test_ranks_do_not_depend_on_the_batch(model, tokenizer, data):
     histories, targets = evaluation_histories(data, "validation")
-    alone = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=1, progress=False)
-    together = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=7, progress=False)
+    alone = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=1)
+    together = gram_ranks(model, tokenizer, histories, targets, num_beams=10, batch_size=7)
     assert alone.tolist() == together.tolist()
     assert 0 < (alone > 0).mean() < 1  # ten beams find some targets, not all
     assert alone.max() <= 10
@@ -134,7 +146,7 @@ def test_ranks_do_not_depend_on_the_batch(model, tokenizer, data):
 
 def test_seen_target_is_a_miss_where_seen_items_are_masked(model, tokenizer):
     history = np.array([3, 4, 5], dtype=np.int32)
-    find = {"histories": [history, history], "targets": np.array([4, 9]), "num_beams": 30, "progress": False}
+    find = {"histories": [history, history], "targets": np.array([4, 9]), "num_beams": 30}
     assert gram_ranks(model, tokenizer, **find, exclude_seen=False).all()
     assert (gram_ranks(model, tokenizer, **find, exclude_seen=True) > 0).tolist() == [False, True]
 
@@ -142,7 +154,7 @@ def test_seen_target_is_a_miss_where_seen_items_are_masked(model, tokenizer):
 def test_model_is_left_in_its_mode_and_no_users_are_no_work(model, tokenizer):
     try:
         model.train()
-        assert len(gram_ranks(model, tokenizer, [], np.array([], dtype=np.int32), progress=False)) == 0
+        assert len(gram_ranks(model, tokenizer, [], np.array([], dtype=np.int32))) == 0
         assert model.training
     finally:
         model.eval()

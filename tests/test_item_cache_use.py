@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from gram import cli
 from gram.data import evaluation_histories
-from gram.evaluation.full_ranking import gram_ranks
+from gram.evaluation.candidates import gram_candidates
 from gram.hub.space.engine import Engine
 from gram.item_cache_gram import ItemCache
 from gram.serving.recommendation import Recommender, recommend_users
@@ -63,8 +63,12 @@ def gram(capsys):
 
 def test_groups_of_users_whose_items_fit_in_memory(model, tokenizer, data, monkeypatch):
     histories, targets = evaluation_histories(data, "test")
-    options = {"num_beams": 10, "batch_size": 3, "progress": False}
-    at_once = gram_ranks(model, tokenizer, histories, targets, **options)
+
+    def search(**options):
+        found = gram_candidates(model, tokenizer, histories, num_beams=10, batch_size=3, progress=False, **options)
+        return found["all_items"].items
+
+    at_once = search()
     size = 4 * 32 * max(map(len, tokenizer.item_prompts))
     monkeypatch.setattr("gram.serving.user_batches.MOST_BYTES", 16 * size)
     caches, seen = [], []
@@ -74,9 +78,8 @@ def test_groups_of_users_whose_items_fit_in_memory(model, tokenizer, data, monke
         cache.gather([row for user in users for row in histories[user][-8:]])
     assert sorted(seen) == list(range(len(targets)))
     assert 1 < len(caches) < len(targets) / 3
-    assert np.array_equal(gram_ranks(model, tokenizer, histories, targets, **options), at_once)
-    cache = model.encode_items(tokenizer, progress=False)
-    assert np.array_equal(gram_ranks(model, tokenizer, histories, targets, **options, item_cache=cache), at_once)
+    assert np.array_equal(search(), at_once)
+    assert np.array_equal(search(item_cache=model.encode_items(tokenizer, progress=False)), at_once)
 
 
 def test_a_file_of_users_gets_the_same_with_any_cache(model, tokenizer, with_cache, tmp_path, monkeypatch):

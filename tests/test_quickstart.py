@@ -57,7 +57,8 @@ def test_fresh_process_recommends_the_same(quickstart_run):
     histories = [[data.items.item_ids[row] for row in data.interactions[user]] for user in (3, 7)]
     found = Recommender.from_pretrained(folder).recommend(histories, top_k=quickstart.NUM_SHOWN_ITEMS)
     expected = [[item.item_id for item in items] for items in found]
-    assert quickstart.reload_and_recommend(folder, histories) == expected
+    again = quickstart.reload_and_recommend(folder, histories)
+    assert [[item["item_id"] for item in items] for items in again] == expected
 
 
 def test_recipe_with_an_unknown_key_is_named_before_anything_is_done(tmp_path):

@@ -13,12 +13,12 @@ from gram.cli import main
 from gram.common.provenance import hash_of_file
 from gram.data.splits import sample_users
 from gram.evaluation.full_ranking import PROTOCOLS
-from gram.evaluation.rankings import ndcg
+from gram.evaluation.rankings import interval, ndcg
 from gram.reproduction import ROWS, Plan, reproduce, rerun, results_table, write_table
 from gram.reproduction.plan import BUDGET, Run
-from gram.reproduction.results import difference, join_results, save_result
 from gram.reproduction.runs import Workspace
-from gram.reproduction.stages import RETIRED, read_result
+from gram.reproduction.stages import RETIRED, read_result, save_result
+from gram.reproduction.tables import join_results
 
 from .conftest import QUICKSTART_RECIPE
 
@@ -150,10 +150,9 @@ def test_seeds_are_averaged_and_rows_compared_user_by_user(reproduced):
     assert less["low"] < less["mean"] < less["high"]
 
 
-def test_differences_are_of_pairs():
-    values = np.array([0.2, 0.4, 0.9, 0.5])
+def test_the_interval_of_differences():
     apart = np.array([0.1, 0.1, 0.1, 0.3])
-    found = difference(values + apart, values)
+    found = interval(apart)
     standard_error = np.std(apart, ddof=1) / 2
     assert found["mean"] == pytest.approx(0.15)
     assert found["high"] - found["low"] == pytest.approx(2 * 1.959964 * standard_error)

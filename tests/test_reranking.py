@@ -24,7 +24,7 @@ from gram.data import evaluation_histories, read_folder, training_part, without_
 from gram.evaluation.candidates import PROTOCOLS, Candidates, gram_candidates, target_ranks
 from gram.evaluation.full_ranking import evaluate, format_table
 from gram.evaluation.reranking import FUSIONS, RERANKED, choose_reranking, put_forward
-from gram.evaluation.weighting import GRID, Weighting, choose_weighting
+from gram.evaluation.weighting import GRID, choose_weights, weighted_ranking
 from gram.translation import SASREC_FILE
 
 from .waiting import PATIENCE
@@ -89,7 +89,7 @@ def candidates_with_scores(draw):
 @given(candidates_with_scores(), st.sampled_from(GRID), st.sampled_from([0.0, 2.0]))
 def test_reranking_neither_adds_nor_loses_a_candidate(given_candidates, weight, spread):
     candidates, scores = given_candidates
-    ranked = Weighting({"SASRec": weight}, {"SASRec": spread}).rank(candidates, scores)
+    ranked = weighted_ranking(candidates, scores, {"SASRec": weight}, {"SASRec": spread})
     for before, after in zip(candidates.items, ranked, strict=True):
         assert sorted(before) == sorted(after)
         assert (np.diff((after >= 0).astype(int)) <= 0).all()  # none stands before an item
@@ -98,7 +98,8 @@ def test_reranking_neither_adds_nor_loses_a_candidate(given_candidates, weight, 
 @given(candidates_with_scores())
 def test_weight_zero_is_grams_own_ranking(given_candidates):
     candidates, scores = given_candidates
-    assert np.array_equal(Weighting({"SASRec": 0.0}, {"SASRec": 1.0}).rank(candidates, scores), candidates.items)
+    ranked = weighted_ranking(candidates, scores, {"SASRec": 0.0}, {"SASRec": 1.0})
+    assert np.array_equal(ranked, candidates.items)
 
 
 @given(candidates_with_scores(), st.data())
@@ -106,11 +107,11 @@ def test_the_choice_is_never_worse_than_gram_where_it_is_made(given_candidates, 
     candidates, scores = given_candidates
     num_users = len(candidates.items)
     targets = np.array(draw.draw(st.lists(st.integers(0, 20), min_size=num_users, max_size=num_users)))
-    weighting, tried = choose_weighting(candidates, scores, {"SASRec": 2.0}, targets)
+    weights, tried = choose_weights(candidates, scores, {"SASRec": 2.0}, targets)
     alone = [one["ndcg@10"] for one in tried if one["weights"] == {"SASRec": 0.0}]
     best = max(one["ndcg@10"] for one in tried)
     assert best >= alone[0]
-    ranks = target_ranks(weighting.rank(candidates, scores), targets)
+    ranks = target_ranks(weighted_ranking(candidates, scores, weights, {"SASRec": 2.0}), targets)
     assert np.where(ranks > 0, 1 / np.log2(ranks + 1.0 + (ranks == 0)), 0).mean() == pytest.approx(best)
 
 
@@ -122,10 +123,11 @@ def test_who_knows_the_truth_gets_weight_and_who_knows_nothing_gets_none():
     targets = items[np.arange(num_users), draw.integers(width, size=num_users)]
     truth = (items == targets[:, None]).astype(np.float32)
     scores, spread = {"lies": -truth, "truth": truth}, {"lies": 1.0, "truth": 1.0}
-    weighting, _ = choose_weighting(Candidates(items, gram, width), scores, spread, targets)
-    assert weighting.weights["lies"] == 0
-    assert weighting.weights["truth"] >= 1  # as much as GRAM's best and worst lie apart
-    assert (weighting.rank(Candidates(items, gram, width), scores)[:, 0] == targets).all()
+    weights, _ = choose_weights(Candidates(items, gram, width), scores, spread, targets)
+    assert weights["lies"] == 0
+    assert weights["truth"] >= 1  # as much as GRAM's best and worst lie apart
+    ranked = weighted_ranking(Candidates(items, gram, width), scores, weights, spread)
+    assert (ranked[:, 0] == targets).all()
 
 
 def test_candidates_are_what_generate_gives(model, tokenizer, histories, found):
@@ -180,7 +182,7 @@ def test_an_item_without_lexical_id_is_no_candidate(model, tokenizer, histories)
 def test_without_gram_the_candidates_are_sasrecs_in_its_order(found, histories, scorers):
     for protocol in PROTOCOLS:
         candidates, scores = found.of(FUSIONS[WITHOUT_GRAM], protocol)
-        ranked = Weighting({"SASRec": 1.0}, {"SASRec": 1.0}).rank(candidates, scores)
+        ranked = weighted_ranking(candidates, scores, {"SASRec": 1.0}, {"SASRec": 1.0})
         for user, history in enumerate(histories):
             liked = scorers["SASRec"].score([history])[0]
             if protocol == "unseen_items":

@@ -412,7 +412,7 @@ def test_a_port_in_use_is_one_line(folder):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--port", "70000"), "--port: '70000' is no port"),
+        (("--port", "70000"), "--port: '70000' is no whole number"),
         (("--host", "..."), "cannot listen on port 8000 of ...: "),
         (("--batch-size", "0"), "batch_size is 0; it must be a whole number, at least 1"),
         (("--max-wait-ms", "-1"), "max_wait_ms is -1.0; it must be a number, at least 0"),

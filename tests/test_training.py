@@ -281,11 +281,13 @@ def test_loss_falls(data, data_folder, tokenizer, tmp_path):
 def test_every_recipe_is_valid(recipe):
     from argparse import ArgumentParser
 
-    from gram.common.settings import parse
+    from gram.common.settings import add_flags, settings_from
     from gram.translation import TranslationSettings
 
     argv = ["--config", str(recipe), "--data", "d", "--output-dir", "o", "--backbone", "none", "--learning-rate", "0.5"]
-    settings, translation = parse(ArgumentParser(), TrainingSettings, TranslationSettings, argv=argv)
+    kinds, parser = (TrainingSettings, TranslationSettings), ArgumentParser()
+    add_flags(parser, *kinds, config=True)
+    settings, translation = settings_from(vars(parser.parse_args(argv)), *kinds)
     assert (settings.backbone, settings.learning_rate) == (None, 0.5)
     assert f"num_clusters: {translation.num_clusters}\n" in recipe.read_text()
 
