@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -33,19 +33,17 @@ def checked_interactions(
     The raw batches have these columns, of any type, and `line`. `unit` is that of a time given as number, `s` or `ms`.
     """
     for batch in raw:
-        columns = {name: _ids(batch[name], name, source) for name in ("user", "item")}
-        faults = [_id_faults(ids, name) for name, ids in columns.items()]
-        try:
-            times = seconds(batch["time"], unit)
-        except TypeError as error:
-            raise ValueError(f"{source}: {error}") from None
-        faults += [_time_faults(batch["time"], times, unit)]
+        columns = {name: ids_of(batch[name], name, source) for name in ("user", "item")}
+        faults = [id_faults(ids.dictionary_encode(), name) for name, ids in columns.items()]
+        times = seconds(batch["time"], unit, source)
         columns["time"] = pa.array(times)
+        faults.append(_time_faults(batch["time"], times, unit))
         if "rating" in batch.schema.names:
-            columns["rating"] = pa.array(_numbers(batch["rating"]))
-            why = "rating is missing or no number", "unset min_rating"
-            faults.append((~np.isfinite(columns["rating"]), lambda row, why=why: why))
-        yield _without_faults(batch, columns, faults, source, reading)
+            ratings = _numbers(batch["rating"])
+            columns["rating"] = pa.array(ratings)
+            faults.append((~np.isfinite(ratings), lambda row: ("rating is missing or no number", "unset min_rating")))
+        sound = refuse(batch["line"], faults, source, reading)
+        yield pa.RecordBatch.from_pydict(columns).filter(pa.array(sound))
 
 
 def checked_items(raw: Iterator[pa.RecordBatch], source: str | Path, reading: Reading) -> Iterator[pa.RecordBatch]:
@@ -54,27 +52,24 @@ def checked_items(raw: Iterator[pa.RecordBatch], source: str | Path, reading: Re
     The raw batches have these columns, of any type, and `line`.
     """
     for batch in raw:
-        ids = _ids(batch["item_id"], "item", source)
+        ids = ids_of(batch["item_id"], "item", source)
         fields = [name for name in batch.schema.names if name not in ("line", "item_id")]
         columns = {"item_id": ids, **{name: _texts(batch[name], name, source) for name in fields}}
-        yield _without_faults(batch, columns, [_id_faults(ids, "item")], source, reading)
+        sound = refuse(batch["line"], [id_faults(ids.dictionary_encode(), "item")], source, reading)
+        yield pa.RecordBatch.from_pydict(columns).filter(pa.array(sound))
 
 
-def _without_faults(
-    batch: pa.RecordBatch, columns: dict[str, pa.Array], faults: list[Fault], source: str | Path, reading: Reading
-) -> pa.RecordBatch:
-    result = pa.RecordBatch.from_pydict(columns)
+def refuse(lines: pa.Array | pa.ChunkedArray, faults: list[Fault], source: str | Path, reading: Reading) -> np.ndarray:
+    """(n,) bool: rows without a fault; of each other one the first of its faults is told, by its line."""
     wrong = np.logical_or.reduce([mask for mask, _ in faults])
-    if not wrong.any():
-        return result
-    numbers = batch["line"].to_numpy()
     for row in np.flatnonzero(wrong).tolist():
         why, remedy = next(told(row) for mask, told in faults if mask[row])
-        reading.refuse(source, int(numbers[row]), why, remedy)
-    return result.filter(pa.array(~wrong))
+        reading.refuse(source, lines[row].as_py(), why, remedy)
+    return ~wrong
 
 
-def _ids(values: pa.Array, name: str, source: str | Path) -> pa.Array:
+def ids_of(values: pa.Array | pa.ChunkedArray, name: str, source: str | Path) -> pa.Array | pa.ChunkedArray:
+    """Ids as strings, null where there is none: a whole number is one, of whatever type."""
     kind = values.type
     try:
         if pa.types.is_floating(kind):  # whole numbers, some of them missing, as pandas keeps them
@@ -93,10 +88,10 @@ def _ids(values: pa.Array, name: str, source: str | Path) -> pa.Array:
         raise ValueError(f"{source}: the {name} ids are of type {kind}; {_ID_REMEDY}") from None
 
 
-def _id_faults(ids: pa.Array, name: str) -> Fault:
-    encoded = ids.dictionary_encode()
-    wrong = np.array([True, *(bool(id_fault(value)) for value in encoded.dictionary.to_pylist())])
-    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False) + 1
+def id_faults(ids: pa.DictionaryArray, name: str) -> Fault:
+    """Rows whose id cannot be one."""
+    wrong = np.array([True, *(bool(id_fault(value)) for value in ids.dictionary.to_pylist())])
+    codes = pc.fill_null(ids.indices, -1).to_numpy(zero_copy_only=False) + 1
     return wrong[codes], lambda row: (f"{name} id {id_fault(ids[row].as_py())}", _ID_REMEDY)
 
 
@@ -112,19 +107,12 @@ def _time_faults(values: pa.Array, times: np.ndarray, unit: str) -> Fault:
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
+    if pa.types.is_string(values.type):
+        return _of_texts(values, "s", (pa.float64(),))
     try:
-        return pc.fill_null(values.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False)
+        return _floats(values)
     except pa.ArrowNotImplementedError:
         return np.full(len(values), np.nan)
-    except pa.ArrowInvalid:
-        return np.array([_number_of(value) for value in values.to_pylist()], dtype=np.float64)
-
-
-def _number_of(value: str | None) -> float:
-    try:
-        return float(value or "")
-    except ValueError:
-        return float("nan")
 
 
 def _texts(values: pa.Array, name: str, source: str | Path) -> pa.Array:
@@ -134,16 +122,14 @@ def _texts(values: pa.Array, name: str, source: str | Path) -> pa.Array:
         raise ValueError(f"{source}: column {name}: {error}; name other text_columns") from None
 
 
-def seconds(values: pa.Array, unit: str) -> np.ndarray:
+def seconds(values: pa.Array | pa.ChunkedArray, unit: str, source: str | Path = "") -> np.ndarray:
     """(n,) float64, NaN where there is no time.
 
     Args:
         values: numbers that count `unit`, dates, dates with times (UTC where they name no zone), or any of these as
             texts.
         unit: of `UNITS`.
-
-    Raises:
-        TypeError: values of another type.
+        source: named in the error where the values are of another type.
     """
     kind = values.type
     if pa.types.is_date(kind):
@@ -151,21 +137,23 @@ def seconds(values: pa.Array, unit: str) -> np.ndarray:
     if pa.types.is_timestamp(values.type):
         return _floats(values.cast(pa.int64())) / _PARTS[values.type.unit]
     if pa.types.is_string(kind):
-        return _of_texts(pc.utf8_trim_whitespace(values), unit)
+        return _of_texts(values, unit, _KINDS_OF_TEXT)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)) and len(values):
         if values.null_count < len(values):
-            raise TypeError(f"the times are of type {kind}; make them numbers or dates")
+            raise ValueError(f"{source}: the times are of type {kind}; make them numbers or dates")
         return np.full(len(values), np.nan)
     numbers = _floats(values)
     if (pa.types.is_float16(kind) or pa.types.is_float32(kind)) and (np.abs(numbers) > 2**24).any():
-        raise TypeError(
-            f"the times are of type {kind}, which rounds them to minutes; make them double, or whole numbers"
+        raise ValueError(
+            f"{source}: the times are of type {kind}, which rounds them to minutes; make them double, or whole numbers"
         )
     return numbers / UNITS[unit]
 
 
-def _of_texts(values: pa.Array, unit: str) -> np.ndarray:
-    for kind in _KINDS_OF_TEXT:
+def _of_texts(values: pa.Array | pa.ChunkedArray, unit: str, kinds: Sequence[pa.DataType]) -> np.ndarray:
+    """Each text as the first of these kinds that it can be read as, NaN where it is none."""
+    values = pc.utf8_trim_whitespace(values)
+    for kind in kinds:
         try:
             return seconds(values.cast(kind), unit)
         except pa.ArrowInvalid:
@@ -173,7 +161,7 @@ def _of_texts(values: pa.Array, unit: str) -> np.ndarray:
     if len(values) < 2:
         return np.full(len(values), np.nan)
     half = len(values) // 2
-    return np.concatenate([_of_texts(values[:half], unit), _of_texts(values[half:], unit)])
+    return np.concatenate([_of_texts(values[:half], unit, kinds), _of_texts(values[half:], unit, kinds)])
 
 
 def _floats(values: pa.Array) -> np.ndarray:

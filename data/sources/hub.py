@@ -86,29 +86,14 @@ def _streamed(name: str, builder, split: str, reading: Reading, columns: Mapping
     try:
         if builder.name == "csv":
             builder.config.converters = dict.fromkeys(columns, str)  # every value as it stands there
-        dataset = builder.as_streaming_dataset(split=split)
-        if dataset.column_names:
-            _check_columns(name, dataset.column_names, columns)
+        dataset = builder.as_streaming_dataset(split=split).with_format("arrow")
         with tqdm(desc=name, unit="row", unit_scale=True, disable=None if reading.progress else True) as bar:
-            for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            for table in dataset.iter(batch_size=BATCH_ROWS):
                 for batch in table.combine_chunks().to_batches():
-                    _check_columns(name, batch.schema.names, columns)
                     yield batch
                     bar.update(batch.num_rows)
-    except _ColumnError:
-        raise
     except Exception as error:
         raise _failed(name, error) from error
-
-
-class _ColumnError(ValueError):
-    pass
-
-
-def _check_columns(name: str, there: list[str], columns: Mapping[str, str]) -> None:
-    for column in columns:
-        if column not in there:
-            raise _ColumnError(f"{name}: column {column} is missing; name one of {', '.join(there)} in its place")
 
 
 def _failed(name: str, error: Exception) -> ValueError:
