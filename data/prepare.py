@@ -176,8 +176,8 @@ def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, i
     table = table.filter(pa.array(filled))
     if not len(table):
         raise ValueError(f"{source.places[1]}: no item has a text; name other text columns")
-    first = first_of_each(table["item_id"])
-    return table.take(pa.array(first)), {**counts, "repeated": len(table) - len(first)}
+    is_first = np.isin(np.arange(len(table)), first_of_each(table["item_id"]))
+    return table.filter(pa.array(is_first)), {**counts, "repeated": int((~is_first).sum())}
 
 
 def _remedy(skipped: list[str]) -> str:

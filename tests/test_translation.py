@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from transformers import AutoTokenizer, T5Tokenizer
 
 from gram.collaborative.sasrec import SASRecSettings
@@ -15,7 +16,7 @@ from gram.tokenization_gram import CATALOGUE_SCHEMA, GramTokenizer
 from gram.translation import TranslationSettings, TreeStatistics, train_vocabulary, translate
 from gram.translation.embedding import embed_texts
 from gram.translation.hierarchy import cluster_hierarchy
-from gram.translation.lexical_ids import Candidates, _Namer, name_items
+from gram.translation.lexical_ids import _Namer, name_items
 from gram.trie_gram import ItemTrie
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -203,7 +204,8 @@ def test_tokens_go_where_they_weigh_most(wishes, groups, seed):
     pairs = [sorted((-float(draw.integers(1, 4)), token) for token in tokens) for tokens in wishes]
     offsets = np.cumsum([0, *map(len, pairs)])
     flat = [pair for node in pairs for pair in node]
-    candidates = Candidates(offsets, np.array([t for _, t in flat], np.int32), np.array([-w for w, _ in flat], float))
+    weights, tokens = np.array([-weight for weight, _ in flat]), np.array([token for _, token in flat], np.int32)
+    candidates = sparse.csr_matrix((weights, tokens, offsets), (len(wishes), 7))
     rows, groups = np.arange(len(wishes)), np.array(groups[: len(wishes)])
     no_ancestors = np.zeros((len(rows), 0), np.int32)
     found = _Namer(candidates, rows, groups, no_ancestors, np.ones(len(rows), int)).names(True, 100)
@@ -403,7 +405,7 @@ def test_given_files_that_are_not_there_are_named(folder, vocabulary):
 def test_statistics_count_the_tree():
     statistics = TreeStatistics.of([["▁a1", "▁b1"], ["▁a1", "▁b2", "0"], ["▁a1", "▁b2", "1"], ["▁a2"], ["▁a2"]])
     assert (statistics.items, statistics.duplicates, statistics.suffixed) == (5, 1, 2)
-    assert statistics.rows() == [(1, 2, 2, 2.0), (2, 2, 2, 2.0), (3, 2, 2, 2.0)]
+    assert statistics.levels == ((1, 2, 2, 2.0), (2, 2, 2, 2.0), (3, 2, 2, 2.0))
     assert len(str(statistics).splitlines()) == 5
 
 
