@@ -13,12 +13,12 @@ import pyarrow as pa
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from ..collaborative.fitting import fit_or_load, fit_sasrec, sasrec_provenance
+from ..collaborative.fitting import fit_or_load, sasrec_provenance
 from ..collaborative.neighbours import items_bought_together, nearest_items
 from ..collaborative.sasrec import SASRec, SASRecSettings
 from ..common.artefacts import table_or_arrays
 from ..common.provenance import Provenance, hash_of_file, hash_of_interactions, hash_of_items, hash_of_texts
-from ..data.interactions import Interactions, RecommendationData
+from ..data.interactions import RecommendationData
 from ..data.splits import training_part
 from ..tokenization_gram import CATALOGUE_SCHEMA
 from .codes import code_ids, code_tokens, residual_codes
@@ -133,8 +133,11 @@ class _Stages:
         self.items = hash_of_items(data.items)
         self.item_ids = hash_of_texts(data.items.item_ids)
 
+    def _file(self, name: str) -> Path | None:
+        return self.folder and self.folder / name
+
     def _kept(self, name: str, provenance: Provenance, make):
-        return table_or_arrays(self.folder and self.folder / name, provenance, make)
+        return table_or_arrays(self._file(name), provenance, make)
 
     def vectors(self) -> tuple[np.ndarray, Provenance]:
         """(N, d) float32."""
@@ -228,8 +231,9 @@ class _Stages:
         training = training_part(self.data)
         sasrec, inputs = None, {"training interactions": hash_of_interactions(training)}
         if source == SASREC:
-            inputs = {"sasrec": sasrec_provenance(training, num_items, self.sasrec_settings, self.settings.seed).key}
-            sasrec = self._sasrec(training)
+            arguments = (training, num_items, self.sasrec_settings, self.settings.seed)
+            inputs = {"sasrec": sasrec_provenance(*arguments).key}
+            sasrec = fit_or_load(self._file(SASREC_FILE), *arguments, self.progress)
         provenance = Provenance("similar items", inputs, {"num_similar": k, "source": source, "num_items": num_items})
 
         def make() -> pa.Table:
@@ -242,19 +246,11 @@ class _Stages:
         flat = self._kept(SIMILAR_ITEMS_FILE, provenance, make)["rows"].combine_chunks().flatten()
         return flat.to_numpy().reshape(num_items, k), provenance, sasrec
 
-    def _sasrec(self, training: Interactions) -> SASRec:
-        arguments = (training, len(self.data.items), self.sasrec_settings, self.settings.seed, self.progress)
-        return fit_or_load(self.folder / SASREC_FILE, *arguments) if self.folder else fit_sasrec(*arguments)
-
 
 def check_tokens(
     lexical_ids: Sequence[Sequence[str]], item_ids: Sequence[str], tokenizer: PreTrainedTokenizerBase, source: str
 ) -> None:
-    """Make sure that every token of the lexical IDs is one token of the vocabulary, and not a special one.
-
-    Raises:
-        ValueError: it is not; names `source`, the item and the token.
-    """
+    """Make sure that every token of the lexical IDs is one token of the vocabulary, and not a special one."""
     usable = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
     for item, tokens in zip(item_ids, lexical_ids, strict=True):
         for token in tokens:

@@ -87,7 +87,7 @@ def encode_in_shards(
             model.tokenizer.padding_side, end = "right", model.tokenizer.eos_token or model.tokenizer.sep_token
         sentences = [prompt + texts[row] + end for row in shard]
         vectors = model.encode(sentences, show_progress_bar=False, convert_to_numpy=True)
-        return {"vectors": _unit_length(np.asarray(vectors, dtype=np.float64))}
+        return {"vectors": unit_length(np.asarray(vectors, dtype=np.float64))}
 
     def shard_file(number: int) -> Path | None:
         return Path(folder) / f"vectors-{number:05d}-of-{len(shards):05d}.safetensors" if folder else None
@@ -133,10 +133,11 @@ def tfidf_svd(texts: Sequence[str], dimensions: int = 128, seed: int = 0) -> np.
         else:
             left, strengths, _ = np.linalg.svd(counts.toarray(), full_matrices=False)
             vectors = left * strengths
-    return _unit_length(vectors)
+    return unit_length(vectors)
 
 
-def _unit_length(vectors: np.ndarray) -> np.ndarray:
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """(N, d) float32, rows of length 1, or 0 where they were."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32, order="C")  # as it is when it is read again
 
