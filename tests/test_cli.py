@@ -158,7 +158,7 @@ def test_translate_prints_statistics_and_saves_a_tokenizer(gram, data_folder, tm
     (output.parent / "other" / "letter.txt").write_text("mine", "utf-8")
     code, _, errors = gram("translate", "--data", data_folder, "--output", output.parent / "other")
     assert code == 2
-    assert "other: exists already and holds no translation" in errors[0]
+    assert "other: exists already, and holds nothing that this command wrote" in errors[0]
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left", "x.bin"), 2)])

@@ -24,7 +24,7 @@ from ..tokenization_gram import CATALOGUE_SCHEMA
 from .codes import code_ids, code_tokens, residual_codes
 from .embedding import embed_texts, encode_in_shards, encoder_inputs
 from .given import read_block_list, read_lexical_ids, read_similar_items, read_vectors
-from .hierarchy import ClusterTree, cluster_hierarchy, flat_paths
+from .hierarchy import cluster_hierarchy
 from .lexical_ids import name_items
 from .report import TreeStatistics
 from .settings import BUILT_IN_ENCODER, CODES, ITEM_KNN, SASREC, TranslationSettings
@@ -159,17 +159,17 @@ class _Stages:
 
         return self._kept(VECTORS_FILE, provenance, make)["vectors"], provenance
 
-    def tree(self) -> tuple[ClusterTree, Provenance]:
+    def tree(self) -> tuple[np.ndarray, Provenance]:
+        """(N, depth) paths of the items."""
         vectors, vectors_from = self.vectors()
         facts = {name: getattr(self.settings, name) for name in ("num_clusters", "depth", "seed")}
         provenance = Provenance("cluster tree", {"vectors": vectors_from.key}, facts)
 
         def make() -> dict[str, np.ndarray]:
-            return vars(
-                cluster_hierarchy(vectors, **facts, num_workers=self.settings.num_workers, progress=self.progress)
-            )
+            workers = self.settings.num_workers
+            return {"paths": cluster_hierarchy(vectors, **facts, num_workers=workers, progress=self.progress)}
 
-        return ClusterTree(**self._kept(TREE_FILE, provenance, make)), provenance
+        return self._kept(TREE_FILE, provenance, make)["paths"], provenance
 
     def ids(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
         """N lists of tokens, and those tokens that are new to the vocabulary."""
@@ -204,15 +204,15 @@ class _Stages:
         inputs = {"texts": self.texts, "item ids": self.item_ids, "tokenizer": vocabulary}
         facts: dict[str, Any] = {"blocked": sorted(blocked)}
         if settings.hierarchy:
-            tree, tree_from = self.tree()
-            paths, max_fan_out = tree.paths, settings.max_fan_out
-            inputs["tree"], facts["max_fan_out"] = tree_from.key, max_fan_out
+            paths, tree_from = self.tree()
+            inputs["tree"], facts["max_fan_out"] = tree_from.key, settings.max_fan_out
         else:
-            paths, max_fan_out = flat_paths(len(items), settings.depth), len(self.tokenizer)
+            paths = np.full((len(items), settings.depth), -1)  # no cluster holds items together
             facts |= {"hierarchy": False, "depth": settings.depth}
         provenance = Provenance("lexical IDs", inputs, facts)
 
         def make() -> pa.Table:
+            max_fan_out = settings.max_fan_out if settings.hierarchy else len(self.tokenizer)
             named = name_items(paths, items.texts, self.tokenizer, max_fan_out, blocked, progress=self.progress)
             return pa.table({"item_id": items.item_ids, "lexical_id": pa.array(named, pa.list_(pa.string()))})
 

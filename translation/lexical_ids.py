@@ -48,7 +48,7 @@ def name_items(
     character never stand in one.
 
     Args:
-        paths: (N, depth) int, of a `ClusterTree`.
+        paths: (N, depth) int, of `cluster_hierarchy`.
         texts: N texts.
         tokenizer: whose vocabulary the tokens are taken from.
         max_fan_out: the most tokens that may follow one beginning of an ID, digits of suffixes aside. Nodes that come

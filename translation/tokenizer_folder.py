@@ -25,6 +25,7 @@ from .report import TreeStatistics
 from .settings import TranslationSettings
 
 VOCABULARY_FILE = "vocabulary.parquet"
+OWN_FILES = (VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS)
 PAD, EOS, UNK = 0, 1, 2  # ids, as in T5
 
 
@@ -60,10 +61,9 @@ def make_tokenizer_folder(
             tokenizer is not a fast one; or see `gram.translation.translate`.
     """
     settings, folder = settings or TranslationSettings(), Path(output)
-    _check_folder(folder)
-    written = [folder, *(folder / name for name in (VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS))]
     files = [getattr(settings, name) for name in ("vectors", "lexical_ids", "similar_items", "blocked_tokens")]
-    check_outputs(dict.fromkeys(written, lambda path: True), [data.folder, text_tokenizer, *files])
+    written = dict.fromkeys((folder / name for name in OWN_FILES), lambda path: True)
+    check_outputs({folder: _is_translation, **written}, [data.folder, text_tokenizer, *files])
     with locked(folder, inside=True, processes=processes):
         if processes is not None and processes.num_processes > 1:
             encode_together(data.items.texts, settings, folder, processes, progress)
@@ -75,14 +75,10 @@ def make_tokenizer_folder(
         return translation.statistics
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: is a file; give another name for the folder")
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    if names and not names & {VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS}:
-        raise ValueError(f"{folder}: exists already and holds no translation; give another name, or remove it")
+def _is_translation(folder: Path) -> bool:
+    """Whether a folder has nothing in it yet, or something of an earlier translation."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else {""}
+    return not names or not names.isdisjoint(OWN_FILES)
 
 
 def _text_tokenizer(
