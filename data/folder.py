@@ -32,7 +32,6 @@ from .sources.lines import Reading, filled_lines, id_fault
 REPORT_FILE = "prepare.json"
 PROVENANCE = b"gram.provenance"
 SHOWN_CHARACTERS = 80  # of the text, where an item has no title
-_ROWS_WRITTEN_TOGETHER = 1 << 20
 _PLAIN_TITLE = re.compile(r"(?:^|; )title: (.*?)(?=; \w+: |;?$)")
 _PLAIN_EMPTY = re.compile(r"(?:\w+:|;|\s)*")
 
@@ -51,20 +50,18 @@ def write_parquet_folder(
     """
     metadata = {PROVENANCE: json.dumps(facts, sort_keys=True)}
     pq.write_table(items.combine_chunks().replace_schema_metadata(metadata), folder / ITEMS_FILE)
-    kinds = {"user_id": pa.string(), "item_id": pa.string(), "time": pa.from_numpy_dtype(times.dtype)}
-    schema = pa.schema([*kinds.items(), ("split", pa.dictionary(pa.int8(), pa.string()))], metadata=metadata)
-    user_ids, item_ids = pa.array(interactions.user_ids, pa.string()), items["item_id"].combine_chunks()
-    users = np.repeat(np.arange(len(interactions)), interactions.lengths)
-    with pq.ParquetWriter(folder / INTERACTIONS_FILE, schema) as writer:
-        for start in range(0, len(users), _ROWS_WRITTEN_TOGETHER):
-            part = slice(start, start + _ROWS_WRITTEN_TOGETHER)
-            columns = [
-                user_ids.take(pa.array(users[part])),
-                item_ids.take(pa.array(interactions.items[part])),
-                pa.array(times[part]),
-                pa.DictionaryArray.from_arrays(pa.array(splits[part]), pa.array(SPLIT_NAMES)),
-            ]
-            writer.write_table(pa.table(columns, schema=schema))
+    users = pa.array(np.repeat(np.arange(len(interactions)), interactions.lengths))
+    columns = {
+        "user_id": pa.DictionaryArray.from_arrays(users, pa.array(interactions.user_ids, pa.string())),
+        "item_id": pa.DictionaryArray.from_arrays(interactions.items, items["item_id"].combine_chunks()),
+        "time": pa.array(times),
+        "split": pa.DictionaryArray.from_arrays(splits, pa.array(SPLIT_NAMES)),
+    }
+    table = pa.table(columns)
+    # Without Arrow's schema ids are read as what they are, strings, and not as codes.
+    with pq.ParquetWriter(folder / INTERACTIONS_FILE, table.schema, store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(metadata)
     with new_file(folder / REPORT_FILE) as part:  # the last of the three: with it the folder is whole
         part.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -116,10 +116,8 @@ def sample_users(data: RecommendationData, fraction: float, seed: int = 0) -> Re
     if fraction == 1:
         return data
     interactions = data.interactions
-    count = math.ceil(fraction * len(interactions))
-    users = drawn_users(len(interactions), count, seed)
-    offsets = np.concatenate([[0], np.cumsum(interactions.lengths[users])])
-    kept = np.repeat(np.isin(np.arange(len(interactions)), users), interactions.lengths)
+    users = drawn_users(len(interactions), math.ceil(fraction * len(interactions)), seed)
     names = [interactions.user_ids[user] for user in users]
-    sample = Interactions(names, interactions.items[kept], offsets)
+    sample = Interactions.from_sequences(names, [interactions[user] for user in users])
+    kept = np.repeat(np.isin(np.arange(len(interactions)), users), interactions.lengths)
     return RecommendationData(data.items, sample, data.folder, data.splits[kept])

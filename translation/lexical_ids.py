@@ -5,7 +5,7 @@ Source: GRAM (arXiv 2506.01673), semantic-to-lexical translation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -249,7 +249,7 @@ def _spell(token_paths: np.ndarray, groups: np.ndarray, tokenizer: PreTrainedTok
     alone = (sizes[group] == 1) & (token_paths[:, 0] >= 0)
     tokens = np.array([*tokenizer.convert_ids_to_tokens(range(len(tokenizer))), ""], dtype=object)
     lengths = (token_paths >= 0).sum(axis=1)
-    lexical_ids = [row[:length] for row, length in zip(_rows(tokens, token_paths), lengths.tolist(), strict=True)]
+    lexical_ids = [row[:length] for row, length in zip(tokens[token_paths].tolist(), lengths.tolist(), strict=True)]
     if not alone.all():
         digits = _digit_tokens(tokenizer)
         seen: dict[int, int] = {}
@@ -257,11 +257,6 @@ def _spell(token_paths: np.ndarray, groups: np.ndarray, tokenizer: PreTrainedTok
             number = seen[group[item]] = seen.get(group[item], -1) + 1
             lexical_ids[item] += [digits[digit] for digit in str(number)]
     return lexical_ids
-
-
-def _rows(tokens: np.ndarray, token_paths: np.ndarray) -> Iterator[list[str]]:
-    for start in range(0, len(token_paths), _BLOCK):
-        yield from tokens[token_paths[start : start + _BLOCK]].tolist()
 
 
 def _digit_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

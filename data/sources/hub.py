@@ -24,7 +24,7 @@ def open_hub(settings: PrepareSettings, reading: Reading) -> Source:
         names,
         interactions=lambda: _rows(names[0], origins[0], reading, columns[0]),
         items=lambda: _rows(names[1], origins[1], reading, columns[1]),
-        files=tuple(sorted({file for origin in origins for file in _local_files(origin["path"])})),
+        files=tuple(sorted({file for origin in origins for file in Path(origin["path"]).rglob("*") if file.is_file()})),
         facts={
             kind: {**origin, "path": Path(origin["path"]).name if Path(origin["path"]).is_dir() else origin["path"]}
             for kind, origin in zip(("interactions", "items"), origins, strict=True)
@@ -48,10 +48,6 @@ def _origin(name: str) -> dict[str, Any]:
         except Exception as error:
             raise _failed(path, error) from error
     return origin
-
-
-def _local_files(path: str) -> list[Path]:
-    return [file for file in Path(path).rglob("*") if file.is_file()] if Path(path).is_dir() else []
 
 
 def _rows(name: str, origin: dict[str, Any], reading: Reading, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from .lines import BadLineError, Reading, records
+from .lines import BadLineError, Reading, batches, records
 from .source import PrepareSettings, Source, input_folder
 from .tables import delimited
 
@@ -84,8 +84,6 @@ def _item_1m(line: str) -> list[str]:
 
 def _items_20m(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     columns = {"movieId": "item_id", "title": "title", "genres": "genres"}
-    for batch in delimited(path, reading, columns, ",", quoted=True):
-        numbers, *films = (batch[name].to_pylist() for name in ("line", "item_id", "title", "genres"))
-        rows = list(map(_film, *films))
-        values = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-        yield pa.RecordBatch.from_arrays([pa.array(numbers), *values], names=["line", *ITEM_COLUMNS])
+    films = delimited(path, reading, columns, ",", quoted=True)
+    rows = (row for batch in films for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    return batches(((number, *_film(*film)) for number, *film in rows), ITEM_COLUMNS)

@@ -119,14 +119,8 @@ class Source:
 
 
 def input_folder(settings: PrepareSettings) -> Path:
-    """The folder that the settings name.
-
-    Raises:
-        ValueError: they name none.
-        FileNotFoundError: there is none.
-    """
-    if settings.input is None:
-        raise ValueError(f"--input is required for format {settings.format}; give the folder of its files")
+    """The folder that the settings name, which must be there."""
+    required(settings, "input")
     folder = Path(settings.input)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give the one with the {settings.format} files")
@@ -136,11 +130,7 @@ def input_folder(settings: PrepareSettings) -> Path:
 def find(settings: PrepareSettings, kind: str, *patterns: str, without: str = "") -> Path:
     """The file that the setting `interactions` or `items` names, or else the one in the input folder that matches.
 
-    Names that start with `without` are passed over.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: several files match.
+    Names that start with `without` are passed over. No file, or several, are refused.
     """
     given = getattr(settings, kind)
     if given is not None:
@@ -157,22 +147,21 @@ def find(settings: PrepareSettings, kind: str, *patterns: str, without: str = ""
 
 
 def required(settings: PrepareSettings, *names: str) -> None:
-    """Make sure that settings without which the format cannot be read are there.
-
-    Raises:
-        ValueError: one is not.
-    """
+    """Make sure that settings without which the format cannot be read are there."""
     for name in names:
         if getattr(settings, name) is None:
-            raise ValueError(f"--{name.replace('_', '-')} is required for format {settings.format}")
+            raise ValueError(f"--{name.replace('_', '-')} is required for format {settings.format}; give it")
+
+
+def wanted(settings: PrepareSettings) -> tuple[str, ...]:
+    """What is read of an interaction."""
+    return ("user", "item", "time") if settings.min_rating is None else ("user", "item", "time", "rating")
 
 
 def interaction_columns(settings: PrepareSettings) -> dict[str, str]:
     """Column of the source to column of the schema."""
-    columns = {settings.user_column: "user", settings.item_column: "item", settings.time_column: "time"}
-    if settings.min_rating is not None:
-        columns[settings.rating_column] = "rating"
-    if len(columns) < 3 + (settings.min_rating is not None):
+    columns = {getattr(settings, f"{name}_column"): name for name in wanted(settings)}
+    if len(columns) < len(wanted(settings)):
         raise ValueError(
             "two of user_column, item_column, time_column and rating_column are the same; make them differ"
         )
@@ -180,11 +169,7 @@ def interaction_columns(settings: PrepareSettings) -> dict[str, str]:
 
 
 def item_columns(settings: PrepareSettings) -> dict[str, str]:
-    """Column of the source to `item_id` or a text field, from `text_columns`: `name` or `name=field`, by commas.
-
-    Raises:
-        ValueError: no text column, or two of one name.
-    """
+    """Column of the source to `item_id` or a text field, from `text_columns`: `name` or `name=field`, by commas."""
     required(settings, "text_columns")
     pairs = [name.strip().partition("=") for name in settings.text_columns.split(",")]
     columns = {name.strip(): (renamed or name).strip() for name, _, renamed in pairs}

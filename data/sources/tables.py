@@ -19,10 +19,7 @@ from .source import PrepareSettings, Source, find, interaction_columns, item_col
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _ID_FIELDS = ("user", "item", "item_id")
-_TYPES_OF_TEXT = (
-    *(pa.types.is_large_string, pa.types.is_string_view),
-    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view),
-)
+_TYPES_OF_TEXT = ("string", "large_string", "binary", "large_binary", "fixed_size_binary")  # and views of them
 _SENTENCES = ("title", "description")  # fields in which the words of RecBole's `token_seq` are no list
 _MOST_LINES = 100_000  # of one row; a quote that is still open then was not meant as one
 _OPEN_QUOTE = "a quote opens here that is not closed where a field ends, or swallows the rows after it"
@@ -251,7 +248,7 @@ def _plain(values: pa.Array, source: str | Path, name: str) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     try:
-        if any(of_text(values.type) for of_text in _TYPES_OF_TEXT):
+        if str(values.type).startswith(_TYPES_OF_TEXT):
             values = values.cast(pa.string())
         values.validate(full=True)
     except pa.ArrowInvalid as error:
