@@ -143,10 +143,6 @@ class SASRec(nn.Module):
         self.train(was_training)
         return hidden[torch.arange(len(recent)), last] @ self.items.weight.T
 
-    def item_embeddings(self) -> Tensor:
-        """(N, dim) float32, a copy."""
-        return self.items.weight.detach().clone()
-
     def save(self, path: str | Path, provenance: Provenance) -> None:
         """Write the weights, and in the file's head the settings and what they were trained on, as safetensors."""
         write(Path(path), {name: weight.numpy() for name, weight in self.state_dict().items()}, provenance)

@@ -12,7 +12,6 @@ Errors name the file and the row, from 1.
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,15 +24,13 @@ import pyarrow.parquet as pq
 
 from ..common.files import new_file
 from .interactions import SPLIT_NAMES, Interactions, ItemTable, RecommendationData
+from .sources import folder as forms
 from .sources.checks import id_faults, ids_of, refuse, seconds
-from .sources.folder import INTERACTIONS_FILE, ITEMS_FILE, PLAIN_TEXT, folder_files, item_batches, log_batches
 from .sources.lines import Reading, filled_lines, id_fault
 
 REPORT_FILE = "prepare.json"
 PROVENANCE = b"gram.provenance"
 SHOWN_CHARACTERS = 80  # of the text, where an item has no title
-_PLAIN_TITLE = re.compile(r"(?:^|; )title: (.*?)(?=; \w+: |;?$)")
-_PLAIN_EMPTY = re.compile(r"(?:\w+:|;|\s)*")
 
 
 def write_parquet_folder(
@@ -49,7 +46,7 @@ def write_parquet_folder(
     The folder is there, and empty; `times` (total,) are int64 or float64, `splits` (total,) int8.
     """
     metadata = {PROVENANCE: json.dumps(facts, sort_keys=True)}
-    pq.write_table(items.combine_chunks().replace_schema_metadata(metadata), folder / ITEMS_FILE)
+    pq.write_table(items.combine_chunks().replace_schema_metadata(metadata), folder / forms.ITEMS_FILE)
     users = pa.array(np.repeat(np.arange(len(interactions)), interactions.lengths))
     columns = {
         "user_id": pa.DictionaryArray.from_arrays(users, pa.array(interactions.user_ids, pa.string())),
@@ -59,7 +56,7 @@ def write_parquet_folder(
     }
     table = pa.table(columns)
     # Without Arrow's schema ids are read as what they are, strings, and not as codes.
-    with pq.ParquetWriter(folder / INTERACTIONS_FILE, table.schema, store_schema=False) as writer:
+    with pq.ParquetWriter(folder / forms.INTERACTIONS_FILE, table.schema, store_schema=False) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata(metadata)
     with new_file(folder / REPORT_FILE) as part:  # the last of the three: with it the folder is whole
@@ -99,9 +96,8 @@ def _rows_of_fields(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[t
 def _rows_of_plain_texts(path: Path) -> Iterator[tuple[int, str, str, str]]:
     for number, line in filled_lines(path):
         item, *words = line.split()
-        text = " ".join(words)
-        title = _PLAIN_TITLE.search(text)
-        yield number, item, title[1] if title else "", "" if _PLAIN_EMPTY.fullmatch(text) else text
+        start, fields = forms.fields_of(" ".join(words))
+        yield number, item, fields.get("title", ""), " ".join(words) if start or any(fields.values()) else ""
 
 
 def _strings(values: pa.Array | pa.ChunkedArray, name: str, path: Path) -> pa.Array | pa.ChunkedArray:
@@ -187,12 +183,12 @@ def read_folder(path: str | Path) -> RecommendationData:
     folder = Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give one that `gram prepare` made, or a text form")
-    (log, texts), reading, report = folder_files(folder), Reading(may_skip=False), folder / REPORT_FILE
-    is_plain = texts.name == PLAIN_TEXT
-    rows = _rows_of_plain_texts(texts) if is_plain else _rows_of_fields(texts, item_batches(texts, reading))
+    (log, texts), reading, report = forms.folder_files(folder), Reading(may_skip=False), folder / REPORT_FILE
+    is_plain = texts.name == forms.PLAIN_TEXT
+    rows = _rows_of_plain_texts(texts) if is_plain else _rows_of_fields(texts, forms.item_batches(texts, reading))
     items = _items_of(texts, rows)
-    interactions, splits = _interactions_of(log, log_batches(log, reading, with_splits=True), items, texts)
-    is_prepared = log.name == INTERACTIONS_FILE and PROVENANCE in (pq.read_schema(log).metadata or {})
+    interactions, splits = _interactions_of(log, forms.log_batches(log, reading, with_splits=True), items, texts)
+    is_prepared = log.name == forms.INTERACTIONS_FILE and PROVENANCE in (pq.read_schema(log).metadata or {})
     if is_prepared and not report.is_file():
         raise FileNotFoundError(f"{report}: no such file, so `gram prepare` was stopped before its end; run it again")
     return RecommendationData(items, interactions, folder, splits)

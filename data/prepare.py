@@ -185,11 +185,7 @@ def _remedy(skipped: list[str]) -> str:
 
 
 def _check_ids(log: _Log, with_text: pa.Array, source: Source) -> None:
-    """Make sure that interactions and items write their ids alike.
-
-    Raises:
-        ValueError: no id of one is in the other, or one is written 1 in one place and 1.0 in another.
-    """
+    """Make sure that interactions and items share ids, and that none is written 1 in one place and 1.0 in another."""
     log_name, items_name = source.places
     users, items, described = (log.user_ids, log_name), (log.item_ids, log_name), (with_text, items_name)
     for (ids, here), (others, there) in ((users, users), (items, items), (items, described), (described, items)):
@@ -241,11 +237,7 @@ def _ordered(log: _Log) -> tuple[_Log, pa.Array, pa.Array]:
 
 
 def _splits(interactions: Interactions, times: np.ndarray, settings: PrepareSettings) -> tuple[np.ndarray, list[float]]:
-    """(n,) int8 splits, and the two moments that divide them under global-time.
-
-    Raises:
-        ValueError: there is nothing to train on, or nobody to validate or test on.
-    """
+    """(n,) int8 splits, and the two moments that divide them under global-time."""
     if settings.split == "leave-one-out":
         return leave_one_out(interactions), []
     parts = [1 - settings.validation_part - settings.test_part, 1 - settings.test_part]

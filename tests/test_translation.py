@@ -101,7 +101,7 @@ def test_the_training_items_of_users_do_count(vocabulary):
         for s in ([(0, 1, 2, 3, 4)], [(9, 8, 7, 3, 4)])
     )
     assert one.catalogue["lexical_id"].equals(two.catalogue["lexical_id"])
-    assert not one.sasrec.item_embeddings().equal(two.sasrec.item_embeddings())
+    assert not one.sasrec.items.weight.equal(two.sasrec.items.weight)
 
 
 def test_the_same_seed_gives_the_same_ids(vocabulary):

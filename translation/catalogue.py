@@ -238,7 +238,7 @@ class _Stages:
 
         def make() -> pa.Table:
             if sasrec is not None:
-                rows = nearest_items(sasrec.item_embeddings(), k)
+                rows = nearest_items(sasrec.items.weight.detach(), k)
             else:
                 rows = items_bought_together(training, num_items, k)
             return pa.table({"rows": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), k)})

@@ -107,17 +107,14 @@ def write_report(
     path = report_file(path)
     if max_items < 1:
         raise ValueError(f"max_items is {max_items}; it must be at least 1")
-    fields = {"title": html.escape(title), "data": _as_script_text(_page_data(catalogue, statistics, max_items))}
+    data = json.dumps(_page_data(catalogue, statistics, max_items), ensure_ascii=False, separators=(",", ":"))
+    # Without "<" nothing can end the script element that the data stand in, or open a comment.
+    fields = {"title": html.escape(title), "data": data.replace("<", "\\u003c")}
     # In one pass, so that a title that reads like a placeholder stays a title.
     page = re.sub(r"{{(title|data)}}", lambda match: fields[match[1]], TEMPLATE.read_text(encoding="utf-8"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as part:
         part.write_bytes(page.encode("utf-8", "replace"))
-
-
-def _as_script_text(data: dict[str, Any]) -> str:
-    """Compact JSON in which nothing can end the script element that it stands in, or open a comment."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _page_data(catalogue: pa.Table, statistics: TreeStatistics, max_items: int) -> dict[str, Any]:

@@ -86,17 +86,23 @@ def _text_table(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     return delimited(path, reading, {id_column: "item_id", **{name: name for name in fields}}, "\t", quoted=False)
 
 
+def fields_of(text: str) -> tuple[str, dict[str, str]]:
+    """What stands before the first of the authors' fields in a plain text, and the fields."""
+    start, *parts = _FIELD.split(text.rstrip("; "))
+    found, last = {}, ""
+    for name, value in zip(parts[::2], parts[1::2], strict=True):
+        if name in found:  # words of the field before it that look like a name
+            found[last] += f"; {name}: {value}"
+        else:
+            found[name], last = value, name
+    return start.strip(), found
+
+
 def _plain_texts(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     def parse(line: str) -> list[str]:
         item, _, words = line.strip().partition(" ")
-        start, *parts = _FIELD.split(words.strip().rstrip("; "))
-        found, last = {}, ""
-        for name, value in zip(parts[::2], parts[1::2], strict=True):
-            if name in found:  # words of the field before it that look like a name
-                found[last] += f"; {name}: {value}"
-            else:
-                found[name], last = value, name
-        if start.strip():
+        start, found = fields_of(words.strip())
+        if start:
             raise BadLineError(
                 f"item {item}: the text starts with none of {', '.join(FIELDS)}", "begin it with 'title: '"
             )
