@@ -72,10 +72,10 @@ def test_windows_line_ends_byte_order_mark_and_blank_lines_do_no_harm(folder):
     [
         ("user_sequence.txt", "ann A B C\nbob A\xff B C\n", "user_sequence.txt:2: not UTF-8 (byte 0xff at place 6)"),
         ("user_sequence.txt", "ann A B C\nbob\n", "user_sequence.txt:2: user bob has no items"),
-        ("user_sequence.txt", "ann A B C\nbob A B\n", "user_sequence.txt:2: user bob has 2 of the 3 items"),
+        ("user_sequence.txt", "ann A B C\nbob A B\n", "user_sequence.txt:2: user bob has 2 items, leave-one-out needs"),
         ("user_sequence.txt", "ann A B C\n\nann A B D\n", "user_sequence.txt:3: user ann has a line already"),
-        ("user_sequence.txt", "ann A B C\nbob A Z C\n", "user_sequence.txt:2: user bob: item Z has no text"),
-        ("user_sequence.txt", "\n", "user_sequence.txt: no users"),
+        ("user_sequence.txt", "ann A B C\nbob A Z C\n", "user_sequence.txt:2: item Z has no text"),
+        ("user_sequence.txt", "\n", "user_sequence.txt: no interactions"),
         ("item_text.tsv", HEADER + "A\tLipstick\tKiss\nB\tComb\n", "item_text.tsv:3: 2 columns, the header has 3"),
         ("item_text.tsv", HEADER + "A\ta\tb\nA\tc\td\n", "item_text.tsv:3: item A stands on line 2 already"),
         ("item_text.tsv", HEADER + "A\ta\tb\nB\t \t\n", "item_text.tsv:3: item B has an empty text"),
