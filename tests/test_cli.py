@@ -113,7 +113,7 @@ def test_wrong_flags(gram, argv, message):
             "user_sequence.txt",
             2,
             b"U001 B0001 B0002",
-            "user_sequence.txt:2: user U001 has 2 items, leave-one-out needs",
+            "user_sequence.txt:2: user U001 has 2 items, leave",
         ),
         ("item_text.tsv", 4, b"B0001\tTitle\tBrand\tHair", "item_text.tsv:4: item B0001 stands on line 3 already"),
         ("item_text.tsv", 3, b"B0001\t\t\t", "item_text.tsv:3: item B0001 has an empty text; fill a field or drop"),
