@@ -38,10 +38,8 @@ def name_items(
 
     Clusters of one parent never share a token while they have candidates: the cluster in which a token weighs most
     gets it, the others take their next. Single items do share tokens, and part further down, which groups them by
-    brand or kind once more; only at the last level are they kept apart as clusters are. On Beauty (128 clusters, 7
-    levels) no item then needs a suffix. If every node took its best token, as the authors' do, 107 of 128 first
-    tokens would be left and 360 items would need one. If all siblings were kept apart, none would need one either,
-    but the second level would have 10,696 nodes instead of 7,477.
+    brand or kind once more; only at the last level are they kept apart as clusters are. On Beauty no item then needs
+    a suffix, and the second level has 7,477 nodes; with all siblings kept apart it would have 10,696.
 
     A path ends where a node has no candidate. Items that end with the same path, or with an empty one, get a numeric
     suffix in catalogue order, digit by digit. It can't be mistaken for a path: specials, bare `▁` and tokens of one

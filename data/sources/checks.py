@@ -12,13 +12,12 @@ import pyarrow.compute as pc
 
 from .lines import BadLineError, Reading, id_fault, text
 
-UNITS = {"s": 1, "ms": 1000}  # how many make a second
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # how many make a second
 _WORDS = {"s": "seconds", "ms": "milliseconds"}
 _FIRST_YEAR, _LAST_YEAR = 1900, 2100
 _EARLIEST, _LATEST = (datetime(year, 1, 1, tzinfo=timezone.utc).timestamp() for year in (_FIRST_YEAR, _LAST_YEAR))
 _LEAST_IN_SECONDS = 1e8  # of a number that can be taken for seconds: 1973; lower ones may count anything
 _SECONDS_OF_A_YEAR = 31_556_952
-_PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's timestamps
 _KINDS_OF_TEXT = (pa.float64(), *(pa.timestamp(unit, zone) for unit in ("us", "ns") for zone in (None, "UTC")))
 _ID_REMEDY = "give every id as text without spaces, or as a whole number"
 
@@ -37,7 +36,7 @@ def checked_interactions(
         faults = [id_faults(ids.dictionary_encode(), name) for name, ids in columns.items()]
         times = seconds(batch["time"], unit, source)
         columns["time"] = pa.array(times)
-        faults.append(_time_faults(batch["time"], times, unit))
+        faults += _time_faults(batch["time"], times, unit)
         if "rating" in batch.schema.names:
             ratings = _numbers(batch["rating"])
             columns["rating"] = pa.array(ratings)
@@ -95,15 +94,32 @@ def id_faults(ids: pa.DictionaryArray, name: str) -> Fault:
     return wrong[codes], lambda row: (f"{name} id {id_fault(ids[row].as_py())}", _ID_REMEDY)
 
 
-def _time_faults(values: pa.Array, times: np.ndarray, unit: str) -> Fault:
-    missing = ~np.isfinite(times)
+def _time_faults(values: pa.Array, times: np.ndarray, unit: str) -> list[Fault]:
+    """No time, or one that, read from a number that counts `unit`, is of no year that a log is from.
 
-    def told(row: int) -> tuple[str, str]:
-        if missing[row]:
-            return "time is missing, or neither a number nor a date", "give YYYY-MM-DD or seconds"
-        return implausible(values[row].cast(pa.string()).as_py(), times[row], unit)
+    Numbers lower than any second of the last decades may count something else, and pass.
+    """
+    missing = "time is missing, or neither a number nor a date", "give YYYY-MM-DD or seconds"
+    wrong = (times < _EARLIEST) | (times >= _LATEST)
+    if unit == "ms":
+        wrong |= (times * 1000 >= _LEAST_IN_SECONDS) & (times * 1000 < _LATEST)
+    return [
+        (~np.isfinite(times), lambda row: missing),
+        (wrong, lambda row: _implausible(values[row].cast(pa.string()).as_py(), times[row], unit)),
+    ]
 
-    return missing | is_implausible(times, unit), told
+
+def _implausible(value: str, time: float, unit: str) -> tuple[str, str]:
+    year = f"in the year {1970 + time // _SECONDS_OF_A_YEAR:.0f}" if time >= _LATEST or time < _EARLIEST else "in 1970"
+    remedy = f"give one from {_FIRST_YEAR} to {_LAST_YEAR - 1}"
+    try:
+        number = float(value)
+    except ValueError:
+        return f"time {value} is {year}", remedy
+    other = "s" if unit == "ms" else "ms"
+    if _LEAST_IN_SECONDS <= number / UNITS[other] < _LATEST:
+        remedy = f"pass --time-unit {other} if all times count {_WORDS[other]}, or make them count the same"
+    return f"time {value} is {year} if it counts {_WORDS[unit]}", remedy
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
@@ -128,14 +144,14 @@ def seconds(values: pa.Array | pa.ChunkedArray, unit: str, source: str | Path = 
     Args:
         values: numbers that count `unit`, dates, dates with times (UTC where they name no zone), or any of these as
             texts.
-        unit: of `UNITS`.
+        unit: of a number, `s` or `ms`.
         source: named in the error where the values are of another type.
     """
     kind = values.type
     if pa.types.is_date(kind):
         values = values.cast(pa.timestamp("ms"))
     if pa.types.is_timestamp(values.type):
-        return _floats(values.cast(pa.int64())) / _PARTS[values.type.unit]
+        return _floats(values.cast(pa.int64())) / UNITS[values.type.unit]
     if pa.types.is_string(kind):
         return _of_texts(values, unit, _KINDS_OF_TEXT)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)) and len(values):
@@ -166,28 +182,3 @@ def _of_texts(values: pa.Array | pa.ChunkedArray, unit: str, kinds: Sequence[pa.
 
 def _floats(values: pa.Array) -> np.ndarray:
     return pc.fill_null(values.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False)
-
-
-def is_implausible(times: np.ndarray, unit: str) -> np.ndarray:
-    """(n,) bool: times (n,) in seconds that, read from numbers that count `unit`, are of no year that a log is from.
-
-    Numbers lower than any second of the last decades may count something else, and pass.
-    """
-    wrong = (times < _EARLIEST) | (times >= _LATEST)
-    if unit == "ms":
-        wrong |= (times * 1000 >= _LEAST_IN_SECONDS) & (times * 1000 < _LATEST)
-    return wrong
-
-
-def implausible(value: str, time: float, unit: str) -> tuple[str, str]:
-    """What is wrong with a value whose time, in seconds, is implausible, and what to do."""
-    year = f"in the year {1970 + time // _SECONDS_OF_A_YEAR:.0f}" if time >= _LATEST or time < _EARLIEST else "in 1970"
-    remedy = f"give one from {_FIRST_YEAR} to {_LAST_YEAR - 1}"
-    try:
-        number = float(value)
-    except ValueError:
-        return f"time {value} is {year}", remedy
-    other = "s" if unit == "ms" else "ms"
-    if _LEAST_IN_SECONDS <= number / UNITS[other] < _LATEST:
-        remedy = f"pass --time-unit {other} if all times count {_WORDS[other]}, or make them count the same"
-    return f"time {value} is {year} if it counts {_WORDS[unit]}", remedy
