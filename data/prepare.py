@@ -81,9 +81,9 @@ class _Log:
         ratings = None if self.ratings is None else self.ratings[rows]
         return replace(self, users=self.users[rows], items=self.items[rows], times=self.times[rows], ratings=ratings)
 
-    def stage(self, name: str, before: int | None = None) -> Stage:
+    def stage(self, name: str, before: int) -> Stage:
         kinds = [int(np.count_nonzero(np.bincount(codes))) for codes in (self.users, self.items)]
-        return Stage(name, *kinds, len(self.users), (len(self.users) if before is None else before) - len(self.users))
+        return Stage(name, *kinds, len(self.users), before - len(self.users))
 
 
 def prepare(settings: PrepareSettings, output: str | Path, progress: bool = False) -> PrepareReport:

@@ -382,7 +382,7 @@ def test_given_files_are_taken_only_where_asked_for(folder, few_words):
 def test_a_given_token_that_is_none_is_named(folder, few_words):
     for token in ("▁zebra", "</s>"):
         (folder / "lexical_ids.txt").write_text(f"A |▁red\nB |{token}\nC |▁red|0\n", "utf-8")
-        with pytest.raises(ValueError, match=rf"lexical_ids\.txt: item B: token '{token}' is not in the vocabulary"):
+        with pytest.raises(ValueError, match=rf"lexical_ids\.txt:2: item B: token '{token}' is not in the vocabulary"):
             translate(
                 read_folder(folder),
                 few_words,

@@ -94,7 +94,7 @@ def translate(
     settings = settings or TranslationSettings()
     sasrec_settings = sasrec_settings or SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs)
     stages = _Stages(data, tokenizer, settings, sasrec_settings, folder, progress)
-    lexical_ids, ids_from, new_tokens = stages.ids()
+    lexical_ids, ids_from, new_tokens = stages.codes() if settings.id_tokens == CODES else stages.lexical_ids()
     similar, similar_from, sasrec = stages.similar_items()
     items = data.items
     neighbours = [[items.item_ids[row] for row in rows if row >= 0] for rows in similar.tolist()]
@@ -171,14 +171,8 @@ class _Stages:
 
         return self._kept(TREE_FILE, provenance, make)["paths"], provenance
 
-    def ids(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
-        """N lists of tokens, and those tokens that are new to the vocabulary."""
-        if self.settings.id_tokens == CODES:
-            return self.codes()
-        return *self.lexical_ids(), ()
-
     def codes(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
-        """N lists of code tokens, and all code tokens."""
+        """N lists of code tokens, and those code tokens that are new to the vocabulary."""
         vectors, vectors_from = self.vectors()
         facts = {name: getattr(self.settings, name) for name in ("num_codebooks", "codebook_size", "seed")}
         provenance = Provenance("codes", {"vectors": vectors_from.key}, facts)
@@ -191,14 +185,14 @@ class _Stages:
         tokens = code_tokens(codes, self.settings.codebook_size)
         return code_ids(codes), provenance, tuple(token for token in tokens if token not in known)
 
-    def lexical_ids(self) -> tuple[list[list[str]], Provenance]:
-        """N lists of tokens."""
+    def lexical_ids(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
+        """N lists of tokens of the vocabulary, to which none is new."""
         settings, items = self.settings, self.data.items
         if settings.lexical_ids is not None:
-            lexical_ids = read_lexical_ids(settings.lexical_ids, items.item_ids)
-            check_tokens(lexical_ids, items.item_ids, self.tokenizer, source=settings.lexical_ids)
+            usable = self.tokenizer.get_vocab().keys() - set(self.tokenizer.all_special_tokens)
+            lexical_ids = read_lexical_ids(settings.lexical_ids, items.item_ids, usable)
             inputs = {"lexical IDs": hash_of_file(settings.lexical_ids), "item ids": self.item_ids}
-            return lexical_ids, Provenance("lexical IDs", inputs, {})
+            return lexical_ids, Provenance("lexical IDs", inputs, {}), ()
         blocked = read_block_list(settings.blocked_tokens) if settings.blocked_tokens else []
         vocabulary = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
         inputs = {"texts": self.texts, "item ids": self.item_ids, "tokenizer": vocabulary}
@@ -216,7 +210,7 @@ class _Stages:
             named = name_items(paths, items.texts, self.tokenizer, max_fan_out, blocked, progress=self.progress)
             return pa.table({"item_id": items.item_ids, "lexical_id": pa.array(named, pa.list_(pa.string()))})
 
-        return self._kept(LEXICAL_IDS_FILE, provenance, make)["lexical_id"].to_pylist(), provenance
+        return self._kept(LEXICAL_IDS_FILE, provenance, make)["lexical_id"].to_pylist(), provenance, ()
 
     def similar_items(self) -> tuple[np.ndarray, Provenance, SASRec | None]:
         """(N, up to `num_similar`) rows of the catalogue, -1 padded; their provenance; the SASRec behind them."""
@@ -245,17 +239,3 @@ class _Stages:
 
         flat = self._kept(SIMILAR_ITEMS_FILE, provenance, make)["rows"].combine_chunks().flatten()
         return flat.to_numpy().reshape(num_items, k), provenance, sasrec
-
-
-def check_tokens(
-    lexical_ids: Sequence[Sequence[str]], item_ids: Sequence[str], tokenizer: PreTrainedTokenizerBase, source: str
-) -> None:
-    """Make sure that every token of the lexical IDs is one token of the vocabulary, and not a special one."""
-    usable = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
-    for item, tokens in zip(item_ids, lexical_ids, strict=True):
-        for token in tokens:
-            if token not in usable:
-                raise ValueError(
-                    f"{source}: item {item}: token {token!r} is not in the vocabulary; use the tokenizer that the "
-                    "IDs were made with"
-                )

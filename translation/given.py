@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,20 +105,23 @@ def read_block_list(path: str) -> list[str]:
     return [word for word in words if not word.startswith("#")]
 
 
-def read_lexical_ids(path: str | Path, item_ids: Sequence[str]) -> list[list[str]]:
+def read_lexical_ids(
+    path: str | Path, item_ids: Sequence[str], vocabulary: Collection[str] | None = None
+) -> list[list[str]]:
     """Read given lexical IDs, `ITEM |token|token...` per line, in any order.
 
     Args:
         path: the file.
         item_ids: the catalogue.
+        vocabulary: the tokens that they may be made of; None: any.
 
     Returns:
         The tokens of every item, in catalogue order.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: a malformed line, an unknown or repeated item, two items with the same ID, or an item left without
-            one.
+        ValueError: a malformed line, an unknown or repeated item, a token that is not in the vocabulary, two items with
+            the same ID, or an item left without one.
     """
     rows = {item: row for row, item in enumerate(item_ids)}
     tokens_of: dict[int, list[str]] = {}
@@ -131,6 +134,10 @@ def read_lexical_ids(path: str | Path, item_ids: Sequence[str]) -> list[list[str
         row = _known_row(rows, item, f"{path}:{number}")
         if row in tokens_of:
             raise ValueError(f"{path}:{number}: item {item} has a lexical ID already; keep one of the lines")
+        for token in tokens if vocabulary is not None else ():
+            if token not in vocabulary:
+                why = "is not in the vocabulary; use the tokenizer that the IDs were made with"
+                raise ValueError(f"{path}:{number}: item {item}: token {token!r} {why}")
         other = owner.setdefault(tuple(tokens), item)
         if other != item:
             raise ValueError(f"{path}:{number}: items {other} and {item} have the same lexical ID; make them differ")

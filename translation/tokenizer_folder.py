@@ -5,6 +5,7 @@ The vocabulary is trained on the items' texts where no pretrained tokenizer is g
 
 from __future__ import annotations
 
+import filecmp
 import io
 import re
 from collections.abc import Iterable
@@ -26,7 +27,6 @@ from .settings import TranslationSettings
 
 VOCABULARY_FILE = "vocabulary.parquet"
 OWN_FILES = (VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS)
-PAD, EOS, UNK = 0, 1, 2  # ids, as in T5
 
 
 def make_tokenizer_folder(
@@ -100,13 +100,12 @@ def _save(words: PreTrainedTokenizerBase, translation, folder: Path, limits: dic
     tokenizer = GramTokenizer.from_catalogue(words, translation.catalogue, translation.new_tokens, **limits)
     with working_folder(folder / "tokenizer") as made:
         tokenizer.save_pretrained(made)
-        files = sorted(made.iterdir(), key=lambda path: path.name == CATALOGUE_FILE)
-        targets = [folder / path.name for path in files]
-        if all(old.is_file() and old.read_bytes() == new.read_bytes() for old, new in zip(targets, files, strict=True)):
-            return
-        (folder / CATALOGUE_FILE).unlink(missing_ok=True)  # until all is there, nobody takes a mixture for a tokenizer
-        for path, target in zip(files, targets, strict=True):
-            put(path, target)
+        names = sorted((path.name for path in made.iterdir()), key=lambda name: name == CATALOGUE_FILE)
+        _, changed, missing = filecmp.cmpfiles(made, folder, names, shallow=False)
+        if changed or missing:
+            (folder / CATALOGUE_FILE).unlink(missing_ok=True)  # until all is there, nobody takes a mixture for one
+            for name in names:
+                put(made / name, folder / name)
 
 
 def train_vocabulary(texts: Iterable[str], vocab_size: int = 8000) -> T5Tokenizer:
@@ -157,9 +156,9 @@ def train_pieces(texts: Iterable[str], vocab_size: int = 8000) -> pa.Table:
             normalization_rule_name="identity",  # T5Tokenizer has no normalizer: read as it will be written
             max_sentence_length=1 << 20,  # bytes; longer texts would be skipped
             num_threads=1,  # the order of floating-point sums
-            pad_id=PAD,
-            eos_id=EOS,
-            unk_id=UNK,
+            pad_id=0,  # this and the next two as in T5
+            eos_id=1,
+            unk_id=2,
             bos_id=-1,
             pad_piece="<pad>",
             minloglevel=2,
