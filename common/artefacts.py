@@ -17,12 +17,9 @@ from .provenance import Provenance, read_provenance
 def table_or_arrays(
     path: Path | None, provenance: Provenance, make: Callable[[], pa.Table | dict[str, np.ndarray]]
 ) -> pa.Table | dict[str, np.ndarray]:
-    """The artefact in the file if it is this one; otherwise it is made now, and kept there.
+    """The artefact in the file if it is the one that is wanted; otherwise it is made now, and kept there.
 
-    Args:
-        path: `.parquet` for a table, `.safetensors` for arrays; None: nothing is kept.
-        provenance: of the artefact that is wanted.
-        make: makes it.
+    The file is `.parquet` for a table, `.safetensors` for arrays; None: nothing is kept.
     """
     if path is not None and read_provenance(path).get("key") == provenance.key:
         return pq.read_table(path) if path.suffix == ".parquet" else load_file(path)

@@ -245,8 +245,7 @@ def _hidden(path: Path, ending: str) -> Path:
 def write_errors(names: Mapping[Path, Path]) -> Iterator[None]:
     """Let errors of writing be `OSError`s that name a file as the user knows it.
 
-    Args:
-        names: what is written to, and what the user calls it; the last of them where an error names none.
+    `names` are what is written to, and what the user calls it; the last of them counts where an error names none.
     """
     try:
         yield

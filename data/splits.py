@@ -80,12 +80,7 @@ def evaluation_histories(
 
 
 def drawn_users(num_users: int, most: int | None, seed: int = 0) -> np.ndarray:
-    """Rows of at most so many users, drawn at random and in order: the first of a file are not like the others.
-
-    Args:
-        num_users: how many there are.
-        most: how many are wanted; None: all.
-        seed: of the draw.
+    """Rows of at most `most` users (None: all), drawn at random and in order: a file's first are not like the others.
 
     Example:
         >>> drawn_users(6, most=3), drawn_users(3, most=None)

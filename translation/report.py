@@ -70,11 +70,7 @@ class TreeStatistics:
 
 
 def report_file(path: str | Path) -> Path:
-    """The file of a report.
-
-    Raises:
-        ValueError: the name does not end in `.html`, or is a folder's; or there is another page of this name.
-    """
+    """The file of a report, whose name must end in `.html`, and which replaces no page of somebody else."""
     path = Path(path)
     if path.suffix != ".html" or path.is_dir():
         raise ValueError(f"{path}: the report is a web page; give a file name that ends in .html")

@@ -141,11 +141,8 @@ def _texts(values: pa.Array, name: str, source: str | Path) -> pa.Array:
 def seconds(values: pa.Array | pa.ChunkedArray, unit: str, source: str | Path = "") -> np.ndarray:
     """(n,) float64, NaN where there is no time.
 
-    Args:
-        values: numbers that count `unit`, dates, dates with times (UTC where they name no zone), or any of these as
-            texts.
-        unit: of a number, `s` or `ms`.
-        source: named in the error where the values are of another type.
+    The values are numbers that count `unit`, `s` or `ms`, dates, dates with times (UTC where they name no zone), or any
+    of these as texts.
     """
     kind = values.type
     if pa.types.is_date(kind):

@@ -169,8 +169,11 @@ def record(line: str) -> dict[str, Any]:
         found = json.loads(line, object_pairs_hook=_without_repeats)
     except BadLineError:
         raise
-    except (ValueError, RecursionError) as error:
-        found = _literal(line, error)
+    except (ValueError, RecursionError) as no_json:
+        try:
+            found = _literal(line.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
+            raise BadLineError(f"not JSON ({no_json}), and not a Python literal ({type(error).__name__})") from None
     if not isinstance(found, dict):
         raise BadLineError("not a JSON object")
     return found
@@ -185,14 +188,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _literal(line: str, no_json: Exception) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of backslashes in descriptions
-            return ast.literal_eval(line.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
-        why = f"not JSON ({no_json}), and not a Python literal ({type(error).__name__})"
-        raise BadLineError(why) from None
+def _literal(written: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of backslashes in descriptions
+        return ast.literal_eval(written)
 
 
 def scalar(record: Mapping[str, Any], key: str) -> str:
@@ -255,9 +254,7 @@ def _parts(value: str) -> list[str] | None:
     if value[:1] not in ("[", "(") or not _LIST.fullmatch(value):
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return [ast.literal_eval(part) for part in re.findall(_STRING, value)]
+        return [_literal(part) for part in re.findall(_STRING, value)]
     except (ValueError, SyntaxError):
         return None
 

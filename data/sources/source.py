@@ -127,19 +127,18 @@ def input_folder(settings: PrepareSettings) -> Path:
     return folder
 
 
-def find(settings: PrepareSettings, kind: str, *patterns: str, without: str = "") -> Path:
+def find(settings: PrepareSettings, kind: str, pattern: str = "") -> Path:
     """The file that the setting `interactions` or `items` names, or else the one in the input folder that matches.
 
-    Names that start with `without` are passed over. No file, or several, are refused.
+    It may be packed, `.gz`. No file, or several, are refused; `meta_...` holds no interactions in any format.
     """
-    given = getattr(settings, kind)
-    if given is not None:
-        return existing(given)
+    if getattr(settings, kind) is not None:
+        return existing(getattr(settings, kind))
     folder = input_folder(settings)
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
-    found = sorted(path for path in found if not (without and path.name.startswith(without)))
+    found = sorted((*folder.glob(pattern), *folder.glob(f"{pattern}.gz")))
+    found = [path for path in found if kind == "items" or not path.name.startswith("meta_")]
     if not found:
-        raise FileNotFoundError(f"{folder}: no file {' or '.join(patterns)}; add it, or name one with --{kind}")
+        raise FileNotFoundError(f"{folder}: no file {pattern} or {pattern}.gz; add it, or name one with --{kind}")
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:3])
         raise ValueError(f"{folder}: several files hold {kind}: {names}; name one with --{kind}")
