@@ -50,10 +50,7 @@ class Interactions:
 
     def __getitem__(self, user: int) -> np.ndarray:
         """The whole sequence of the user in row `user`, oldest item first."""
-        if not -len(self) <= user < len(self):
-            raise IndexError(f"user row {user} of {len(self)}")
-        user %= len(self)
-        return self.items[self.offsets[user] : self.offsets[user + 1]]
+        return self.items[self.offsets[:-1][user] : self.offsets[1:][user]]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[user] for user in range(len(self)))

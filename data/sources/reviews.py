@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .lines import Reading, record, records, scalar, text
-from .source import PrepareSettings, Source, find, wanted
+from .source import PrepareSettings, Source, find, interaction_columns
 
 REVIEWS, BUSINESSES = "yelp_academic_dataset_review.json", "yelp_academic_dataset_business.json"
 ITEMS_OF_YELP = {"name": "title", "categories": "categories", "city": "city", "state": "state"}
@@ -51,7 +51,7 @@ def _source(
     **facts: Any,
 ) -> Source:
     """Of reviews and items; `keys` are those of user, item, time and rating, `texts` gives an item's fields."""
-    columns = wanted(settings)
+    columns = list(interaction_columns(settings).values())
 
     def review(line: str) -> list[str]:
         found = record(line)

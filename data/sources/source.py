@@ -152,15 +152,11 @@ def required(settings: PrepareSettings, *names: str) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is required for format {settings.format}; give it")
 
 
-def wanted(settings: PrepareSettings) -> tuple[str, ...]:
-    """What is read of an interaction."""
-    return ("user", "item", "time") if settings.min_rating is None else ("user", "item", "time", "rating")
-
-
 def interaction_columns(settings: PrepareSettings) -> dict[str, str]:
-    """Column of the source to column of the schema."""
-    columns = {getattr(settings, f"{name}_column"): name for name in wanted(settings)}
-    if len(columns) < len(wanted(settings)):
+    """Column of the source to column of the schema; ratings are read only where they decide something."""
+    names = ("user", "item", "time", *(() if settings.min_rating is None else ("rating",)))
+    columns = {getattr(settings, f"{name}_column"): name for name in names}
+    if len(columns) < len(names):
         raise ValueError(
             "two of user_column, item_column, time_column and rating_column are the same; make them differ"
         )
