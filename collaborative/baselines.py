@@ -77,8 +77,9 @@ class ItemKNN:
         self.settings = settings or ItemKNNSettings()
         self.cosines = self.columns = None
         if self.settings.neighbours is not None or self.settings.shrinkage:
-            chosen = (self.settings.neighbours, self.settings.shrinkage)
-            self.cosines = item_cosines(training, num_items, *chosen)  # (N, N)
+            self.cosines = item_cosines(
+                training, num_items, self.settings.neighbours, self.settings.shrinkage
+            )  # (N, N)
             return
         seen = user_item_matrix(training, num_items).astype(np.float32)
         norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())

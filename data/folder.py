@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from ..common.files import new_file
 from .interactions import SPLIT_NAMES, Interactions, ItemTable, RecommendationData
 from .sources import folder as forms
-from .sources.checks import id_faults, ids_of, refuse, seconds
+from .sources.checks import id_faults, ids_of, items_in, refuse, seconds
 from .sources.lines import Reading, filled_lines, id_fault
 
 REPORT_FILE = "prepare.json"
@@ -84,11 +84,10 @@ def _items_of(path: Path, rows: Iterable[tuple[int, str, str, str]]) -> ItemTabl
 
 def _rows_of_fields(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, str, str, str]]:
     for batch in batches:
-        columns = dict(zip(batch.schema.names[1:], batch.columns[1:], strict=True))  # a field may be called `line`, too
-        items = ids_of(columns.pop("item_id"), "item", path).to_pylist()
-        fields = [_strings(values, name, path).to_pylist() for name, values in columns.items()]
-        for number, item, *values in zip(batch.column(0).to_pylist(), items, *fields, strict=True):
-            texts = {name: " ".join((value or "").split()) for name, value in zip(columns, values, strict=True)}
+        lines, ids, fields = items_in(batch, path)
+        columns = [lines, ids, *(_strings(values, name, path) for name, values in fields.items())]
+        for number, item, *values in zip(*(column.to_pylist() for column in columns), strict=True):
+            texts = {name: " ".join((value or "").split()) for name, value in zip(fields, values, strict=True)}
             text = "; ".join(f"{name}: {value}" for name, value in texts.items() if value)
             yield number, item, texts.get("title", ""), text
 

@@ -128,5 +128,6 @@ class RecommendationData:
     @property
     def is_leave_one_out(self) -> bool:
         """Whether exactly the last item of every user is for testing, and the one before for validation."""
-        short = (self.interactions.lengths < 3).any()
-        return not short and np.array_equal(self.splits, leave_one_out(self.interactions))
+        return not (self.interactions.lengths < 3).any() and np.array_equal(
+            self.splits, leave_one_out(self.interactions)
+        )

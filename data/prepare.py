@@ -22,8 +22,6 @@ from .sources.lines import Reading, whole_characters
 from .sources.source import PrepareSettings, Source, day_start
 from .splits import split_targets
 
-PLACES = ("input", "interactions", "items")  # settings that no folder depends on
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -132,8 +130,9 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
         splits, cuts = _splits(interactions, log.times, settings)
         counts["without_interactions"] = len(texts) - len(item_ids)
         in_splits = dict(zip(SPLIT_NAMES, np.bincount(splits, minlength=3).tolist(), strict=True))
+        places = ("input", "interactions", "items")  # the folder does not depend on where its input lies
         facts = {
-            "settings": {name: value for name, value in asdict(settings).items() if name not in PLACES},
+            "settings": {name: value for name, value in asdict(settings).items() if name not in places},
             "inputs": [{"file": whole_characters(file.name), "sha256": hash_of_file(file)} for file in source.inputs],
             **({"origin": source.facts} if source.facts else {}),
             "stages": [asdict(stage) for stage in stages],

@@ -19,6 +19,7 @@ from gram.data import (
     read_folder,
     training_part,
 )
+from gram.data.prepare import PrepareSettings, prepare
 from gram.training.steps import prefix_groups
 from gram.translation.given import read_lexical_ids, read_similar_items
 
@@ -47,6 +48,13 @@ def test_texts_leave_out_empty_fields_and_collapse_white_space(folder):
     items = read_folder(folder).items
     assert items.texts == ["title: Red lipstick; brand: Kiss", "brand: Glow", "title: Blush", "title: Comb"]
     assert items.titles == ["Red lipstick", "brand: Glow", "Blush", "Comb"]
+
+
+def test_a_field_may_be_called_line(folder):
+    (folder / "item_text.tsv").write_text(TABLE.replace("brand", "line"), encoding="utf-8")
+    assert read_folder(folder).items.texts[:2] == ["title: Red lipstick; line: Kiss", "line: Glow"]
+    prepare(PrepareSettings("folder", input=str(folder), user_core=0, item_core=0), folder / "out")
+    assert read_folder(folder / "out").items.texts[:2] == ["title: Red lipstick; line: Kiss", "line: Glow"]
 
 
 def test_the_authors_plain_text_is_read_where_there_is_no_table(folder):

@@ -51,11 +51,17 @@ def checked_items(raw: Iterator[pa.RecordBatch], source: str | Path, reading: Re
     The raw batches have these columns, of any type, and `line`.
     """
     for batch in raw:
-        ids = ids_of(batch["item_id"], "item", source)
-        fields = [name for name in batch.schema.names if name not in ("line", "item_id")]
-        columns = {"item_id": ids, **{name: _texts(batch[name], name, source) for name in fields}}
-        sound = refuse(batch["line"], [id_faults(ids.dictionary_encode(), "item")], source, reading)
+        lines, ids, fields = items_in(batch, source)
+        columns = {"item_id": ids, **{name: _texts(values, name, source) for name, values in fields.items()}}
+        sound = refuse(lines, [id_faults(ids.dictionary_encode(), "item")], source, reading)
         yield pa.RecordBatch.from_pydict(columns).filter(pa.array(sound))
+
+
+def items_in(batch: pa.RecordBatch, source: str | Path) -> tuple[pa.Array, pa.Array, dict[str, pa.Array]]:
+    """The lines of raw items, their ids as strings, and their fields, one of which may be called `line`, too."""
+    lines, *columns = batch.columns
+    fields = dict(zip(batch.schema.names[1:], columns, strict=True))
+    return lines, ids_of(fields.pop("item_id"), "item", source), fields
 
 
 def refuse(lines: pa.Array | pa.ChunkedArray, faults: list[Fault], source: str | Path, reading: Reading) -> np.ndarray:

@@ -13,7 +13,6 @@ from .source import PrepareSettings, Source, input_folder
 from .tables import delimited
 
 ITEMS_OF = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
-INTERACTION_COLUMNS = ("user", "item", "rating", "time")
 ITEM_COLUMNS = ("item_id", "title", "year", "genres")
 # What the 19 flags at the end of a line of u.item mean.
 GENRES_100K = (
@@ -40,7 +39,7 @@ def open_movielens(settings: PrepareSettings, reading: Reading) -> Source:
     separator, item = ("\t", _item_100k) if log.suffix == ".data" else ("::", _item_1m)
     return Source(
         (log, films),
-        interactions=lambda: records(log, reading, INTERACTION_COLUMNS, _split(separator, 4)),
+        interactions=lambda: records(log, reading, ("user", "item", "rating", "time"), _split(separator, 4)),
         items=lambda: records(films, reading, ITEM_COLUMNS, item, _encoding(films)),
     )
 
