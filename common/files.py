@@ -155,8 +155,7 @@ def _lock(lock_file: Path, path: Path, wait: bool) -> Iterator[None]:
         with write_errors({lock_file: path}):
             lock.acquire(timeout=0)
     except Timeout:
-        holder = lock_file.read_text(encoding="utf-8") if lock_file.is_file() else ""
-        holder = holder or "another process"
+        holder = (lock_file.is_file() and lock_file.read_text(encoding="utf-8")) or "another process"
         if not wait:
             raise ValueError(
                 f"{path}: {holder} writes there; wait until that has ended, or give another name"

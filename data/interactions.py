@@ -128,6 +128,5 @@ class RecommendationData:
     @property
     def is_leave_one_out(self) -> bool:
         """Whether exactly the last item of every user is for testing, and the one before for validation."""
-        return not (self.interactions.lengths < 3).any() and np.array_equal(
-            self.splits, leave_one_out(self.interactions)
-        )
+        short = (self.interactions.lengths < 3).any()
+        return not short and np.array_equal(self.splits, leave_one_out(self.interactions))
