@@ -140,7 +140,7 @@ def measure(lexical_ids: Sequence[Sequence[str]], categories: Sequence[str]) -> 
         "suffixed": statistics.suffixed,
         "levels": [
             {"level": level, "nodes": nodes, "mean_fan_out": mean, "max_fan_out": widest}
-            for level, nodes, widest, mean in statistics.rows()
+            for level, nodes, widest, mean in statistics.levels
         ],
         "items_without_category": len(categories) - len(having),
         "categories": len(set(classes)),

@@ -103,7 +103,7 @@ def cluster(vectors: np.ndarray, num_workers: int | None) -> np.ndarray:
     """(N, depth) paths in the cluster tree."""
     from gram.translation.hierarchy import cluster_hierarchy
 
-    return cluster_hierarchy(vectors, NUM_CLUSTERS, DEPTH, SEED, num_workers=num_workers or 1).paths
+    return cluster_hierarchy(vectors, NUM_CLUSTERS, DEPTH, SEED, num_workers=num_workers or 1)
 
 
 def name(paths: np.ndarray, texts: list[str], tokenizer) -> list[list[str]]:

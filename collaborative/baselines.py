@@ -74,11 +74,10 @@ class ItemKNN:
 
     def __init__(self, training: Interactions, num_items: int, settings: ItemKNNSettings | None = None):
         """Take the columns from the training part over a catalogue of `num_items`."""
-        self.settings = settings or ItemKNNSettings()
+        self.settings = settings = settings or ItemKNNSettings()
         self.cosines = self.columns = None
-        if self.settings.neighbours is not None or self.settings.shrinkage:
-            chosen = (self.settings.neighbours, self.settings.shrinkage)
-            self.cosines = item_cosines(training, num_items, *chosen)  # (N, N)
+        if settings.neighbours is not None or settings.shrinkage:
+            self.cosines = item_cosines(training, num_items, settings.neighbours, settings.shrinkage)  # (N, N)
             return
         seen = user_item_matrix(training, num_items).astype(np.float32)
         norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())

@@ -183,7 +183,7 @@ def sasrec_provenance(interactions: Interactions, num_items: int, settings: SASR
 
 
 def fit_or_load(
-    path: str | Path,
+    path: str | Path | None,
     interactions: Interactions,
     num_items: int,
     settings: SASRecSettings | None = None,
@@ -193,8 +193,9 @@ def fit_or_load(
     """The SASRec in the file if it was trained on exactly this; otherwise one that is trained now and saved there."""
     settings = settings or SASRecSettings()
     provenance = sasrec_provenance(interactions, num_items, settings, seed)
-    if read_provenance(path).get("key") == provenance.key:
+    if path is not None and read_provenance(path).get("key") == provenance.key:
         return SASRec.load(path)
     model = fit_sasrec(interactions, num_items, settings, seed, progress)
-    model.save(path, provenance)
+    if path is not None:
+        model.save(path, provenance)
     return model

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -99,8 +97,8 @@ def items_bought_together(interactions: Interactions, num_items: int, k: int) ->
         (N, k) int32, nearest first, equally near ones by row; -1 where fewer share a user with the item.
     """
     found = np.full((num_items, k), -1, dtype=np.int32)
-    for row, column, _, place in _cosines(interactions, num_items, k, shrinkage=0.0):
-        found[row, place] = column
+    row, column, _, place = _cosines(interactions, num_items, k, shrinkage=0.0)
+    found[row, place] = column
     return found
 
 
@@ -125,8 +123,7 @@ def item_cosines(
                [1.  , 0.  , 0.  ],
                [0.71, 0.  , 0.  ]], dtype=float32)
     """
-    parts = [part[:3] for part in _cosines(interactions, num_items, neighbours, shrinkage)]
-    row, column, value = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    row, column, value, _ = _cosines(interactions, num_items, neighbours, shrinkage)
     return sparse.csr_matrix((value.astype(np.float32), (row, column)), (num_items, num_items))
 
 
@@ -138,13 +135,11 @@ def user_item_matrix(interactions: Interactions, num_items: int) -> sparse.csr_m
     return seen
 
 
-def _cosines(
-    interactions: Interactions, num_items: int, k: int | None, shrinkage: float
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows, columns and values of `item_cosines`, and their places in the rows, some rows at a time."""
+def _cosines(interactions: Interactions, num_items: int, k: int | None, shrinkage: float) -> tuple[np.ndarray, ...]:
+    """Rows, columns and values of `item_cosines`, and their places in the rows; it is worked on some rows at once."""
     seen = user_item_matrix(interactions, num_items)
     norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
-    by_item, rows = seen.tocsc(), 1 << 12
+    by_item, rows, parts = seen.tocsc(), 1 << 12, []
     for start in range(0, num_items, rows):
         common = (by_item[:, start : start + rows].T @ seen).tocoo()  # (rows, N)
         others = common.row + start != common.col
@@ -154,4 +149,5 @@ def _cosines(
         row, column, value = row[order], column[order], value[order]
         place = np.arange(len(row)) - np.searchsorted(row, row)
         kept = place < (num_items if k is None else k)
-        yield row[kept], column[kept], value[kept], place[kept]
+        parts.append((row[kept], column[kept], value[kept], place[kept]))
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -5,7 +5,6 @@ Source: Kang and McAuley, Self-Attentive Sequential Recommendation, ICDM 2018.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..common.artefacts import write
-from ..common.provenance import METADATA_KEY, Provenance
+from ..common.provenance import Provenance, read_provenance
 from ..common.settings import Settings, within
 
 
@@ -143,10 +143,6 @@ class SASRec(nn.Module):
         self.train(was_training)
         return hidden[torch.arange(len(recent)), last] @ self.items.weight.T
 
-    def item_embeddings(self) -> Tensor:
-        """(N, dim) float32, a copy."""
-        return self.items.weight.detach().clone()
-
     def save(self, path: str | Path, provenance: Provenance) -> None:
         """Write the weights, and in the file's head the settings and what they were trained on, as safetensors."""
         write(Path(path), {name: weight.numpy() for name, weight in self.state_dict().items()}, provenance)
@@ -162,11 +158,10 @@ class SASRec(nn.Module):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file; train a SASRec and save it there")
         try:
-            with safe_open(path, framework="pt") as file:
-                facts = json.loads((file.metadata() or {})[METADATA_KEY])["settings"]
-                settings = {name: value for name, value in facts["sasrec"].items() if name != "patience"}
-                model = cls(facts["num_items"], SASRecSettings(**settings))
-                model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+            weights, facts = load_file(path), read_provenance(path)["settings"]
+            settings = {name: value for name, value in facts["sasrec"].items() if name != "patience"}
+            model = cls(facts["num_items"], SASRecSettings(**settings))
+            model.load_state_dict(weights)
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path}: not a SASRec ({reason}); train it again") from None

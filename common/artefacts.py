@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from .files import new_file
 from .provenance import Provenance, read_provenance
@@ -18,15 +17,12 @@ from .provenance import Provenance, read_provenance
 def table_or_arrays(
     path: Path | None, provenance: Provenance, make: Callable[[], pa.Table | dict[str, np.ndarray]]
 ) -> pa.Table | dict[str, np.ndarray]:
-    """The artefact in the file if it is this one; otherwise it is made now, and kept there.
+    """The artefact in the file if it is the one that is wanted; otherwise it is made now, and kept there.
 
-    Args:
-        path: `.parquet` for a table, `.safetensors` for arrays; None: nothing is kept.
-        provenance: of the artefact that is wanted.
-        make: makes it.
+    The file is `.parquet` for a table, `.safetensors` for arrays; None: nothing is kept.
     """
     if path is not None and read_provenance(path).get("key") == provenance.key:
-        return pq.read_table(path) if path.suffix == ".parquet" else _load(path)
+        return pq.read_table(path) if path.suffix == ".parquet" else load_file(path)
     made = make()
     if path is not None:
         write(path, made, provenance)
@@ -41,8 +37,3 @@ def write(path: Path, made: pa.Table | dict[str, np.ndarray], provenance: Proven
             pq.write_table(made.replace_schema_metadata(provenance.metadata), part)
         else:
             save_file({name: np.ascontiguousarray(array) for name, array in made.items()}, part, provenance.metadata)
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    with safe_open(path, framework="np") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}

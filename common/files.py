@@ -155,8 +155,7 @@ def _lock(lock_file: Path, path: Path, wait: bool) -> Iterator[None]:
         with write_errors({lock_file: path}):
             lock.acquire(timeout=0)
     except Timeout:
-        holder = lock_file.read_text(encoding="utf-8") if lock_file.is_file() else ""
-        holder = holder or "another process"
+        holder = (lock_file.is_file() and lock_file.read_text(encoding="utf-8")) or "another process"
         if not wait:
             raise ValueError(
                 f"{path}: {holder} writes there; wait until that has ended, or give another name"
@@ -245,8 +244,7 @@ def _hidden(path: Path, ending: str) -> Path:
 def write_errors(names: Mapping[Path, Path]) -> Iterator[None]:
     """Let errors of writing be `OSError`s that name a file as the user knows it.
 
-    Args:
-        names: what is written to, and what the user calls it; the last of them where an error names none.
+    `names` are what is written to, and what the user calls it; the last of them counts where an error names none.
     """
     try:
         yield

@@ -37,10 +37,8 @@ class Interactions:
         arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
         if len(arrays) != len(user_ids):
             raise ValueError(f"{len(user_ids)} users but {len(arrays)} sequences; give one sequence per user")
-        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
-        np.cumsum([len(array) for array in arrays], out=offsets[1:])
-        items = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32)
-        return cls(list(user_ids), items, offsets)
+        offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+        return cls(list(user_ids), np.concatenate([np.zeros(0, dtype=np.int32), *arrays]), offsets)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -52,10 +50,7 @@ class Interactions:
 
     def __getitem__(self, user: int) -> np.ndarray:
         """The whole sequence of the user in row `user`, oldest item first."""
-        if not -len(self) <= user < len(self):
-            raise IndexError(f"user row {user} of {len(self)}")
-        user %= len(self)
-        return self.items[self.offsets[user] : self.offsets[user + 1]]
+        return self.items[self.offsets[:-1][user] : self.offsets[1:][user]]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[user] for user in range(len(self)))

@@ -16,9 +16,10 @@ from ..common.files import new_folder
 from ..common.provenance import hash_of_file, versions
 from .folder import write_parquet_folder
 from .interactions import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Interactions, leave_one_out
-from .sources import FORMATS, Reading, Source, checked_interactions, checked_items
-from .sources.lines import whole_characters
-from .sources.source import PrepareSettings, day_start
+from .sources import FORMATS
+from .sources.checks import checked_interactions, checked_items
+from .sources.lines import Reading, whole_characters
+from .sources.source import PrepareSettings, Source, day_start
 from .splits import split_targets
 
 
@@ -78,9 +79,9 @@ class _Log:
         ratings = None if self.ratings is None else self.ratings[rows]
         return replace(self, users=self.users[rows], items=self.items[rows], times=self.times[rows], ratings=ratings)
 
-    def stage(self, name: str, before: int | None = None) -> Stage:
+    def stage(self, name: str, before: int) -> Stage:
         kinds = [int(np.count_nonzero(np.bincount(codes))) for codes in (self.users, self.items)]
-        return Stage(name, *kinds, len(self.users), (len(self.users) if before is None else before) - len(self.users))
+        return Stage(name, *kinds, len(self.users), before - len(self.users))
 
 
 def prepare(settings: PrepareSettings, output: str | Path, progress: bool = False) -> PrepareReport:
@@ -117,22 +118,26 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
         log = _read_interactions(source, settings, reading)
         num_bad = reading.num_bad
         texts, counts = _read_items(source, reading)
-        _check_ids(log, texts["item_id"].combine_chunks(), source)
-        log, stages = _filtered(log, texts["item_id"].combine_chunks(), settings, num_bad)
+        with_text = texts["item_id"].combine_chunks()
+        _check_ids(log, with_text, source)
+        log, stages = _filtered(log, with_text, settings, num_bad)
         if not len(log.users):
-            raise ValueError(f"{source.places[0]}: nothing is left; loosen the filters (after {_path(stages)})")
+            path = ", ".join(f"{stage.name}: {stage.interactions:,}" for stage in stages)
+            raise ValueError(f"{source.places[0]}: nothing is left; loosen the filters (after {path})")
         log, user_ids, item_ids = _ordered(log)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(log.users))])
         interactions = Interactions(user_ids.to_pylist(), log.items, offsets)
         splits, cuts = _splits(interactions, log.times, settings)
         counts["without_interactions"] = len(texts) - len(item_ids)
+        in_splits = dict(zip(SPLIT_NAMES, np.bincount(splits, minlength=3).tolist(), strict=True))
+        places = ("input", "interactions", "items")  # the folder does not depend on where its input lies
         facts = {
-            "settings": _without_places(settings),
+            "settings": {name: value for name, value in asdict(settings).items() if name not in places},
             "inputs": [{"file": whole_characters(file.name), "sha256": hash_of_file(file)} for file in source.inputs],
             **({"origin": source.facts} if source.facts else {}),
             "stages": [asdict(stage) for stage in stages],
             "items": counts,
-            "split": _account(splits, cuts),
+            "split": {"interactions": in_splits, "cuts": cuts},
             "bad_lines": {"count": reading.num_bad, "first": reading.shown},
             "versions": {"python": platform.python_version(), **versions(packages)},
         }
@@ -141,31 +146,18 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
 
 
 def _read_interactions(source: Source, settings: PrepareSettings, reading: Reading) -> _Log:
-    users, items, times, ratings = [], [], [], []
-    unit = settings.time_unit or source.time_unit
+    batches, unit = [], settings.time_unit or source.time_unit
     for batch in checked_interactions(source.interactions(), source.places[0], reading, unit):
-        users.append(batch["user"].dictionary_encode())
-        items.append(batch["item"].dictionary_encode())
-        times.append(batch["time"].to_numpy())
-        if "rating" in batch.schema.names:
-            ratings.append(batch["rating"].to_numpy())
-    if not sum(map(len, times)):
+        columns = {name: batch[name] for name in batch.schema.names}
+        encoded = {name: columns[name].dictionary_encode() for name in ("user", "item")}
+        batches.append(pa.RecordBatch.from_pydict({**columns, **encoded}))
+    if not sum(batch.num_rows for batch in batches):
         raise ValueError(f"{source.places[0]}: no interactions; {_remedy(reading.shown)}")
-    (user_ids, user_codes), (item_ids, item_codes) = _joined(users), _joined(items)
-    return _Log(
-        user_ids,
-        item_ids,
-        user_codes,
-        item_codes,
-        np.concatenate(times),
-        np.concatenate(ratings) if ratings else None,
-    )
-
-
-def _joined(batches: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
-    """One dictionary for all batches, and everybody's codes (n,) int32 in it."""
-    chunks = pa.chunked_array(batches).unify_dictionaries().chunks
-    return chunks[0].dictionary, np.concatenate([chunk.indices.to_numpy() for chunk in chunks])
+    table = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()
+    users, items = (table[name].chunk(0) for name in ("user", "item"))
+    codes = users.indices.to_numpy(), items.indices.to_numpy()
+    ratings = table["rating"].to_numpy() if "rating" in table.column_names else None
+    return _Log(users.dictionary, items.dictionary, *codes, table["time"].to_numpy(), ratings)
 
 
 def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, int]]:
@@ -183,10 +175,8 @@ def _read_items(source: Source, reading: Reading) -> tuple[pa.Table, dict[str, i
     table = table.filter(pa.array(filled))
     if not len(table):
         raise ValueError(f"{source.places[1]}: no item has a text; name other text columns")
-    codes = table["item_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    first = np.zeros(len(table), dtype=bool)
-    first[np.unique(codes, return_index=True)[1]] = True
-    return table.filter(pa.array(first)), {**counts, "repeated": int((~first).sum())}
+    is_first = np.isin(np.arange(len(table)), first_of_each(table["item_id"]))
+    return table.filter(pa.array(is_first)), {**counts, "repeated": int((~is_first).sum())}
 
 
 def _remedy(skipped: list[str]) -> str:
@@ -194,11 +184,7 @@ def _remedy(skipped: list[str]) -> str:
 
 
 def _check_ids(log: _Log, with_text: pa.Array, source: Source) -> None:
-    """Make sure that interactions and items write their ids alike.
-
-    Raises:
-        ValueError: no id of one is in the other, or one is written 1 in one place and 1.0 in another.
-    """
+    """Make sure that interactions and items share ids, and that none is written 1 in one place and 1.0 in another."""
     log_name, items_name = source.places
     users, items, described = (log.user_ids, log_name), (log.item_ids, log_name), (with_text, items_name)
     for (ids, here), (others, there) in ((users, users), (items, items), (items, described), (described, items)):
@@ -250,11 +236,7 @@ def _ordered(log: _Log) -> tuple[_Log, pa.Array, pa.Array]:
 
 
 def _splits(interactions: Interactions, times: np.ndarray, settings: PrepareSettings) -> tuple[np.ndarray, list[float]]:
-    """(n,) int8 splits, and the two moments that divide them under global-time.
-
-    Raises:
-        ValueError: there is nothing to train on, or nobody to validate or test on.
-    """
+    """(n,) int8 splits, and the two moments that divide them under global-time."""
     if settings.split == "leave-one-out":
         return leave_one_out(interactions), []
     parts = [1 - settings.validation_part - settings.test_part, 1 - settings.test_part]
@@ -269,11 +251,6 @@ def _splits(interactions: Interactions, times: np.ndarray, settings: PrepareSett
     return splits, cuts.tolist()
 
 
-def _account(splits: np.ndarray, cuts: list[float]) -> dict[str, Any]:
-    counts = np.bincount(splits, minlength=3).tolist()
-    return {"interactions": dict(zip(SPLIT_NAMES, counts, strict=True)), "cuts": cuts}
-
-
 def _chosen(texts: pa.Table, item_ids: pa.Array) -> pa.Table:
     """The items that are left, in catalogue order, the title first; fields that are empty for all of them go."""
     left = texts.filter(pc.is_in(texts["item_id"], value_set=item_ids))
@@ -286,16 +263,7 @@ def _whole(times: np.ndarray) -> np.ndarray:
     return times.astype(np.int64) if (np.floor(times) == times).all() and np.abs(times).max() < 2**53 else times
 
 
-def _path(stages: list[Stage]) -> str:
-    return ", ".join(f"{stage.name}: {stage.interactions:,}" for stage in stages)
-
-
-def _without_places(settings: PrepareSettings) -> dict[str, Any]:
-    """The settings, so that the folder does not depend on where the input lies."""
-    return {name: value for name, value in asdict(settings).items() if name not in ("input", "interactions", "items")}
-
-
-def first_of_each(*columns: np.ndarray) -> np.ndarray:
+def first_of_each(*columns: np.ndarray | pa.ChunkedArray) -> np.ndarray:
     """(m,) the first of the rows that are alike in all columns, in ascending order."""
     names = [str(number) for number in range(len(columns))]
     table = pa.table([*columns, np.arange(len(columns[0]))], names=[*names, "row"])

@@ -80,12 +80,7 @@ def evaluation_histories(
 
 
 def drawn_users(num_users: int, most: int | None, seed: int = 0) -> np.ndarray:
-    """Rows of at most so many users, drawn at random and in order: the first of a file are not like the others.
-
-    Args:
-        num_users: how many there are.
-        most: how many are wanted; None: all.
-        seed: of the draw.
+    """Rows of at most `most` users (None: all), drawn at random and in order: a file's first are not like the others.
 
     Example:
         >>> drawn_users(6, most=3), drawn_users(3, most=None)
@@ -116,10 +111,8 @@ def sample_users(data: RecommendationData, fraction: float, seed: int = 0) -> Re
     if fraction == 1:
         return data
     interactions = data.interactions
-    count = math.ceil(fraction * len(interactions))
-    users = drawn_users(len(interactions), count, seed)
-    offsets = np.concatenate([[0], np.cumsum(interactions.lengths[users])])
-    kept = np.repeat(np.isin(np.arange(len(interactions)), users), interactions.lengths)
+    users = drawn_users(len(interactions), math.ceil(fraction * len(interactions)), seed)
     names = [interactions.user_ids[user] for user in users]
-    sample = Interactions(names, interactions.items[kept], offsets)
+    sample = Interactions.from_sequences(names, [interactions[user] for user in users])
+    kept = np.repeat(np.isin(np.arange(len(interactions)), users), interactions.lengths)
     return RecommendationData(data.items, sample, data.folder, data.splits[kept])

@@ -108,8 +108,13 @@ def test_wrong_flags(gram, argv, message):
         ("user_sequence.txt", None, None, "user_sequence.txt: no such file"),
         ("item_text.tsv", 3, b"B0001\ttwo columns", "item_text.tsv:3: 2 columns, the header has 4; correct"),
         ("user_sequence.txt", 2, b"U001", "user_sequence.txt:2: user U001 has no items"),
-        ("user_sequence.txt", 2, b"U001 B0001 B0002 NEW", "user_sequence.txt:2: user U001: item NEW has no text"),
-        ("user_sequence.txt", 2, b"U001 B0001 B0002", "user_sequence.txt:2: user U001 has 2 of the 3 items"),
+        ("user_sequence.txt", 2, b"U001 B0001 B0002 NEW", "user_sequence.txt:2: item NEW has no text"),
+        (
+            "user_sequence.txt",
+            2,
+            b"U001 B0001 B0002",
+            "user_sequence.txt:2: user U001 has 2 items, leave",
+        ),
         ("item_text.tsv", 4, b"B0001\tTitle\tBrand\tHair", "item_text.tsv:4: item B0001 stands on line 3 already"),
         ("item_text.tsv", 3, b"B0001\t\t\t", "item_text.tsv:3: item B0001 has an empty text; fill a field or drop"),
         ("item_text.tsv", 3, b"B0001\t\xff\t\t", "item_text.tsv:3: not UTF-8"),
@@ -158,7 +163,7 @@ def test_translate_prints_statistics_and_saves_a_tokenizer(gram, data_folder, tm
     (output.parent / "other" / "letter.txt").write_text("mine", "utf-8")
     code, _, errors = gram("translate", "--data", data_folder, "--output", output.parent / "other")
     assert code == 2
-    assert "other: exists already and holds no translation" in errors[0]
+    assert "other: exists already, and holds nothing that this command wrote" in errors[0]
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left", "x.bin"), 2)])

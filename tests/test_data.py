@@ -19,6 +19,7 @@ from gram.data import (
     read_folder,
     training_part,
 )
+from gram.data.prepare import PrepareSettings, prepare
 from gram.training.steps import prefix_groups
 from gram.translation.given import read_lexical_ids, read_similar_items
 
@@ -49,6 +50,13 @@ def test_texts_leave_out_empty_fields_and_collapse_white_space(folder):
     assert items.titles == ["Red lipstick", "brand: Glow", "Blush", "Comb"]
 
 
+def test_a_field_may_be_called_line(folder):
+    (folder / "item_text.tsv").write_text(TABLE.replace("brand", "line"), encoding="utf-8")
+    assert read_folder(folder).items.texts[:2] == ["title: Red lipstick; line: Kiss", "line: Glow"]
+    prepare(PrepareSettings("folder", input=str(folder), user_core=0, item_core=0), folder / "out")
+    assert read_folder(folder / "out").items.texts[:2] == ["title: Red lipstick; line: Kiss", "line: Glow"]
+
+
 def test_the_authors_plain_text_is_read_where_there_is_no_table(folder):
     (folder / "item_text.tsv").unlink()
     lines = "A title: Red lipstick; brand: Kiss\nB brand: Glow;\nC title: Blush; pink; brand: X\nD title: Comb\n"
@@ -72,10 +80,10 @@ def test_windows_line_ends_byte_order_mark_and_blank_lines_do_no_harm(folder):
     [
         ("user_sequence.txt", "ann A B C\nbob A\xff B C\n", "user_sequence.txt:2: not UTF-8 (byte 0xff at place 6)"),
         ("user_sequence.txt", "ann A B C\nbob\n", "user_sequence.txt:2: user bob has no items"),
-        ("user_sequence.txt", "ann A B C\nbob A B\n", "user_sequence.txt:2: user bob has 2 of the 3 items"),
+        ("user_sequence.txt", "ann A B C\nbob A B\n", "user_sequence.txt:2: user bob has 2 items, leave-one-out needs"),
         ("user_sequence.txt", "ann A B C\n\nann A B D\n", "user_sequence.txt:3: user ann has a line already"),
-        ("user_sequence.txt", "ann A B C\nbob A Z C\n", "user_sequence.txt:2: user bob: item Z has no text"),
-        ("user_sequence.txt", "\n", "user_sequence.txt: no users"),
+        ("user_sequence.txt", "ann A B C\nbob A Z C\n", "user_sequence.txt:2: item Z has no text"),
+        ("user_sequence.txt", "\n", "user_sequence.txt: no interactions"),
         ("item_text.tsv", HEADER + "A\tLipstick\tKiss\nB\tComb\n", "item_text.tsv:3: 2 columns, the header has 3"),
         ("item_text.tsv", HEADER + "A\ta\tb\nA\tc\td\n", "item_text.tsv:3: item A stands on line 2 already"),
         ("item_text.tsv", HEADER + "A\ta\tb\nB\t \t\n", "item_text.tsv:3: item B has an empty text"),

@@ -238,14 +238,20 @@ def test_anybodys_parquet_folder_without_a_split_is_leave_one_out(tmp_path):
         ((["u", "v", "u"], ["a", "b", "c"], [1, 2, 3]), "interactions.parquet:3: user u has rows further up; sort by"),
         ((["u", "u", "u"], ["a", "b", "c"], [1, 3, 2]), "interactions.parquet:3: user u: time runs backwards; sort"),
         ((["u", "u", "u"], ["a", "z", "c"], [1, 2, 3]), "interactions.parquet:2: item z has no text; add it to"),
-        ((["u", None, "u"], ["a", "b", "c"], [1, 2, 3]), "interactions.parquet:2: user_id is missing; fill it"),
-        ((["u", "u", "u"], ["a", "b", "c"], [1, None, 3]), "interactions.parquet:2: time is missing; fill it"),
-        ((["u", "u", "u"], ["a", "b", "c"], ["x", "y", "z"]), "interactions.parquet: time is of type string; make"),
-        ((["u", "u"], ["a", "b"], [1, 2]), "interactions.parquet: user u has 2 items, leave-one-out needs"),
+        ((["u", None, "u"], ["a", "b", "c"], [1, 2, 3]), "interactions.parquet:2: user id is empty; give every id"),
+        (
+            (["u", "u", "u"], ["a", "b", "c"], [1, None, 3]),
+            "interactions.parquet:2: time is missing, or",
+        ),
+        (
+            (["u", "u", "u"], ["a", "b", "c"], ["x", "y", "z"]),
+            "interactions.parquet:1: time is missing, or",
+        ),
+        ((["u", "u"], ["a", "b"], [1, 2]), "interactions.parquet:1: user u has 2 items, leave-one-out needs"),
         ((["u"], ["a"], [1], ["dev"]), "interactions.parquet:1: split is none of train, validation, test; correct"),
         ((["u"] * 2, ["a", "b"], [1, 2], ["test", "train"]), "interactions.parquet:2: train stands after test of"),
-        (([], [], []), "interactions.parquet: no interactions; prepare"),
-        (([["u"]], ["a"], [1]), "interactions.parquet: column user_id is of type list<"),
+        (([], [], []), "interactions.parquet: no interactions; give"),
+        (([["u"]], ["a"], [1]), "interactions.parquet: the user ids are of type list<"),
         ((["u"], ["a"], [1], ["train"], ["a", "a"]), "items.parquet:2: item a stands on line 1 already"),
         ((["u"], ["a"], [1], ["train"], ["a", None]), "items.parquet:2: item id is empty"),
     ],
@@ -263,13 +269,13 @@ def test_a_parquet_folder_with_a_part_missing(tmp_path):
     write_folder(tmp_path, ["u"], ["a"], [1], ["train"])
     table = pq.read_table(tmp_path / "interactions.parquet")
     pq.write_table(table.drop_columns("time"), tmp_path / "interactions.parquet")
-    with pytest.raises(ValueError, match=r"interactions\.parquet: column time is missing; prepare the data again"):
+    with pytest.raises(ValueError, match=r"interactions\.parquet:1: column time is missing; name one of"):
         read_folder(tmp_path)
     (tmp_path / "interactions.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"interactions\.parquet: not a sound Parquet file"):
         read_folder(tmp_path)
     (tmp_path / "interactions.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"interactions\.parquet: no such file; add it"):
+    with pytest.raises(FileNotFoundError, match=r"interactions\.parquet: no such file; give"):
         read_folder(tmp_path)
 
 

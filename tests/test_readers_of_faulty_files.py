@@ -315,7 +315,7 @@ def test_ids_of_similar_items_may_be_numbers(tmp_path):
     pq.write_table(pa.table({"item_id": [7, 8], "similar_items": [[8], []]}), tmp_path / "near.parquet")
     assert read_similar_items(tmp_path / "near.parquet", ["7", "8"]).tolist() == [[1], [-1]]
     pq.write_table(pa.table({"item_id": [7], "similar_items": [8]}), tmp_path / "near.parquet")
-    with pytest.raises(ValueError, match=r"near\.parquet: item_id must be ids as text, similar_items lists of them; "):
+    with pytest.raises(ValueError, match=r"near\.parquet: no Parquet file of ids and lists of ids \("):
         read_similar_items(tmp_path / "near.parquet", ["7", "8"])
 
 

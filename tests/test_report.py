@@ -215,7 +215,7 @@ def test_figures_are_the_statistics(visit, tokenizer):
         ]
         levels = page.locator("#levels tbody tr")
         shown = [[float(cell) for cell in row.locator("th, td").all_inner_texts()] for row in levels.all()]
-        assert shown == [pytest.approx(row, abs=0.0051) for row in statistics.rows()]
+        assert shown == [pytest.approx(row, abs=0.0051) for row in statistics.levels]
         assert page.locator("#levels .bar").count() == 3 * len(shown)
         assert page.locator("#left-out").is_hidden()
 

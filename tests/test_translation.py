@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from transformers import AutoTokenizer, T5Tokenizer
 
 from gram.collaborative.sasrec import SASRecSettings
@@ -14,8 +15,8 @@ from gram.data import Interactions, ItemTable, RecommendationData, read_folder
 from gram.tokenization_gram import CATALOGUE_SCHEMA, GramTokenizer
 from gram.translation import TranslationSettings, TreeStatistics, train_vocabulary, translate
 from gram.translation.embedding import embed_texts
-from gram.translation.hierarchy import cluster_hierarchy
-from gram.translation.lexical_ids import Candidates, _Namer, name_items
+from gram.translation.hierarchy import cluster_hierarchy, k_means
+from gram.translation.lexical_ids import _Namer, name_items
 from gram.trie_gram import ItemTrie
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -44,7 +45,7 @@ def catalogue_of(texts, sequences=((0, 1, 2, 3, 4), (2, 3, 4, 5, 6), (5, 1, 7, 9
 
 
 def lexical_ids_of(texts, tokenizer, num_clusters=4, depth=3, seed=0):
-    paths = cluster_hierarchy(embed_texts(texts, seed=seed), num_clusters, depth, seed).paths
+    paths = cluster_hierarchy(embed_texts(texts, seed=seed), num_clusters, depth, seed)
     return name_items(paths, texts, tokenizer)
 
 
@@ -100,7 +101,7 @@ def test_the_training_items_of_users_do_count(vocabulary):
         for s in ([(0, 1, 2, 3, 4)], [(9, 8, 7, 3, 4)])
     )
     assert one.catalogue["lexical_id"].equals(two.catalogue["lexical_id"])
-    assert not one.sasrec.item_embeddings().equal(two.sasrec.item_embeddings())
+    assert not one.sasrec.items.weight.equal(two.sasrec.items.weight)
 
 
 def test_the_same_seed_gives_the_same_ids(vocabulary):
@@ -167,7 +168,7 @@ def test_every_item_is_found_again_by_its_id(vocabulary, texts):
     max_fan_out=st.integers(2, 12),
 )
 def test_no_beginning_of_an_id_goes_on_with_more_tokens_than_allowed(vocabulary, texts, max_fan_out):
-    paths = cluster_hierarchy(embed_texts(texts), 8, 3).paths
+    paths = cluster_hierarchy(embed_texts(texts), 8, 3)
     lexical_ids = name_items(paths, texts, vocabulary, max_fan_out=max_fan_out)
     check(lexical_ids, vocabulary, len(texts))
     children = {}
@@ -203,7 +204,8 @@ def test_tokens_go_where_they_weigh_most(wishes, groups, seed):
     pairs = [sorted((-float(draw.integers(1, 4)), token) for token in tokens) for tokens in wishes]
     offsets = np.cumsum([0, *map(len, pairs)])
     flat = [pair for node in pairs for pair in node]
-    candidates = Candidates(offsets, np.array([t for _, t in flat], np.int32), np.array([-w for w, _ in flat], float))
+    weights, tokens = np.array([-weight for weight, _ in flat]), np.array([token for _, token in flat], np.int32)
+    candidates = sparse.csr_matrix((weights, tokens, offsets), (len(wishes), 7))
     rows, groups = np.arange(len(wishes)), np.array(groups[: len(wishes)])
     no_ancestors = np.zeros((len(rows), 0), np.int32)
     found = _Namer(candidates, rows, groups, no_ancestors, np.ones(len(rows), int)).names(True, 100)
@@ -218,7 +220,7 @@ def test_tokens_go_where_they_weigh_most(wishes, groups, seed):
 
 
 def test_clusters_of_one_parent_have_names_of_their_own(vocabulary):
-    paths = cluster_hierarchy(embed_texts(TEXTS), 4, 3).paths
+    paths = cluster_hierarchy(embed_texts(TEXTS), 4, 3)
     lexical_ids = name_items(paths, TEXTS, vocabulary)
     names = {}
     for cluster, tokens in zip(paths[:, 0], lexical_ids, strict=True):
@@ -229,7 +231,7 @@ def test_clusters_of_one_parent_have_names_of_their_own(vocabulary):
 
 def test_a_cluster_is_split_until_it_is_small_enough():
     vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
-    paths = cluster_hierarchy(vectors, 5, 8).paths
+    paths = cluster_hierarchy(vectors, 5, 8)
     children = {}
     for path in paths.tolist():
         for level, child in enumerate(path):
@@ -247,13 +249,13 @@ def test_a_cluster_is_split_until_it_is_small_enough():
 
 def test_splitting_ends_at_the_depth():
     vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
-    paths = cluster_hierarchy(vectors, 2, 3).paths
+    paths = cluster_hierarchy(vectors, 2, 3)
     assert paths.shape == (100, 3)
     assert len({tuple(path) for path in paths}) <= 8
 
 
 def test_items_with_the_same_vector_are_split_evenly():
-    paths = cluster_hierarchy(np.ones((9, 4), np.float32), 3, 3).paths
+    paths = cluster_hierarchy(np.ones((9, 4), np.float32), 3, 3)
     assert paths[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert paths[:, 1].tolist() == [0, 1, 2] * 3
     assert (paths[:, 2] == -1).all()
@@ -262,20 +264,19 @@ def test_items_with_the_same_vector_are_split_evenly():
 def test_workers_change_nothing():
     vectors = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
     one, two = (cluster_hierarchy(vectors, 4, 5, num_workers=workers) for workers in (1, 2))
-    for name in ("paths", "nodes", "centroids"):
-        assert np.array_equal(getattr(one, name), getattr(two, name)), name
+    assert np.array_equal(one, two)
 
 
 @pytest.mark.parametrize("library", ["scikit-learn", "faiss"])
 def test_an_item_is_in_the_cluster_that_is_nearest(library, monkeypatch):
     monkeypatch.setattr("gram.translation.hierarchy.FAISS_ITEMS", 100 if library == "faiss" else 10**9)
     vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
-    tree = cluster_hierarchy(vectors, 5, 4)
-    assert len(np.unique(tree.paths[:, 0])) == 5
-    assert (tree.paths >= 0).any(axis=0).sum() >= 3
-    top = (tree.nodes >= 0).sum(axis=1) == 1
-    distances = ((vectors[:, None] - tree.centroids[top]) ** 2).sum(axis=2)
-    assert np.array_equal(tree.nodes[top, 0][distances.argmin(axis=1)], tree.paths[:, 0])
+    paths = cluster_hierarchy(vectors, 5, 4)
+    assert len(np.unique(paths[:, 0])) == 5
+    assert (paths >= 0).any(axis=0).sum() >= 3
+    labels, centroids = k_means(vectors, 5, [0])
+    assert np.array_equal(labels, paths[:, 0])
+    assert np.array_equal(((vectors[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1), labels)
 
 
 @pytest.mark.parametrize("texts", [["red"], ["red", "red"], ["💄", "💅 💄"], ["!", "?"], TEXTS, TEXTS * 10])
@@ -381,7 +382,7 @@ def test_given_files_are_taken_only_where_asked_for(folder, few_words):
 def test_a_given_token_that_is_none_is_named(folder, few_words):
     for token in ("▁zebra", "</s>"):
         (folder / "lexical_ids.txt").write_text(f"A |▁red\nB |{token}\nC |▁red|0\n", "utf-8")
-        with pytest.raises(ValueError, match=rf"lexical_ids\.txt: item B: token '{token}' is not in the vocabulary"):
+        with pytest.raises(ValueError, match=rf"lexical_ids\.txt:2: item B: token '{token}' is not in the vocabulary"):
             translate(
                 read_folder(folder),
                 few_words,
@@ -403,7 +404,7 @@ def test_given_files_that_are_not_there_are_named(folder, vocabulary):
 def test_statistics_count_the_tree():
     statistics = TreeStatistics.of([["▁a1", "▁b1"], ["▁a1", "▁b2", "0"], ["▁a1", "▁b2", "1"], ["▁a2"], ["▁a2"]])
     assert (statistics.items, statistics.duplicates, statistics.suffixed) == (5, 1, 2)
-    assert statistics.rows() == [(1, 2, 2, 2.0), (2, 2, 2, 2.0), (3, 2, 2, 2.0)]
+    assert statistics.levels == ((1, 2, 2, 2.0), (2, 2, 2, 2.0), (3, 2, 2, 2.0))
     assert len(str(statistics).splitlines()) == 5
 
 

@@ -13,18 +13,18 @@ import pyarrow as pa
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from ..collaborative.fitting import fit_or_load, fit_sasrec, sasrec_provenance
+from ..collaborative.fitting import fit_or_load, sasrec_provenance
 from ..collaborative.neighbours import items_bought_together, nearest_items
 from ..collaborative.sasrec import SASRec, SASRecSettings
 from ..common.artefacts import table_or_arrays
 from ..common.provenance import Provenance, hash_of_file, hash_of_interactions, hash_of_items, hash_of_texts
-from ..data.interactions import Interactions, RecommendationData
+from ..data.interactions import RecommendationData
 from ..data.splits import training_part
 from ..tokenization_gram import CATALOGUE_SCHEMA
 from .codes import code_ids, code_tokens, residual_codes
 from .embedding import embed_texts, encode_in_shards, encoder_inputs
 from .given import read_block_list, read_lexical_ids, read_similar_items, read_vectors
-from .hierarchy import ClusterTree, cluster_hierarchy, flat_paths
+from .hierarchy import cluster_hierarchy
 from .lexical_ids import name_items
 from .report import TreeStatistics
 from .settings import BUILT_IN_ENCODER, CODES, ITEM_KNN, SASREC, TranslationSettings
@@ -94,7 +94,7 @@ def translate(
     settings = settings or TranslationSettings()
     sasrec_settings = sasrec_settings or SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs)
     stages = _Stages(data, tokenizer, settings, sasrec_settings, folder, progress)
-    lexical_ids, ids_from, new_tokens = stages.ids()
+    lexical_ids, ids_from, new_tokens = stages.codes() if settings.id_tokens == CODES else stages.lexical_ids()
     similar, similar_from, sasrec = stages.similar_items()
     items = data.items
     neighbours = [[items.item_ids[row] for row in rows if row >= 0] for rows in similar.tolist()]
@@ -133,8 +133,11 @@ class _Stages:
         self.items = hash_of_items(data.items)
         self.item_ids = hash_of_texts(data.items.item_ids)
 
+    def _file(self, name: str) -> Path | None:
+        return self.folder and self.folder / name
+
     def _kept(self, name: str, provenance: Provenance, make):
-        return table_or_arrays(self.folder and self.folder / name, provenance, make)
+        return table_or_arrays(self._file(name), provenance, make)
 
     def vectors(self) -> tuple[np.ndarray, Provenance]:
         """(N, d) float32."""
@@ -156,26 +159,20 @@ class _Stages:
 
         return self._kept(VECTORS_FILE, provenance, make)["vectors"], provenance
 
-    def tree(self) -> tuple[ClusterTree, Provenance]:
+    def tree(self) -> tuple[np.ndarray, Provenance]:
+        """(N, depth) paths of the items."""
         vectors, vectors_from = self.vectors()
         facts = {name: getattr(self.settings, name) for name in ("num_clusters", "depth", "seed")}
         provenance = Provenance("cluster tree", {"vectors": vectors_from.key}, facts)
 
         def make() -> dict[str, np.ndarray]:
-            return vars(
-                cluster_hierarchy(vectors, **facts, num_workers=self.settings.num_workers, progress=self.progress)
-            )
+            workers = self.settings.num_workers
+            return {"paths": cluster_hierarchy(vectors, **facts, num_workers=workers, progress=self.progress)}
 
-        return ClusterTree(**self._kept(TREE_FILE, provenance, make)), provenance
-
-    def ids(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
-        """N lists of tokens, and those tokens that are new to the vocabulary."""
-        if self.settings.id_tokens == CODES:
-            return self.codes()
-        return *self.lexical_ids(), ()
+        return self._kept(TREE_FILE, provenance, make)["paths"], provenance
 
     def codes(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
-        """N lists of code tokens, and all code tokens."""
+        """N lists of code tokens, and those code tokens that are new to the vocabulary."""
         vectors, vectors_from = self.vectors()
         facts = {name: getattr(self.settings, name) for name in ("num_codebooks", "codebook_size", "seed")}
         provenance = Provenance("codes", {"vectors": vectors_from.key}, facts)
@@ -188,32 +185,32 @@ class _Stages:
         tokens = code_tokens(codes, self.settings.codebook_size)
         return code_ids(codes), provenance, tuple(token for token in tokens if token not in known)
 
-    def lexical_ids(self) -> tuple[list[list[str]], Provenance]:
-        """N lists of tokens."""
+    def lexical_ids(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
+        """N lists of tokens of the vocabulary, to which none is new."""
         settings, items = self.settings, self.data.items
         if settings.lexical_ids is not None:
-            lexical_ids = read_lexical_ids(settings.lexical_ids, items.item_ids)
-            check_tokens(lexical_ids, items.item_ids, self.tokenizer, source=settings.lexical_ids)
+            usable = self.tokenizer.get_vocab().keys() - set(self.tokenizer.all_special_tokens)
+            lexical_ids = read_lexical_ids(settings.lexical_ids, items.item_ids, usable)
             inputs = {"lexical IDs": hash_of_file(settings.lexical_ids), "item ids": self.item_ids}
-            return lexical_ids, Provenance("lexical IDs", inputs, {})
+            return lexical_ids, Provenance("lexical IDs", inputs, {}), ()
         blocked = read_block_list(settings.blocked_tokens) if settings.blocked_tokens else []
         vocabulary = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
         inputs = {"texts": self.texts, "item ids": self.item_ids, "tokenizer": vocabulary}
         facts: dict[str, Any] = {"blocked": sorted(blocked)}
         if settings.hierarchy:
-            tree, tree_from = self.tree()
-            paths, max_fan_out = tree.paths, settings.max_fan_out
-            inputs["tree"], facts["max_fan_out"] = tree_from.key, max_fan_out
+            paths, tree_from = self.tree()
+            inputs["tree"], facts["max_fan_out"] = tree_from.key, settings.max_fan_out
         else:
-            paths, max_fan_out = flat_paths(len(items), settings.depth), len(self.tokenizer)
+            paths = np.full((len(items), settings.depth), -1)  # no cluster holds items together
             facts |= {"hierarchy": False, "depth": settings.depth}
         provenance = Provenance("lexical IDs", inputs, facts)
 
         def make() -> pa.Table:
+            max_fan_out = settings.max_fan_out if settings.hierarchy else len(self.tokenizer)
             named = name_items(paths, items.texts, self.tokenizer, max_fan_out, blocked, progress=self.progress)
             return pa.table({"item_id": items.item_ids, "lexical_id": pa.array(named, pa.list_(pa.string()))})
 
-        return self._kept(LEXICAL_IDS_FILE, provenance, make)["lexical_id"].to_pylist(), provenance
+        return self._kept(LEXICAL_IDS_FILE, provenance, make)["lexical_id"].to_pylist(), provenance, ()
 
     def similar_items(self) -> tuple[np.ndarray, Provenance, SASRec | None]:
         """(N, up to `num_similar`) rows of the catalogue, -1 padded; their provenance; the SASRec behind them."""
@@ -228,38 +225,17 @@ class _Stages:
         training = training_part(self.data)
         sasrec, inputs = None, {"training interactions": hash_of_interactions(training)}
         if source == SASREC:
-            inputs = {"sasrec": sasrec_provenance(training, num_items, self.sasrec_settings, self.settings.seed).key}
-            sasrec = self._sasrec(training)
+            arguments = (training, num_items, self.sasrec_settings, self.settings.seed)
+            inputs = {"sasrec": sasrec_provenance(*arguments).key}
+            sasrec = fit_or_load(self._file(SASREC_FILE), *arguments, self.progress)
         provenance = Provenance("similar items", inputs, {"num_similar": k, "source": source, "num_items": num_items})
 
         def make() -> pa.Table:
             if sasrec is not None:
-                rows = nearest_items(sasrec.item_embeddings(), k)
+                rows = nearest_items(sasrec.items.weight.detach(), k)
             else:
                 rows = items_bought_together(training, num_items, k)
             return pa.table({"rows": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), k)})
 
         flat = self._kept(SIMILAR_ITEMS_FILE, provenance, make)["rows"].combine_chunks().flatten()
         return flat.to_numpy().reshape(num_items, k), provenance, sasrec
-
-    def _sasrec(self, training: Interactions) -> SASRec:
-        arguments = (training, len(self.data.items), self.sasrec_settings, self.settings.seed, self.progress)
-        return fit_or_load(self.folder / SASREC_FILE, *arguments) if self.folder else fit_sasrec(*arguments)
-
-
-def check_tokens(
-    lexical_ids: Sequence[Sequence[str]], item_ids: Sequence[str], tokenizer: PreTrainedTokenizerBase, source: str
-) -> None:
-    """Make sure that every token of the lexical IDs is one token of the vocabulary, and not a special one.
-
-    Raises:
-        ValueError: it is not; names `source`, the item and the token.
-    """
-    usable = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
-    for item, tokens in zip(item_ids, lexical_ids, strict=True):
-        for token in tokens:
-            if token not in usable:
-                raise ValueError(
-                    f"{source}: item {item}: token {token!r} is not in the vocabulary; use the tokenizer that the "
-                    "IDs were made with"
-                )

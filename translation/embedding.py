@@ -74,34 +74,32 @@ def encode_in_shards(
     shards = [order[start : start + SHARD_TEXTS] for start in range(0, len(order), SHARD_TEXTS)]
     first, step = (processes.process_index, processes.num_processes) if processes and folder else (0, 1)
     facts = {"encoder": name, "prompt": prompt, "max_length": max_length, "append_eos": append_eos}
-    contents = [hash_of_texts(texts[row] for row in shard) for shard in shards]
-    encoder = encoder_inputs(name)
-    provenances = [Provenance("item vectors, shard", {"texts": content, **encoder}, facts) for content in contents]
-    model = None
+    encoder, model = encoder_inputs(name), None
 
-    def encode(shard: np.ndarray) -> dict[str, np.ndarray]:
+    def encode(some: list[str]) -> dict[str, np.ndarray]:
         nonlocal model
         model = model or _sentence_transformer(name, max_length, trust_remote_code, processes)
         end = ""
         if append_eos:
             model.tokenizer.padding_side, end = "right", model.tokenizer.eos_token or model.tokenizer.sep_token
-        sentences = [prompt + texts[row] + end for row in shard]
+        sentences = [prompt + text + end for text in some]
         vectors = model.encode(sentences, show_progress_bar=False, convert_to_numpy=True)
-        return {"vectors": _unit_length(np.asarray(vectors, dtype=np.float64))}
+        return {"vectors": unit_length(np.asarray(vectors, dtype=np.float64))}
 
-    def shard_file(number: int) -> Path | None:
-        return Path(folder) / f"vectors-{number:05d}-of-{len(shards):05d}.safetensors" if folder else None
+    def vectors_of(number: int) -> np.ndarray:
+        some = [texts[row] for row in shards[number]]
+        provenance = Provenance("item vectors, shard", {"texts": hash_of_texts(some), **encoder}, facts)
+        path = Path(folder) / f"vectors-{number:05d}-of-{len(shards):05d}.safetensors" if folder else None
+        return table_or_arrays(path, provenance, lambda: encode(some))["vectors"]
 
     found: dict[int, np.ndarray] = {}
     with tqdm(total=len(texts), desc="item vectors", unit="item", disable=not progress) as bar:
         for number in range(first, len(shards), step):
-            arrays = table_or_arrays(shard_file(number), provenances[number], lambda n=number: encode(shards[n]))
-            found[number] = arrays["vectors"]
+            found[number] = vectors_of(number)
             bar.update(len(shards[number]))
     if step > 1:
         processes.wait_for_everyone()
-        for number in set(range(len(shards))) - set(found):
-            found[number] = table_or_arrays(shard_file(number), provenances[number], dict)["vectors"]
+        found = {number: found[number] if number in found else vectors_of(number) for number in range(len(shards))}
     vectors = np.zeros((len(texts), found[0].shape[1]), dtype=np.float32)
     for number, shard in enumerate(shards):
         vectors[shard] = found[number]
@@ -133,10 +131,11 @@ def tfidf_svd(texts: Sequence[str], dimensions: int = 128, seed: int = 0) -> np.
         else:
             left, strengths, _ = np.linalg.svd(counts.toarray(), full_matrices=False)
             vectors = left * strengths
-    return _unit_length(vectors)
+    return unit_length(vectors)
 
 
-def _unit_length(vectors: np.ndarray) -> np.ndarray:
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """(N, d) float32, rows of length 1, or 0 where they were."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32, order="C")  # as it is when it is read again
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..data.sources.checks import ids_of
 from ..data.sources.lines import existing, filled_lines
-from .embedding import _unit_length
+from .embedding import unit_length
 
 
 def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
@@ -46,18 +47,14 @@ def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
     broken = ~np.isfinite(vectors).all(axis=1)
     if broken.any():
         raise ValueError(f"{path}: the vector of item {item_ids[int(broken.argmax())]} is not finite; correct it")
-    return _unit_length(vectors)
+    return unit_length(vectors)
 
 
 def _read_npy(path: Path, item_ids: Sequence[str]) -> np.ndarray:
     try:
-        vectors = np.load(path, allow_pickle=False)
-        if isinstance(vectors, np.ndarray):
-            return vectors
-        said = "it is an archive of several"
+        return np.lib.format.open_memmap(path, mode="r")  # reads no archive, and no Python objects
     except ValueError as error:
-        said = error
-    raise ValueError(f"{path}: not a .npy file of numbers ({said}); write it with numpy.save") from None
+        raise ValueError(f"{path}: not a .npy file of numbers ({error}); write it with numpy.save") from None
 
 
 def _read_safetensors(path: Path, item_ids: Sequence[str]) -> np.ndarray:
@@ -70,14 +67,10 @@ def _read_safetensors(path: Path, item_ids: Sequence[str]) -> np.ndarray:
 
 
 def _read_parquet(path: Path, item_ids: Sequence[str]) -> np.ndarray:
-    table = pq.read_table(path)
-    for name in ("item_id", "vector"):
-        if table.column_names.count(name) != 1:
-            raise ValueError(f"{path}: needs one column {name}; the columns must be item_id and vector")
-    kind = table["vector"].type
+    ids, column = _columns(path, "vector")
+    kind = column.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise ValueError(f"{path}: column vector holds {kind}; it must hold lists of numbers")
-    ids = table["item_id"].cast(pa.string()).to_pylist()
     rows = {item: row for row, item in enumerate(ids)}
     if len(rows) < len(ids):
         twice = next(item for row, item in enumerate(ids) if rows[item] != row)
@@ -85,41 +78,47 @@ def _read_parquet(path: Path, item_ids: Sequence[str]) -> np.ndarray:
     missing = next((item for item in item_ids if item not in rows), None)
     if missing is not None:
         raise ValueError(f"{path}: item {missing} has no vector; add a row for it")
-    column = table["vector"].combine_chunks()
+    column = column.combine_chunks()
     lengths = pc.list_value_length(column)
     if column.null_count or pc.min(lengths).as_py() != pc.max(lengths).as_py():
         raise ValueError(f"{path}: the vectors are not all of one length; correct the file")
     flat = column.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(table.num_rows, -1)[[rows[item] for item in item_ids]]
+    return flat.reshape(len(ids), -1)[[rows[item] for item in item_ids]]
+
+
+def _columns(path: Path, name: str) -> tuple[list[str], pa.ChunkedArray]:
+    """The item ids of a Parquet file, and the one other column that counts."""
+    table = pq.read_table(path)
+    for needed in ("item_id", name):
+        if table.column_names.count(needed) != 1:
+            raise ValueError(f"{path}: needs one column {needed}; the columns must be item_id and {name}")
+    return ids_of(table["item_id"], "item", path).to_pylist(), table[name]
 
 
 def read_block_list(path: str) -> list[str]:
-    """Words that lexical IDs may not show, one per line; blank lines and lines that start with `#` are left out.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it is not UTF-8.
-    """
+    """Words that lexical IDs may not show, one per line; blank lines and lines that start with `#` are left out."""
     words = [line.strip() for _, line in filled_lines(path)]
     return [word for word in words if not word.startswith("#")]
 
 
-def read_lexical_ids(path: str | Path, item_ids: Sequence[str]) -> list[list[str]]:
+def read_lexical_ids(
+    path: str | Path, item_ids: Sequence[str], vocabulary: Collection[str] | None = None
+) -> list[list[str]]:
     """Read given lexical IDs, `ITEM |token|token...` per line, in any order.
 
     Args:
         path: the file.
         item_ids: the catalogue.
+        vocabulary: the tokens that they may be made of; None: any.
 
     Returns:
         The tokens of every item, in catalogue order.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: a malformed line, an unknown or repeated item, two items with the same ID, or an item left without
-            one.
+        ValueError: a malformed line, an unknown or repeated item, a token that is not in the vocabulary, two items with
+            the same ID, or an item left without one.
     """
-    path = Path(path)
     rows = {item: row for row, item in enumerate(item_ids)}
     tokens_of: dict[int, list[str]] = {}
     owner: dict[tuple[str, ...], str] = {}
@@ -131,6 +130,10 @@ def read_lexical_ids(path: str | Path, item_ids: Sequence[str]) -> list[list[str
         row = _known_row(rows, item, f"{path}:{number}")
         if row in tokens_of:
             raise ValueError(f"{path}:{number}: item {item} has a lexical ID already; keep one of the lines")
+        for token in tokens if vocabulary is not None else ():
+            if token not in vocabulary:
+                why = "is not in the vocabulary; use the tokenizer that the IDs were made with"
+                raise ValueError(f"{path}:{number}: item {item}: token {token!r} {why}")
         other = owner.setdefault(tuple(tokens), item)
         if other != item:
             raise ValueError(f"{path}:{number}: items {other} and {item} have the same lexical ID; make them differ")
@@ -185,18 +188,12 @@ def _text_lists(path: Path) -> Iterator[tuple[str, str, list[str]]]:
 
 def _parquet_lists(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     try:
-        table = pq.read_table(existing(path))
+        ids, column = _columns(existing(path), "similar_items")
+        lists = column.cast(pa.list_(pa.string())).to_pylist()
     except pa.ArrowException as error:
-        raise ValueError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
-    for name in ("item_id", "similar_items"):
-        if name not in table.column_names:
-            raise ValueError(f"{path}: column {name} is missing; the columns must be item_id and similar_items")
-    kinds = {"item_id": pa.string(), "similar_items": pa.list_(pa.string())}
-    try:
-        columns = [table[name].cast(kind).to_pylist() for name, kind in kinds.items()]
-    except pa.ArrowException:
-        raise ValueError(f"{path}: item_id must be ids as text, similar_items lists of them; correct it") from None
-    for number, (item, similar) in enumerate(zip(*columns, strict=True), start=1):
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: no Parquet file of ids and lists of ids ({reason}); write it again") from None
+    for number, (item, similar) in enumerate(zip(ids, lists, strict=True), start=1):
         yield f"{path}: row {number}", "row", [item, *(similar or [])]
 
 

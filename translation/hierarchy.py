@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -18,25 +17,9 @@ FAISS_ITEMS = 100_000  # from here on scikit-learn's k-means takes minutes, and 
 FAISS_ITERATIONS = 25
 
 
-@dataclass(frozen=True, eq=False)
-class ClusterTree:
-    """The tree that the items hang in.
-
-    Attributes:
-        paths: (N, depth) int32, the number of each item's node among its siblings, level by level from the root's
-            children down; -1 below an item's leaf.
-        nodes: (M, depth) int32, the paths of the clusters that k-means found, -1 below each; parents first.
-        centroids: (M, d) float32, their centres.
-    """
-
-    paths: np.ndarray
-    nodes: np.ndarray
-    centroids: np.ndarray
-
-
 def cluster_hierarchy(
     vectors: np.ndarray, num_clusters: int, depth: int, seed: int = 0, num_workers: int = 1, progress: bool = False
-) -> ClusterTree:
+) -> np.ndarray:
     """Split the items into clusters, and every cluster of more than `num_clusters` items again, down to `depth`.
 
     In a cluster of at most `num_clusters` items each item gets a leaf of its own. Items that k-means cannot tell apart
@@ -53,11 +36,11 @@ def cluster_hierarchy(
         progress: show a bar per level.
 
     Returns:
-        The tree; the same for any number of workers.
+        (N, depth) int32 paths: the number of each item's node among its siblings, level by level from the root's
+        children down; -1 below an item's leaf. The same for any number of workers.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     paths = np.full((len(vectors), depth), -1, dtype=np.int32)
-    nodes, centroids = [], []
     level_nodes: list[tuple[tuple[int, ...], np.ndarray]] = [((), np.arange(len(vectors)))]
     for level in range(depth):
         to_split = []
@@ -73,38 +56,20 @@ def cluster_hierarchy(
         # One cluster alone, as the root is, is not worth the way to another process.
         workers = min(num_workers, len(to_split), os.cpu_count() or 1)
         level_nodes = []
-        for (path, items), (labels, centres) in zip(to_split, Parallel(max(workers, 1))(jobs), strict=True):
+        for (path, items), labels in zip(to_split, Parallel(max(workers, 1))(jobs), strict=True):
             paths[items, level] = labels
             order = np.argsort(labels, kind="stable")
             parts = np.split(items[order], np.flatnonzero(np.diff(labels[order])) + 1)
-            for label, part in enumerate(parts):
-                nodes.append([*path, label, *[-1] * (depth - level - 1)])
-                if len(part) > 1:
-                    level_nodes.append(((*path, label), part))
-            centroids.append(centres)
+            level_nodes += [((*path, label), part) for label, part in enumerate(parts) if len(part) > 1]
     if num_workers > 1:
         get_reusable_executor().shutdown()  # idle workers keep memory, and a child process from ending
-    return ClusterTree(
-        paths,
-        np.array(nodes, dtype=np.int32).reshape(-1, depth),
-        np.concatenate(centroids) if centroids else np.zeros((0, vectors.shape[1]), np.float32),
-    )
-
-
-def flat_paths(num_items: int, depth: int) -> np.ndarray:
-    """Paths (N, depth) int32, as of a [`ClusterTree`], of items that no cluster holds together: each is a leaf."""
-    paths = np.full((num_items, depth), -1, dtype=np.int32)
-    paths[:, 0] = np.arange(num_items)
     return paths
 
 
-def _split(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) int32 labels 0 .. k-1, each of them in use, and the (k, d) float32 centres."""
+def _split(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> np.ndarray:
+    """(n,) labels 0 .. k-1, each of them in use."""
     labels, centroids = k_means(vectors, num_clusters, entropy)
-    if len(centroids) == 1:  # all alike
-        labels = np.arange(len(vectors)) * num_clusters // len(vectors)
-        return labels.astype(np.int32), centroids.repeat(num_clusters, axis=0)
-    return labels, centroids
+    return labels if len(centroids) > 1 else np.arange(len(vectors)) * num_clusters // len(vectors)  # all alike
 
 
 def k_means(vectors: np.ndarray, num_clusters: int, entropy: list[int]) -> tuple[np.ndarray, np.ndarray]:

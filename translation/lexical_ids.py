@@ -5,8 +5,7 @@ Source: GRAM (arXiv 2506.01673), semantic-to-lexical translation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -39,17 +38,15 @@ def name_items(
 
     Clusters of one parent never share a token while they have candidates: the cluster in which a token weighs most
     gets it, the others take their next. Single items do share tokens, and part further down, which groups them by
-    brand or kind once more; only at the last level are they kept apart as clusters are. On Beauty (128 clusters, 7
-    levels) no item then needs a suffix. If every node took its best token, as the authors' do, 107 of 128 first
-    tokens would be left and 360 items would need one. If all siblings were kept apart, none would need one either,
-    but the second level would have 10,696 nodes instead of 7,477.
+    brand or kind once more; only at the last level are they kept apart as clusters are. On Beauty no item then needs
+    a suffix, and the second level has 7,477 nodes; with all siblings kept apart it would have 10,696.
 
     A path ends where a node has no candidate. Items that end with the same path, or with an empty one, get a numeric
     suffix in catalogue order, digit by digit. It can't be mistaken for a path: specials, bare `▁` and tokens of one
     character never stand in one.
 
     Args:
-        paths: (N, depth) int, of a `ClusterTree`.
+        paths: (N, depth) int, of `cluster_hierarchy`.
         texts: N texts.
         tokenizer: whose vocabulary the tokens are taken from.
         max_fan_out: the most tokens that may follow one beginning of an ID, digits of suffixes aside. Nodes that come
@@ -118,7 +115,7 @@ def _name_tree(paths: np.ndarray, weights: sparse.csr_matrix, max_fan_out: int) 
     groups = np.zeros(num_items, dtype=np.int64)
     node_of = np.zeros(num_items, dtype=np.int64)  # node of the cluster tree that each item is in
     going = np.arange(num_items)  # items whose path has not ended
-    of_items = Candidates.of(weights)
+    of_items = heaviest(weights)
     for level in range(depth):
         # Below its leaf an item is a node of its own.
         child = np.where(paths[going, level] >= 0, paths[going, level], going)
@@ -128,7 +125,8 @@ def _name_tree(paths: np.ndarray, weights: sparse.csr_matrix, max_fan_out: int) 
         large = np.flatnonzero(sizes > 1)
         row = first_item.copy()
         row[large] = num_items + np.arange(len(large))
-        candidates = of_items + Candidates.of(_means(node, sizes, large, weights[going]))
+        of_clusters = heaviest(_means(node, sizes, large, weights[going]))
+        candidates = sparse.vstack([of_items, of_clusters], format="csr")
         namer = _Namer(candidates, row, groups[first_item], token_paths[first_item, :level], sizes)
         names = namer.names(level == depth - 1, max_fan_out)
         named = names[node] >= 0
@@ -150,54 +148,29 @@ def _means(node: np.ndarray, sizes: np.ndarray, large: np.ndarray, weights: spar
     return means
 
 
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """The tokens that may name each node, heaviest first, equal ones by token.
-
-    Attributes:
-        offsets: (nodes + 1,) int64; node `n` owns the entries `offsets[n]` to `offsets[n + 1]`.
-        tokens: (total,) int32.
-        weights: (total,) float64.
-    """
-
-    offsets: np.ndarray
-    tokens: np.ndarray
-    weights: np.ndarray
-
-    @classmethod
-    def of(cls, weights: sparse.csr_matrix) -> Candidates:
-        """The heaviest tokens of every row."""
-        counts, tokens, values = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
-        for start in range(0, weights.shape[0], _BLOCK):
-            block = weights[start : start + _BLOCK]
-            rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-            order = np.lexsort((block.indices, -block.data, rows))
-            place = np.arange(len(order)) - block.indptr[rows]
-            best = order[place < NUM_CANDIDATES]
-            counts.append(np.minimum(np.diff(block.indptr), NUM_CANDIDATES))
-            tokens.append(block.indices[best].astype(np.int32))
-            values.append(block.data[best])
-        return cls(np.cumsum(np.concatenate(counts)), np.concatenate(tokens), np.concatenate(values))
-
-    def __add__(self, other: Candidates) -> Candidates:
-        """The nodes of one after those of the other."""
-        return Candidates(
-            np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]),
-            np.concatenate([self.tokens, other.tokens]),
-            np.concatenate([self.weights, other.weights]),
-        )
+def heaviest(weights: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Each row's candidates for its name: its 50 heaviest tokens alone, heaviest first, equal ones by token."""
+    blocks = []
+    for start in range(0, weights.shape[0], _BLOCK):
+        block = weights[start : start + _BLOCK]
+        rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+        order = np.lexsort((block.indices, -block.data, rows))
+        best = order[np.arange(len(order)) - block.indptr[rows] < NUM_CANDIDATES]
+        offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(block.indptr), NUM_CANDIDATES))])
+        blocks.append(sparse.csr_matrix((block.data[best], block.indices[best], offsets), block.shape))
+    return sparse.vstack(blocks, format="csr") if blocks else weights
 
 
 class _Namer:
     """Names the n nodes of one level.
 
-    `row` (n,) is each node's among the candidates, `groups` (n,) are equal for the nodes of one named parent, `paths`
-    (n, level) hold the tokens of the ancestors, `sizes` (n,) count the items.
+    `candidates` are those of [`heaviest`], `row` (n,) is each node's among them, `groups` (n,) are equal for the nodes
+    of one named parent, `paths` (n, level) hold the tokens of the ancestors, `sizes` (n,) count the items.
     """
 
     def __init__(self, candidates, row, groups, paths, sizes):
         self.candidates, self.paths, self.sizes = candidates, paths, sizes
-        self.start, self.end = candidates.offsets[row], candidates.offsets[row + 1]
+        self.start, self.end = candidates.indptr[row], candidates.indptr[row + 1]
         self.groups = np.unique(groups, return_inverse=True)[1]
 
     def names(self, last_level: bool, max_fan_out: int) -> np.ndarray:
@@ -219,7 +192,7 @@ class _Namer:
 
     def _token(self, place: np.ndarray) -> np.ndarray:
         """Tokens at places among the candidates; any, where a place is behind the last."""
-        tokens = self.candidates.tokens
+        tokens = self.candidates.indices
         return tokens[np.minimum(place, len(tokens) - 1)] if len(tokens) else np.full(len(place), -1, np.int32)
 
     def _first(self) -> np.ndarray:
@@ -239,8 +212,8 @@ class _Namer:
         counts = self.end[nodes] - first[nodes]
         node = np.repeat(nodes, counts)
         place = np.arange(len(node)) + np.repeat(first[nodes] + counts - counts.cumsum(), counts)
-        tokens = self.candidates.tokens[place]
-        order = np.lexsort((node, tokens, -self.candidates.weights[place]))
+        tokens = self.candidates.indices[place]
+        order = np.lexsort((node, tokens, -self.candidates.data[place]))
         order = order[~(tokens[order, None] == self.paths[node[order]]).any(axis=1)]
         named, taken = set(), set()
         triples = (node[order].tolist(), self.groups[node[order]].tolist(), tokens[order].tolist())
@@ -261,7 +234,7 @@ class _Namer:
             kept = np.argsort(-items, kind="stable")[:max_fan_out]
             load = dict(zip(tokens[kept].tolist(), items[kept].tolist(), strict=True))
             for node in nodes[~np.isin(names[nodes], tokens[kept])]:
-                wishes = self.candidates.tokens[self.start[node] : self.end[node]].tolist()
+                wishes = self.candidates.indices[self.start[node] : self.end[node]].tolist()
                 ancestors = set(self.paths[node].tolist())
                 fits = (wish for wish in wishes if wish in load and wish not in ancestors)
                 names[node] = next(fits, None) or min(load, key=lambda token: (load[token], token))
@@ -274,7 +247,7 @@ def _spell(token_paths: np.ndarray, groups: np.ndarray, tokenizer: PreTrainedTok
     alone = (sizes[group] == 1) & (token_paths[:, 0] >= 0)
     tokens = np.array([*tokenizer.convert_ids_to_tokens(range(len(tokenizer))), ""], dtype=object)
     lengths = (token_paths >= 0).sum(axis=1)
-    lexical_ids = [row[:length] for row, length in zip(_rows(tokens, token_paths), lengths.tolist(), strict=True)]
+    lexical_ids = [row[:length] for row, length in zip(tokens[token_paths].tolist(), lengths.tolist(), strict=True)]
     if not alone.all():
         digits = _digit_tokens(tokenizer)
         seen: dict[int, int] = {}
@@ -282,11 +255,6 @@ def _spell(token_paths: np.ndarray, groups: np.ndarray, tokenizer: PreTrainedTok
             number = seen[group[item]] = seen.get(group[item], -1) + 1
             lexical_ids[item] += [digits[digit] for digit in str(number)]
     return lexical_ids
-
-
-def _rows(tokens: np.ndarray, token_paths: np.ndarray) -> Iterator[list[str]]:
-    for start in range(0, len(token_paths), _BLOCK):
-        yield from tokens[token_paths[start : start + _BLOCK]].tolist()
 
 
 def _digit_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -22,10 +22,10 @@ SAMPLE_ROWS = 12
 MARK = b'<meta name="generator" content="gram translate">'
 
 
-@dataclass(frozen=True)
-class Level:
-    """One level of the ID tree: its nodes, and how many children those nodes above it have that have any."""
+class Level(NamedTuple):
+    """A level of the ID tree, from 1: its nodes, and how many children those nodes above it have that have any."""
 
+    level: int
     nodes: int
     max_fan_out: int
     mean_fan_out: float
@@ -54,33 +54,23 @@ class TreeStatistics:
         for depth in range(1, max(map(len, lexical_ids), default=0) + 1):
             nodes = {tuple(tokens[:depth]) for tokens in lexical_ids if len(tokens) >= depth}
             children = Counter(node[:-1] for node in nodes)
-            levels.append(Level(len(nodes), max(children.values()), len(nodes) / len(children)))
+            levels.append(Level(depth, len(nodes), max(children.values()), len(nodes) / len(children)))
         alike = Counter(tuple(tokens[:-1]) for tokens in lexical_ids if CODE_TOKEN.fullmatch(tokens[-1]))
         suffixed = sum(
             tokens[-1].removeprefix(SPACE) in set(DIGITS) or alike[tuple(tokens[:-1])] > 1 for tokens in lexical_ids
         )
         return cls(len(lexical_ids), len(lexical_ids) - len(set(map(tuple, lexical_ids))), suffixed, tuple(levels))
 
-    def rows(self) -> list[tuple[int, int, int, float]]:
-        """(level, counted from 1; nodes; largest fan-out; mean fan-out), level by level."""
-        return [
-            (number, level.nodes, level.max_fan_out, level.mean_fan_out) for number, level in enumerate(self.levels, 1)
-        ]
-
     def __str__(self) -> str:
         """A table of the levels, and a line on the items."""
         lines = [f"{'level':>5} {'nodes':>9} {'max fan-out':>12} {'mean fan-out':>13}"]
-        lines += [f"{level:5d} {nodes:9,d} {widest:12,d} {mean:13.2f}" for level, nodes, widest, mean in self.rows()]
+        lines += [f"{level:5d} {nodes:9,d} {widest:12,d} {mean:13.2f}" for level, nodes, widest, mean in self.levels]
         lines.append(f"{self.items:,} items, {self.duplicates:,} duplicate IDs, {self.suffixed:,} items with a suffix")
         return "\n".join(lines)
 
 
 def report_file(path: str | Path) -> Path:
-    """The file of a report.
-
-    Raises:
-        ValueError: the name does not end in `.html`, or is a folder's; or there is another page of this name.
-    """
+    """The file of a report, whose name must end in `.html`, and which replaces no page of somebody else."""
     path = Path(path)
     if path.suffix != ".html" or path.is_dir():
         raise ValueError(f"{path}: the report is a web page; give a file name that ends in .html")
@@ -113,17 +103,14 @@ def write_report(
     path = report_file(path)
     if max_items < 1:
         raise ValueError(f"max_items is {max_items}; it must be at least 1")
-    fields = {"title": html.escape(title), "data": _as_script_text(_page_data(catalogue, statistics, max_items))}
+    data = json.dumps(_page_data(catalogue, statistics, max_items), ensure_ascii=False, separators=(",", ":"))
+    # Without "<" nothing can end the script element that the data stand in, or open a comment.
+    fields = {"title": html.escape(title), "data": data.replace("<", "\\u003c")}
     # In one pass, so that a title that reads like a placeholder stays a title.
     page = re.sub(r"{{(title|data)}}", lambda match: fields[match[1]], TEMPLATE.read_text(encoding="utf-8"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as part:
         part.write_bytes(page.encode("utf-8", "replace"))
-
-
-def _as_script_text(data: dict[str, Any]) -> str:
-    """Compact JSON in which nothing can end the script element that it stands in, or open a comment."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _page_data(catalogue: pa.Table, statistics: TreeStatistics, max_items: int) -> dict[str, Any]:
@@ -140,7 +127,7 @@ def _page_data(catalogue: pa.Table, statistics: TreeStatistics, max_items: int) 
         "duplicates": statistics.duplicates,
         "suffixed": statistics.suffixed,
         "mean_tokens": sum(map(len, lexical_ids)) / max(len(lexical_ids), 1),
-        "levels": statistics.rows(),
+        "levels": statistics.levels,
         "ids": [columns["item_id"][item] for item in shown],
         "titles": [columns["title"][item] or "" for item in shown],
         "tokens": tokens,

@@ -5,6 +5,7 @@ The vocabulary is trained on the items' texts where no pretrained tokenizer is g
 
 from __future__ import annotations
 
+import filecmp
 import io
 import re
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ from .report import TreeStatistics
 from .settings import TranslationSettings
 
 VOCABULARY_FILE = "vocabulary.parquet"
-PAD, EOS, UNK = 0, 1, 2  # ids, as in T5
+OWN_FILES = (VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS)
 
 
 def make_tokenizer_folder(
@@ -60,10 +61,9 @@ def make_tokenizer_folder(
             tokenizer is not a fast one; or see `gram.translation.translate`.
     """
     settings, folder = settings or TranslationSettings(), Path(output)
-    _check_folder(folder)
-    written = [folder, *(folder / name for name in (VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS))]
     files = [getattr(settings, name) for name in ("vectors", "lexical_ids", "similar_items", "blocked_tokens")]
-    check_outputs(dict.fromkeys(written, lambda path: True), [data.folder, text_tokenizer, *files])
+    written = dict.fromkeys((folder / name for name in OWN_FILES), lambda path: True)
+    check_outputs({folder: _is_translation, **written}, [data.folder, text_tokenizer, *files])
     with locked(folder, inside=True, processes=processes):
         if processes is not None and processes.num_processes > 1:
             encode_together(data.items.texts, settings, folder, processes, progress)
@@ -75,14 +75,10 @@ def make_tokenizer_folder(
         return translation.statistics
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: is a file; give another name for the folder")
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    if names and not names & {VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS}:
-        raise ValueError(f"{folder}: exists already and holds no translation; give another name, or remove it")
+def _is_translation(folder: Path) -> bool:
+    """Whether a folder has nothing in it yet, or something of an earlier translation."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else {""}
+    return not names or not names.isdisjoint(OWN_FILES)
 
 
 def _text_tokenizer(
@@ -104,13 +100,12 @@ def _save(words: PreTrainedTokenizerBase, translation, folder: Path, limits: dic
     tokenizer = GramTokenizer.from_catalogue(words, translation.catalogue, translation.new_tokens, **limits)
     with working_folder(folder / "tokenizer") as made:
         tokenizer.save_pretrained(made)
-        files = sorted(made.iterdir(), key=lambda path: path.name == CATALOGUE_FILE)
-        targets = [folder / path.name for path in files]
-        if all(old.is_file() and old.read_bytes() == new.read_bytes() for old, new in zip(targets, files, strict=True)):
-            return
-        (folder / CATALOGUE_FILE).unlink(missing_ok=True)  # until all is there, nobody takes a mixture for a tokenizer
-        for path, target in zip(files, targets, strict=True):
-            put(path, target)
+        names = sorted((path.name for path in made.iterdir()), key=lambda name: name == CATALOGUE_FILE)
+        _, changed, missing = filecmp.cmpfiles(made, folder, names, shallow=False)
+        if changed or missing:
+            (folder / CATALOGUE_FILE).unlink(missing_ok=True)  # until all is there, nobody takes a mixture for one
+            for name in names:
+                put(made / name, folder / name)
 
 
 def train_vocabulary(texts: Iterable[str], vocab_size: int = 8000) -> T5Tokenizer:
@@ -161,9 +156,9 @@ def train_pieces(texts: Iterable[str], vocab_size: int = 8000) -> pa.Table:
             normalization_rule_name="identity",  # T5Tokenizer has no normalizer: read as it will be written
             max_sentence_length=1 << 20,  # bytes; longer texts would be skipped
             num_threads=1,  # the order of floating-point sums
-            pad_id=PAD,
-            eos_id=EOS,
-            unk_id=UNK,
+            pad_id=0,  # this and the next two as in T5
+            eos_id=1,
+            unk_id=2,
             bos_id=-1,
             pad_piece="<pad>",
             minloglevel=2,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .checks import checked_interactions, checked_items
 from .folder import open_folder
 from .hub import open_hub
 from .lines import Reading
@@ -23,5 +22,3 @@ FORMATS: dict[str, Callable[[PrepareSettings, Reading], Source]] = {
     "yelp": open_yelp,
     "movielens": open_movielens,
 }
-
-__all__ = ["FORMATS", "Reading", "Source", "checked_interactions", "checked_items"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,13 +12,12 @@ import pyarrow.compute as pc
 
 from .lines import BadLineError, Reading, id_fault, text
 
-UNITS = {"s": 1, "ms": 1000}  # how many make a second
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # how many make a second
 _WORDS = {"s": "seconds", "ms": "milliseconds"}
 _FIRST_YEAR, _LAST_YEAR = 1900, 2100
 _EARLIEST, _LATEST = (datetime(year, 1, 1, tzinfo=timezone.utc).timestamp() for year in (_FIRST_YEAR, _LAST_YEAR))
 _LEAST_IN_SECONDS = 1e8  # of a number that can be taken for seconds: 1973; lower ones may count anything
 _SECONDS_OF_A_YEAR = 31_556_952
-_PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's timestamps
 _KINDS_OF_TEXT = (pa.float64(), *(pa.timestamp(unit, zone) for unit in ("us", "ns") for zone in (None, "UTC")))
 _ID_REMEDY = "give every id as text without spaces, or as a whole number"
 
@@ -33,19 +32,17 @@ def checked_interactions(
     The raw batches have these columns, of any type, and `line`. `unit` is that of a time given as number, `s` or `ms`.
     """
     for batch in raw:
-        columns = {name: _ids(batch[name], name, source) for name in ("user", "item")}
-        faults = [_id_faults(ids, name) for name, ids in columns.items()]
-        try:
-            times = seconds(batch["time"], unit)
-        except TypeError as error:
-            raise ValueError(f"{source}: {error}") from None
-        faults += [_time_faults(batch["time"], times, unit)]
+        columns = {name: ids_of(batch[name], name, source) for name in ("user", "item")}
+        faults = [id_faults(ids.dictionary_encode(), name) for name, ids in columns.items()]
+        times = seconds(batch["time"], unit, source)
         columns["time"] = pa.array(times)
+        faults += _time_faults(batch["time"], times, unit)
         if "rating" in batch.schema.names:
-            columns["rating"] = pa.array(_numbers(batch["rating"]))
-            why = "rating is missing or no number", "unset min_rating"
-            faults.append((~np.isfinite(columns["rating"]), lambda row, why=why: why))
-        yield _without_faults(batch, columns, faults, source, reading)
+            ratings = _numbers(batch["rating"])
+            columns["rating"] = pa.array(ratings)
+            faults.append((~np.isfinite(ratings), lambda row: ("rating is missing or no number", "unset min_rating")))
+        sound = refuse(batch["line"], faults, source, reading)
+        yield pa.RecordBatch.from_pydict(columns).filter(pa.array(sound))
 
 
 def checked_items(raw: Iterator[pa.RecordBatch], source: str | Path, reading: Reading) -> Iterator[pa.RecordBatch]:
@@ -54,27 +51,30 @@ def checked_items(raw: Iterator[pa.RecordBatch], source: str | Path, reading: Re
     The raw batches have these columns, of any type, and `line`.
     """
     for batch in raw:
-        ids = _ids(batch["item_id"], "item", source)
-        fields = [name for name in batch.schema.names if name not in ("line", "item_id")]
-        columns = {"item_id": ids, **{name: _texts(batch[name], name, source) for name in fields}}
-        yield _without_faults(batch, columns, [_id_faults(ids, "item")], source, reading)
+        lines, ids, fields = items_in(batch, source)
+        columns = {"item_id": ids, **{name: _texts(values, name, source) for name, values in fields.items()}}
+        sound = refuse(lines, [id_faults(ids.dictionary_encode(), "item")], source, reading)
+        yield pa.RecordBatch.from_pydict(columns).filter(pa.array(sound))
 
 
-def _without_faults(
-    batch: pa.RecordBatch, columns: dict[str, pa.Array], faults: list[Fault], source: str | Path, reading: Reading
-) -> pa.RecordBatch:
-    result = pa.RecordBatch.from_pydict(columns)
+def items_in(batch: pa.RecordBatch, source: str | Path) -> tuple[pa.Array, pa.Array, dict[str, pa.Array]]:
+    """The lines of raw items, their ids as strings, and their fields, one of which may be called `line`, too."""
+    lines, *columns = batch.columns
+    fields = dict(zip(batch.schema.names[1:], columns, strict=True))
+    return lines, ids_of(fields.pop("item_id"), "item", source), fields
+
+
+def refuse(lines: pa.Array | pa.ChunkedArray, faults: list[Fault], source: str | Path, reading: Reading) -> np.ndarray:
+    """(n,) bool: rows without a fault; of each other one the first of its faults is told, by its line."""
     wrong = np.logical_or.reduce([mask for mask, _ in faults])
-    if not wrong.any():
-        return result
-    numbers = batch["line"].to_numpy()
     for row in np.flatnonzero(wrong).tolist():
         why, remedy = next(told(row) for mask, told in faults if mask[row])
-        reading.refuse(source, int(numbers[row]), why, remedy)
-    return result.filter(pa.array(~wrong))
+        reading.refuse(source, lines[row].as_py(), why, remedy)
+    return ~wrong
 
 
-def _ids(values: pa.Array, name: str, source: str | Path) -> pa.Array:
+def ids_of(values: pa.Array | pa.ChunkedArray, name: str, source: str | Path) -> pa.Array | pa.ChunkedArray:
+    """Ids as strings, null where there is none: a whole number is one, of whatever type."""
     kind = values.type
     try:
         if pa.types.is_floating(kind):  # whole numbers, some of them missing, as pandas keeps them
@@ -93,106 +93,29 @@ def _ids(values: pa.Array, name: str, source: str | Path) -> pa.Array:
         raise ValueError(f"{source}: the {name} ids are of type {kind}; {_ID_REMEDY}") from None
 
 
-def _id_faults(ids: pa.Array, name: str) -> Fault:
-    encoded = ids.dictionary_encode()
-    wrong = np.array([True, *(bool(id_fault(value)) for value in encoded.dictionary.to_pylist())])
-    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False) + 1
+def id_faults(ids: pa.DictionaryArray, name: str) -> Fault:
+    """Rows whose id cannot be one."""
+    wrong = np.array([True, *(bool(id_fault(value)) for value in ids.dictionary.to_pylist())])
+    codes = pc.fill_null(ids.indices, -1).to_numpy(zero_copy_only=False) + 1
     return wrong[codes], lambda row: (f"{name} id {id_fault(ids[row].as_py())}", _ID_REMEDY)
 
 
-def _time_faults(values: pa.Array, times: np.ndarray, unit: str) -> Fault:
-    missing = ~np.isfinite(times)
-
-    def told(row: int) -> tuple[str, str]:
-        if missing[row]:
-            return "time is missing, or neither a number nor a date", "give YYYY-MM-DD or seconds"
-        return implausible(values[row].cast(pa.string()).as_py(), times[row], unit)
-
-    return missing | is_implausible(times, unit), told
-
-
-def _numbers(values: pa.Array) -> np.ndarray:
-    try:
-        return pc.fill_null(values.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False)
-    except pa.ArrowNotImplementedError:
-        return np.full(len(values), np.nan)
-    except pa.ArrowInvalid:
-        return np.array([_number_of(value) for value in values.to_pylist()], dtype=np.float64)
-
-
-def _number_of(value: str | None) -> float:
-    try:
-        return float(value or "")
-    except ValueError:
-        return float("nan")
-
-
-def _texts(values: pa.Array, name: str, source: str | Path) -> pa.Array:
-    try:
-        return pa.array([text(value) for value in values.to_pylist()], pa.string())
-    except BadLineError as error:
-        raise ValueError(f"{source}: column {name}: {error}; name other text_columns") from None
-
-
-def seconds(values: pa.Array, unit: str) -> np.ndarray:
-    """(n,) float64, NaN where there is no time.
-
-    Args:
-        values: numbers that count `unit`, dates, dates with times (UTC where they name no zone), or any of these as
-            texts.
-        unit: of `UNITS`.
-
-    Raises:
-        TypeError: values of another type.
-    """
-    kind = values.type
-    if pa.types.is_date(kind):
-        values = values.cast(pa.timestamp("ms"))
-    if pa.types.is_timestamp(values.type):
-        return _floats(values.cast(pa.int64())) / _PARTS[values.type.unit]
-    if pa.types.is_string(kind):
-        return _of_texts(pc.utf8_trim_whitespace(values), unit)
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)) and len(values):
-        if values.null_count < len(values):
-            raise TypeError(f"the times are of type {kind}; make them numbers or dates")
-        return np.full(len(values), np.nan)
-    numbers = _floats(values)
-    if (pa.types.is_float16(kind) or pa.types.is_float32(kind)) and (np.abs(numbers) > 2**24).any():
-        raise TypeError(
-            f"the times are of type {kind}, which rounds them to minutes; make them double, or whole numbers"
-        )
-    return numbers / UNITS[unit]
-
-
-def _of_texts(values: pa.Array, unit: str) -> np.ndarray:
-    for kind in _KINDS_OF_TEXT:
-        try:
-            return seconds(values.cast(kind), unit)
-        except pa.ArrowInvalid:
-            pass
-    if len(values) < 2:
-        return np.full(len(values), np.nan)
-    half = len(values) // 2
-    return np.concatenate([_of_texts(values[:half], unit), _of_texts(values[half:], unit)])
-
-
-def _floats(values: pa.Array) -> np.ndarray:
-    return pc.fill_null(values.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False)
-
-
-def is_implausible(times: np.ndarray, unit: str) -> np.ndarray:
-    """(n,) bool: times (n,) in seconds that, read from numbers that count `unit`, are of no year that a log is from.
+def _time_faults(values: pa.Array, times: np.ndarray, unit: str) -> list[Fault]:
+    """No time, or one that, read from a number that counts `unit`, is of no year that a log is from.
 
     Numbers lower than any second of the last decades may count something else, and pass.
     """
+    missing = "time is missing, or neither a number nor a date", "give YYYY-MM-DD or seconds"
     wrong = (times < _EARLIEST) | (times >= _LATEST)
     if unit == "ms":
         wrong |= (times * 1000 >= _LEAST_IN_SECONDS) & (times * 1000 < _LATEST)
-    return wrong
+    return [
+        (~np.isfinite(times), lambda row: missing),
+        (wrong, lambda row: _implausible(values[row].cast(pa.string()).as_py(), times[row], unit)),
+    ]
 
 
-def implausible(value: str, time: float, unit: str) -> tuple[str, str]:
-    """What is wrong with a value whose time, in seconds, is implausible, and what to do."""
+def _implausible(value: str, time: float, unit: str) -> tuple[str, str]:
     year = f"in the year {1970 + time // _SECONDS_OF_A_YEAR:.0f}" if time >= _LATEST or time < _EARLIEST else "in 1970"
     remedy = f"give one from {_FIRST_YEAR} to {_LAST_YEAR - 1}"
     try:
@@ -203,3 +126,62 @@ def implausible(value: str, time: float, unit: str) -> tuple[str, str]:
     if _LEAST_IN_SECONDS <= number / UNITS[other] < _LATEST:
         remedy = f"pass --time-unit {other} if all times count {_WORDS[other]}, or make them count the same"
     return f"time {value} is {year} if it counts {_WORDS[unit]}", remedy
+
+
+def _numbers(values: pa.Array) -> np.ndarray:
+    if pa.types.is_string(values.type):
+        return _of_texts(values, "s", (pa.float64(),))
+    try:
+        return _floats(values)
+    except pa.ArrowNotImplementedError:
+        return np.full(len(values), np.nan)
+
+
+def _texts(values: pa.Array, name: str, source: str | Path) -> pa.Array:
+    try:
+        return pa.array([text(value) for value in values.to_pylist()], pa.string())
+    except BadLineError as error:
+        raise ValueError(f"{source}: column {name}: {error}; name other text_columns") from None
+
+
+def seconds(values: pa.Array | pa.ChunkedArray, unit: str, source: str | Path = "") -> np.ndarray:
+    """(n,) float64, NaN where there is no time.
+
+    The values are numbers that count `unit`, `s` or `ms`, dates, dates with times (UTC where they name no zone), or any
+    of these as texts.
+    """
+    kind = values.type
+    if pa.types.is_date(kind):
+        values = values.cast(pa.timestamp("ms"))
+    if pa.types.is_timestamp(values.type):
+        return _floats(values.cast(pa.int64())) / UNITS[values.type.unit]
+    if pa.types.is_string(kind):
+        return _of_texts(values, unit, _KINDS_OF_TEXT)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)) and len(values):
+        if values.null_count < len(values):
+            raise ValueError(f"{source}: the times are of type {kind}; make them numbers or dates")
+        return np.full(len(values), np.nan)
+    numbers = _floats(values)
+    if (pa.types.is_float16(kind) or pa.types.is_float32(kind)) and (np.abs(numbers) > 2**24).any():
+        raise ValueError(
+            f"{source}: the times are of type {kind}, which rounds them to minutes; make them double, or whole numbers"
+        )
+    return numbers / UNITS[unit]
+
+
+def _of_texts(values: pa.Array | pa.ChunkedArray, unit: str, kinds: Sequence[pa.DataType]) -> np.ndarray:
+    """Each text as the first of these kinds that it can be read as, NaN where it is none."""
+    values = pc.utf8_trim_whitespace(values)
+    for kind in kinds:
+        try:
+            return seconds(values.cast(kind), unit)
+        except pa.ArrowInvalid:
+            pass
+    if len(values) < 2:
+        return np.full(len(values), np.nan)
+    half = len(values) // 2
+    return np.concatenate([_of_texts(values[:half], unit, kinds), _of_texts(values[half:], unit, kinds)])
+
+
+def _floats(values: pa.Array) -> np.ndarray:
+    return pc.fill_null(values.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False)

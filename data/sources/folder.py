@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from .lines import BadLineError, Reading, batches, filled_lines, records
 from .source import PrepareSettings, Source, input_folder
-from .tables import delimited, read_table
+from .tables import delimited, parquet_table
 
+INTERACTIONS_FILE, ITEMS_FILE = "interactions.parquet", "items.parquet"
 SEQUENCES, TABLE, PLAIN_TEXT = "user_sequence.txt", "item_text.tsv", "item_plain_text.txt"
 FIELDS = ("title", "brand", "categories", "description")  # of the authors' texts
 _ID_COLUMNS = ("asin", "item_id")
@@ -25,35 +26,35 @@ _FIELD = re.compile(rf"(?:^|; )({'|'.join(FIELDS)}): ?")
 
 
 def open_folder(settings: PrepareSettings, reading: Reading) -> Source:
-    """`interactions.parquet` and `items.parquet`, or `user_sequence.txt` and the items' texts."""
-    folder = input_folder(settings)
+    """A data folder in either form; in the text form only the order of a user's items is known."""
     if settings.min_rating is not None:
         raise ValueError("min_rating is set, but data folders hold no ratings; unset it")
-    if (folder / "interactions.parquet").is_file():
-        places = folder / "interactions.parquet", folder / "items.parquet"
-        columns = {"user_id": "user", "item_id": "item", "time": "time"}
-        return Source(
-            places,
-            interactions=lambda: read_table(places[0], reading, columns),
-            items=lambda: read_table(places[1], reading, None),
-        )
-    places = folder / SEQUENCES, texts_file(folder)
+    log, texts = folder_files(input_folder(settings))
     return Source(
-        places,
-        interactions=lambda: _places_as_times(places[0], reading),
-        items=lambda: (item_table if places[1].name == TABLE else _plain_texts)(places[1], reading),
-        has_times=False,
+        (log, texts),
+        interactions=lambda: log_batches(log, reading),
+        items=lambda: item_batches(texts, reading),
+        has_times=log.name == INTERACTIONS_FILE,
     )
 
 
-def texts_file(folder: Path) -> Path:
-    """The table of the items, or the plain texts where those alone are there."""
+def folder_files(folder: Path) -> tuple[Path, Path]:
+    """The files of the interactions and of the items, in the form that is there."""
+    if (folder / INTERACTIONS_FILE).is_file() or (folder / ITEMS_FILE).is_file():
+        return folder / INTERACTIONS_FILE, folder / ITEMS_FILE
     is_plain = (folder / PLAIN_TEXT).is_file() and not (folder / TABLE).is_file()
-    return folder / (PLAIN_TEXT if is_plain else TABLE)
+    return folder / SEQUENCES, folder / (PLAIN_TEXT if is_plain else TABLE)
 
 
-def sequences(path: Path, reading: Reading) -> Iterator[tuple[int, str, list[str]]]:
-    """Number, user and items of every line."""
+def log_batches(path: Path, reading: Reading, with_splits: bool = False) -> Iterator[pa.RecordBatch]:
+    """Batches of `line`, `user`, `item` and `time`, in the text form the place in the sequence; and `split` if any."""
+    if path.name == INTERACTIONS_FILE:
+        columns = {"user_id": "user", "item_id": "item", "time": "time"}
+        return parquet_table(path, reading, columns, others=("split",) if with_splits else ())
+    return batches(_places_as_times(path, reading), ("user", "item", "time"))
+
+
+def _places_as_times(path: Path, reading: Reading) -> Iterator[tuple[int, str, str, str]]:
     users: set[str] = set()
     for number, line in filled_lines(path, reading):
         user, *items = line.split()
@@ -62,21 +63,18 @@ def sequences(path: Path, reading: Reading) -> Iterator[tuple[int, str, list[str
         elif not items:
             reading.refuse(path, number, f"user {user} has no items", "the form is 'USER ITEM ITEM ...'")
         else:
-            yield number, user, items
+            yield from ((number, user, item, str(place)) for place, item in enumerate(items))
         users.add(user)
 
 
-def _places_as_times(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
-    rows = (
-        (number, user, item, str(place))
-        for number, user, items in sequences(path, reading)
-        for place, item in enumerate(items)
-    )
-    return batches(rows, ("user", "item", "time"))
-
-
-def item_table(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
+def item_batches(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     """Batches of `line`, `item_id` and the text fields."""
+    if path.name == ITEMS_FILE:
+        return parquet_table(path, reading, {"item_id": "item_id"}, others=None)
+    return (_plain_texts if path.name == PLAIN_TEXT else _text_table)(path, reading)
+
+
+def _text_table(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     number, header = next(filled_lines(path), (1, ""))
     id_column, *fields = [name.strip() for name in header.split("\t")]
     if id_column not in _ID_COLUMNS:
@@ -88,17 +86,23 @@ def item_table(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     return delimited(path, reading, {id_column: "item_id", **{name: name for name in fields}}, "\t", quoted=False)
 
 
+def fields_of(text: str) -> tuple[str, dict[str, str]]:
+    """What stands before the first of the authors' fields in a plain text, and the fields."""
+    start, *parts = _FIELD.split(text.rstrip("; "))
+    found, last = {}, ""
+    for name, value in zip(parts[::2], parts[1::2], strict=True):
+        if name in found:  # words of the field before it that look like a name
+            found[last] += f"; {name}: {value}"
+        else:
+            found[name], last = value, name
+    return start.strip(), found
+
+
 def _plain_texts(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     def parse(line: str) -> list[str]:
         item, _, words = line.strip().partition(" ")
-        start, *parts = _FIELD.split(words.strip().rstrip("; "))
-        found, last = {}, ""
-        for name, value in zip(parts[::2], parts[1::2], strict=True):
-            if name in found:  # words of the field before it that look like a name
-                found[last] += f"; {name}: {value}"
-            else:
-                found[name], last = value, name
-        if start.strip():
+        start, found = fields_of(words.strip())
+        if start:
             raise BadLineError(
                 f"item {item}: the text starts with none of {', '.join(FIELDS)}", "begin it with 'title: '"
             )

@@ -24,7 +24,7 @@ def open_hub(settings: PrepareSettings, reading: Reading) -> Source:
         names,
         interactions=lambda: _rows(names[0], origins[0], reading, columns[0]),
         items=lambda: _rows(names[1], origins[1], reading, columns[1]),
-        files=tuple(sorted({file for origin in origins for file in _local_files(origin["path"])})),
+        files=tuple(sorted({file for origin in origins for file in Path(origin["path"]).rglob("*") if file.is_file()})),
         facts={
             kind: {**origin, "path": Path(origin["path"]).name if Path(origin["path"]).is_dir() else origin["path"]}
             for kind, origin in zip(("interactions", "items"), origins, strict=True)
@@ -48,10 +48,6 @@ def _origin(name: str) -> dict[str, Any]:
         except Exception as error:
             raise _failed(path, error) from error
     return origin
-
-
-def _local_files(path: str) -> list[Path]:
-    return [file for file in Path(path).rglob("*") if file.is_file()] if Path(path).is_dir() else []
 
 
 def _rows(name: str, origin: dict[str, Any], reading: Reading, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
@@ -86,29 +82,14 @@ def _streamed(name: str, builder, split: str, reading: Reading, columns: Mapping
     try:
         if builder.name == "csv":
             builder.config.converters = dict.fromkeys(columns, str)  # every value as it stands there
-        dataset = builder.as_streaming_dataset(split=split)
-        if dataset.column_names:
-            _check_columns(name, dataset.column_names, columns)
+        dataset = builder.as_streaming_dataset(split=split).with_format("arrow")
         with tqdm(desc=name, unit="row", unit_scale=True, disable=None if reading.progress else True) as bar:
-            for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            for table in dataset.iter(batch_size=BATCH_ROWS):
                 for batch in table.combine_chunks().to_batches():
-                    _check_columns(name, batch.schema.names, columns)
                     yield batch
                     bar.update(batch.num_rows)
-    except _ColumnError:
-        raise
     except Exception as error:
         raise _failed(name, error) from error
-
-
-class _ColumnError(ValueError):
-    pass
-
-
-def _check_columns(name: str, there: list[str], columns: Mapping[str, str]) -> None:
-    for column in columns:
-        if column not in there:
-            raise _ColumnError(f"{name}: column {column} is missing; name one of {', '.join(there)} in its place")
 
 
 def _failed(name: str, error: Exception) -> ValueError:

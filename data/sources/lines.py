@@ -69,11 +69,7 @@ class Reading:
     shown: list[str] = field(default_factory=list)
 
     def refuse(self, source: str | Path, number: int, why: str, remedy: str = "correct the line") -> None:
-        """Raise, or count the line and return.
-
-        Raises:
-            ValueError: bad lines are not to be skipped.
-        """
+        """Raise a `ValueError`, or, where bad lines are to be skipped, count the line and return."""
         if not self.skip_bad_lines:
             raise ValueError(
                 f"{source}:{number}: {why}; {remedy}{', or pass --skip-bad-lines' if self.may_skip else ''}"
@@ -89,11 +85,7 @@ class Reading:
 
 
 def existing(path: str | Path) -> Path:
-    """The path of a file.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The path of a file, which must be there."""
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{path}: no such file; give one that is there, by a path from the working directory or from the root"
@@ -115,8 +107,7 @@ def lines(
 ) -> Iterator[tuple[int, str]]:
     """Every line with its number, from 1, and with its end; a file whose name ends in `.gz` is unpacked.
 
-    Raises:
-        ValueError: a line cannot be read, and is not to be skipped, as the header never is.
+    Lines that cannot be read are refused, and where that skips them a header still raises.
     """
     path, number = existing(path), 0
     with path.open("rb") as packed, reading.bar(path) as bar:
@@ -173,17 +164,16 @@ def batches(rows: Iterable[tuple], columns: Sequence[str]) -> Iterator[pa.Record
 
 
 def record(line: str) -> dict[str, Any]:
-    """A line of JSON, or a Python dictionary written as one.
-
-    Raises:
-        BadLineError: it is neither, or has two values of one name.
-    """
+    """A line of JSON, or a Python dictionary written as one; raises [`BadLineError`], as the readers of values do."""
     try:
         found = json.loads(line, object_pairs_hook=_without_repeats)
     except BadLineError:
         raise
-    except (ValueError, RecursionError) as error:
-        found = _literal(line, error)
+    except (ValueError, RecursionError) as no_json:
+        try:
+            found = _literal(line.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
+            raise BadLineError(f"not JSON ({no_json}), and not a Python literal ({type(error).__name__})") from None
     if not isinstance(found, dict):
         raise BadLineError("not a JSON object")
     return found
@@ -198,22 +188,14 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _literal(line: str, no_json: Exception) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of backslashes in descriptions
-            return ast.literal_eval(line.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
-        why = f"not JSON ({no_json}), and not a Python literal ({type(error).__name__})"
-        raise BadLineError(why) from None
+def _literal(written: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of backslashes in descriptions
+        return ast.literal_eval(written)
 
 
 def scalar(record: Mapping[str, Any], key: str) -> str:
-    """A value that must be there, a text or a number; a whole number without a fraction, however it is written.
-
-    Raises:
-        BadLineError: it is missing, neither, or a text with half an emoji.
-    """
+    """A value that must be there, a text or a number; a whole number without a fraction, however it is written."""
     value = record.get(key)
     if value is None:
         raise BadLineError(f"{key} is missing", "add it")
@@ -231,11 +213,7 @@ def _number(value: Number) -> str:
 
 
 def text(value: Any, separator: str = ", ") -> str:
-    """A text, a number or a list of them as one clean text; nothing as an empty one.
-
-    Raises:
-        BadLineError: it is something else.
-    """
+    """A text, a number or a list of them as one clean text; nothing as an empty one."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -276,9 +254,7 @@ def _parts(value: str) -> list[str] | None:
     if value[:1] not in ("[", "(") or not _LIST.fullmatch(value):
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return [ast.literal_eval(part) for part in re.findall(_STRING, value)]
+        return [_literal(part) for part in re.findall(_STRING, value)]
     except (ValueError, SyntaxError):
         return None
 

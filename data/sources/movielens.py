@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from .lines import BadLineError, Reading, records
+from .lines import BadLineError, Reading, batches, records
 from .source import PrepareSettings, Source, input_folder
 from .tables import delimited
 
 ITEMS_OF = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
-INTERACTION_COLUMNS = ("user", "item", "rating", "time")
 ITEM_COLUMNS = ("item_id", "title", "year", "genres")
 # What the 19 flags at the end of a line of u.item mean.
 GENRES_100K = (
@@ -40,7 +39,7 @@ def open_movielens(settings: PrepareSettings, reading: Reading) -> Source:
     separator, item = ("\t", _item_100k) if log.suffix == ".data" else ("::", _item_1m)
     return Source(
         (log, films),
-        interactions=lambda: records(log, reading, INTERACTION_COLUMNS, _split(separator, 4)),
+        interactions=lambda: records(log, reading, ("user", "item", "rating", "time"), _split(separator, 4)),
         items=lambda: records(films, reading, ITEM_COLUMNS, item, _encoding(films)),
     )
 
@@ -84,8 +83,6 @@ def _item_1m(line: str) -> list[str]:
 
 def _items_20m(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     columns = {"movieId": "item_id", "title": "title", "genres": "genres"}
-    for batch in delimited(path, reading, columns, ",", quoted=True):
-        numbers, *films = (batch[name].to_pylist() for name in ("line", "item_id", "title", "genres"))
-        rows = list(map(_film, *films))
-        values = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-        yield pa.RecordBatch.from_arrays([pa.array(numbers), *values], names=["line", *ITEM_COLUMNS])
+    films = delimited(path, reading, columns, ",", quoted=True)
+    rows = (row for batch in films for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    return batches(((number, *_film(*film)) for number, *film in rows), ITEM_COLUMNS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .lines import Reading, record, records, scalar, text
-from .source import PrepareSettings, Source, find
+from .source import PrepareSettings, Source, find, interaction_columns
 
 REVIEWS, BUSINESSES = "yelp_academic_dataset_review.json", "yelp_academic_dataset_business.json"
 ITEMS_OF_YELP = {"name": "title", "categories": "categories", "city": "city", "state": "state"}
@@ -19,24 +19,24 @@ ITEMS_OF_AMAZON = ("title", "brand", "categories", "description", "features")
 
 def open_2014(settings: PrepareSettings, reading: Reading) -> Source:
     """`reviews_*.json.gz` and `meta_*.json.gz`."""
-    reviews = find(settings, "interactions", "reviews_*.json", "reviews_*.json.gz")
-    meta = find(settings, "items", "meta_*.json", "meta_*.json.gz")
+    reviews = find(settings, "interactions", "reviews_*.json")
+    meta = find(settings, "items", "meta_*.json")
     keys = ("reviewerID", "asin", "unixReviewTime", "overall")
     return _source(settings, reading, (reviews, meta), keys, ITEMS_OF_AMAZON, _texts_of_amazon)
 
 
 def open_2023(settings: PrepareSettings, reading: Reading) -> Source:
     """`CATEGORY.jsonl.gz` and `meta_CATEGORY.jsonl.gz`; times are in milliseconds."""
-    reviews = find(settings, "interactions", "*.jsonl", "*.jsonl.gz", without="meta_")
-    meta = find(settings, "items", "meta_*.jsonl", "meta_*.jsonl.gz")
+    reviews = find(settings, "interactions", "*.jsonl")
+    meta = find(settings, "items", "meta_*.jsonl")
     keys = ("user_id", "parent_asin", "timestamp", "rating")
     return _source(settings, reading, (reviews, meta), keys, ITEMS_OF_AMAZON, _texts_of_amazon, time_unit="ms")
 
 
 def open_yelp(settings: PrepareSettings, reading: Reading) -> Source:
     """Reviews and businesses of the Yelp Open Dataset."""
-    reviews = find(settings, "interactions", REVIEWS, f"{REVIEWS}.gz")
-    businesses = find(settings, "items", BUSINESSES, f"{BUSINESSES}.gz")
+    reviews = find(settings, "interactions", REVIEWS)
+    businesses = find(settings, "items", BUSINESSES)
     keys = ("user_id", "business_id", "date", "stars")
     return _source(settings, reading, (reviews, businesses), keys, tuple(ITEMS_OF_YELP.values()), _texts_of_yelp)
 
@@ -51,7 +51,7 @@ def _source(
     **facts: Any,
 ) -> Source:
     """Of reviews and items; `keys` are those of user, item, time and rating, `texts` gives an item's fields."""
-    columns = ("user", "item", "time", "rating")[: 3 if settings.min_rating is None else 4]
+    columns = list(interaction_columns(settings).values())
 
     def review(line: str) -> list[str]:
         found = record(line)

@@ -119,37 +119,26 @@ class Source:
 
 
 def input_folder(settings: PrepareSettings) -> Path:
-    """The folder that the settings name.
-
-    Raises:
-        ValueError: they name none.
-        FileNotFoundError: there is none.
-    """
-    if settings.input is None:
-        raise ValueError(f"--input is required for format {settings.format}; give the folder of its files")
+    """The folder that the settings name, which must be there."""
+    required(settings, "input")
     folder = Path(settings.input)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give the one with the {settings.format} files")
     return folder
 
 
-def find(settings: PrepareSettings, kind: str, *patterns: str, without: str = "") -> Path:
+def find(settings: PrepareSettings, kind: str, pattern: str = "") -> Path:
     """The file that the setting `interactions` or `items` names, or else the one in the input folder that matches.
 
-    Names that start with `without` are passed over.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: several files match.
+    It may be packed, `.gz`. No file, or several, are refused; `meta_...` holds no interactions in any format.
     """
-    given = getattr(settings, kind)
-    if given is not None:
-        return existing(given)
+    if getattr(settings, kind) is not None:
+        return existing(getattr(settings, kind))
     folder = input_folder(settings)
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
-    found = sorted(path for path in found if not (without and path.name.startswith(without)))
+    found = sorted((*folder.glob(pattern), *folder.glob(f"{pattern}.gz")))
+    found = [path for path in found if kind == "items" or not path.name.startswith("meta_")]
     if not found:
-        raise FileNotFoundError(f"{folder}: no file {' or '.join(patterns)}; add it, or name one with --{kind}")
+        raise FileNotFoundError(f"{folder}: no file {pattern} or {pattern}.gz; add it, or name one with --{kind}")
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:3])
         raise ValueError(f"{folder}: several files hold {kind}: {names}; name one with --{kind}")
@@ -157,22 +146,17 @@ def find(settings: PrepareSettings, kind: str, *patterns: str, without: str = ""
 
 
 def required(settings: PrepareSettings, *names: str) -> None:
-    """Make sure that settings without which the format cannot be read are there.
-
-    Raises:
-        ValueError: one is not.
-    """
+    """Make sure that settings without which the format cannot be read are there."""
     for name in names:
         if getattr(settings, name) is None:
-            raise ValueError(f"--{name.replace('_', '-')} is required for format {settings.format}")
+            raise ValueError(f"--{name.replace('_', '-')} is required for format {settings.format}; give it")
 
 
 def interaction_columns(settings: PrepareSettings) -> dict[str, str]:
-    """Column of the source to column of the schema."""
-    columns = {settings.user_column: "user", settings.item_column: "item", settings.time_column: "time"}
-    if settings.min_rating is not None:
-        columns[settings.rating_column] = "rating"
-    if len(columns) < 3 + (settings.min_rating is not None):
+    """Column of the source to column of the schema; ratings are read only where they decide something."""
+    names = ("user", "item", "time", *(() if settings.min_rating is None else ("rating",)))
+    columns = {getattr(settings, f"{name}_column"): name for name in names}
+    if len(columns) < len(names):
         raise ValueError(
             "two of user_column, item_column, time_column and rating_column are the same; make them differ"
         )
@@ -180,11 +164,7 @@ def interaction_columns(settings: PrepareSettings) -> dict[str, str]:
 
 
 def item_columns(settings: PrepareSettings) -> dict[str, str]:
-    """Column of the source to `item_id` or a text field, from `text_columns`: `name` or `name=field`, by commas.
-
-    Raises:
-        ValueError: no text column, or two of one name.
-    """
+    """Column of the source to `item_id` or a text field, from `text_columns`: `name` or `name=field`, by commas."""
     required(settings, "text_columns")
     pairs = [name.strip().partition("=") for name in settings.text_columns.split(",")]
     columns = {name.strip(): (renamed or name).strip() for name, _, renamed in pairs}

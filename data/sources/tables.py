@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .lines import BATCH_ROWS, Reading, batches, id_fault, lines, record, records, scalar, text
+from .lines import BATCH_ROWS, Reading, batches, existing, id_fault, lines, record, records, scalar, text
 from .source import PrepareSettings, Source, find, interaction_columns, item_columns, required
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _ID_FIELDS = ("user", "item", "item_id")
-_TYPES_OF_TEXT = (
-    *(pa.types.is_large_string, pa.types.is_string_view),
-    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view),
-)
+_TYPES_OF_TEXT = ("string", "large_string", "binary", "large_binary", "fixed_size_binary")  # and views of them
 _SENTENCES = ("title", "description")  # fields in which the words of RecBole's `token_seq` are no list
 _MOST_LINES = 100_000  # of one row; a quote that is still open then was not meant as one
 _OPEN_QUOTE = "a quote opens here that is not closed where a field ends, or swallows the rows after it"
@@ -70,21 +67,17 @@ def _recbole_items(path: Path, reading: Reading, columns: dict[str, str]) -> Ite
 
 
 def read_table(
-    path: Path, reading: Reading, columns: Mapping[str, str] | None, scalars: bool = False
+    path: Path, reading: Reading, columns: Mapping[str, str], scalars: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """The chosen columns of a table, renamed, and `line`, the line or (Parquet) row number.
 
-    The path's suffix tells the kind of table; without `columns` all of a Parquet file are read. With `scalars` every
-    value must be there, a text or a number.
-
-    Raises:
-        ValueError: another kind of table, or a column is missing.
+    The path's suffix tells the kind of table. With `scalars` every value must be there, a text or a number.
     """
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in SUFFIXES or path.suffixes[-2:] == [".parquet", ".gz"]:
         raise ValueError(f"{path}: no table that can be read; its name must end in {', '.join(SUFFIXES)} (or .gz)")
     if suffix == ".parquet":
-        return _parquet(path, reading, columns)
+        return parquet_table(path, reading, columns)
     if suffix in (".jsonl", ".json"):
         return _json_lines(path, reading, columns, scalars)
     return delimited(path, reading, columns, "\t" if suffix == ".tsv" else ",", quoted=suffix == ".csv")
@@ -101,7 +94,7 @@ def delimited(
         table = _Rows(lines(path, reading, has_header=True), options)
         number, header = table.header(path)
         names = [name.strip() if name.strip() in columns else name.split(":")[0].strip() for name in header]
-        places = [_place(names, name, path, number) for name in columns]
+        places = [_place(names, name, f"{path}:{number}") for name in columns]
         fields = zip(places, columns.values(), strict=True)
         short = {place: field in _ID_FIELDS for place, field in fields if field in (*_ID_FIELDS, "time", "rating")}
         for number, row, fault in table.read(len(names), short):
@@ -184,11 +177,11 @@ class _Rows:
         return alike[0] and 2 * sum(alike[1:]) > len(alike[1:]) and not is_written_so
 
 
-def _place(names: list[str], name: str, path: Path, number: int = 1) -> int:
+def _place(names: list[str], name: str, source: str | Path) -> int:
     if name not in names:
-        raise ValueError(f"{path}:{number}: column {name} is missing; name one of {', '.join(names)} in its place")
+        raise ValueError(f"{source}: column {name} is missing; name one of {', '.join(names)} in its place")
     if names.count(name) > 1:
-        raise ValueError(f"{path}:{number}: two columns are named {name}; rename one of them")
+        raise ValueError(f"{source}: two columns are named {name}; rename one of them")
     return names.index(name)
 
 
@@ -210,14 +203,19 @@ def _json_lines(path: Path, reading: Reading, columns: Mapping[str, str], scalar
         raise ValueError(f"{path}:1: column {min(unseen)} is missing, in all lines; name another in its place")
 
 
-def _parquet(path: Path, reading: Reading, columns: Mapping[str, str] | None) -> Iterator[pa.RecordBatch]:
+def parquet_table(
+    path: Path, reading: Reading, columns: Mapping[str, str], others: Collection[str] | None = ()
+) -> Iterator[pa.RecordBatch]:
+    """The columns of a Parquet file, renamed, those of the `others` that are there (None: all), and `line`, the row."""
+    path = existing(path)
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a sound Parquet file ({' '.join(str(error).split())}); get it again") from None
-    columns = columns or {name: name for name in file.schema_arrow.names}
+    names = file.schema_arrow.names
+    columns = {**{name: name for name in names if others is None or name in others}, **columns}
     for name in columns:
-        _place(file.schema_arrow.names, name, path)
+        _place(names, name, f"{path}:1")
     with file, reading.bar(path) as bar:
         yield from numbered_rows(path, _with_bar(file, columns, bar), columns)
 
@@ -231,18 +229,15 @@ def _with_bar(file: pq.ParquetFile, columns: Mapping[str, str], bar) -> Iterator
 def numbered_rows(
     source: str | Path, raw: Iterator[pa.RecordBatch], columns: Mapping[str, str]
 ) -> Iterator[pa.RecordBatch]:
-    """The chosen columns of Arrow batches, renamed and plain, and `line`, the row number from 1.
-
-    Raises:
-        ValueError: a broken file, or text that is not UTF-8; names `source`.
-    """
+    """The chosen columns of Arrow batches, renamed and plain, and `line`, the row number from 1."""
     start = 1
     try:
         for batch in raw:
             numbers = pa.array(np.arange(start, start + batch.num_rows))
             start += batch.num_rows
-            plain = {new: _plain(batch.column(name), source, name) for name, new in columns.items()}
-            yield pa.RecordBatch.from_pydict({"line": numbers, **plain})
+            places = [_place(batch.schema.names, name, source) for name in columns]
+            plain = [_plain(batch.column(place), source, name) for place, name in zip(places, columns, strict=True)]
+            yield pa.RecordBatch.from_arrays([numbers, *plain], names=["line", *columns.values()])
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{source}: cannot be read after row {start - 1} ({reason}); get it again") from None
@@ -253,7 +248,7 @@ def _plain(values: pa.Array, source: str | Path, name: str) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     try:
-        if any(of_text(values.type) for of_text in _TYPES_OF_TEXT):
+        if str(values.type).startswith(_TYPES_OF_TEXT):
             values = values.cast(pa.string())
         values.validate(full=True)
     except pa.ArrowInvalid as error:
