@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -58,6 +59,12 @@ class PrepareReport:
             "items: {read:,} rows, {without_text:,} without a text, {repeated:,} repeated, {bad:,} bad, "
             "{without_interactions:,} left without interactions".format(**facts["items"])
         )
+        if tied := facts["ties"]["interactions"]:
+            by = {"file": "of the lines that were read", "hash": "of a hash of user and item"}[
+                facts["settings"]["ties"]
+            ]
+            share = tied / self.stages[-1].interactions
+            lines.append(f"ties: {tied:,} interactions ({share:.0%}) share user and time with another; order {by}")
         if facts["bad_lines"]["count"]:
             lines.append(f"{facts['bad_lines']['count']:,} bad lines were skipped, the first of them:")
             lines += [f"  {line}" for line in facts["bad_lines"]["first"]]
@@ -124,7 +131,7 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
         if not len(log.users):
             path = ", ".join(f"{stage.name}: {stage.interactions:,}" for stage in stages)
             raise ValueError(f"{source.places[0]}: nothing is left; loosen the filters (after {path})")
-        log, user_ids, item_ids = _ordered(log)
+        log, user_ids, item_ids = _ordered(log, settings)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(log.users))])
         interactions = Interactions(user_ids.to_pylist(), log.items, offsets)
         splits, cuts = _splits(interactions, log.times, settings)
@@ -138,6 +145,7 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
             "stages": [asdict(stage) for stage in stages],
             "items": counts,
             "split": {"interactions": in_splits, "cuts": cuts},
+            "ties": {"interactions": _num_tied(log) if source.has_times else 0},
             "bad_lines": {"count": reading.num_bad, "first": reading.shown},
             "versions": {"python": platform.python_version(), **versions(packages)},
         }
@@ -225,14 +233,35 @@ def _filtered(log: _Log, with_text: pa.Array, settings: PrepareSettings, num_bad
     return log, stages
 
 
-def _ordered(log: _Log) -> tuple[_Log, pa.Array, pa.Array]:
-    """Sorted by user, time and item id as text; codes now are rows of the two lists of ids that are left."""
+def _ordered(log: _Log, settings: PrepareSettings) -> tuple[_Log, pa.Array, pa.Array]:
+    """Sorted by user and time, ties as the settings say; codes now are rows of the two lists of ids that are left."""
     users, user_ids = recoded(log.users, log.user_ids)
     items, item_ids = recoded(log.items, log.item_ids)
-    as_text = np.empty(len(item_ids), dtype=np.int32)
-    as_text[pc.sort_indices(item_ids).to_numpy()] = np.arange(len(item_ids), dtype=np.int32)
-    order = np.lexsort((as_text[items], log.times, users))
-    return replace(log, users=users, items=items).of(order), user_ids, item_ids
+    keys = log.times, users
+    if settings.ties == "hash":
+        seeded = f"{settings.ties_seed} user ", f"{settings.ties_seed} item "
+        of_user, of_item = map(_hashes, (user_ids, item_ids), seeded)
+        keys = _mixed(of_user[users] ^ of_item[items]), *keys
+    return replace(log, users=users, items=items).of(np.lexsort(keys)), user_ids, item_ids
+
+
+def _hashes(ids: pa.Array, salt: str) -> np.ndarray:
+    """(n,) uint64, the same on every machine."""
+    digests = [hashlib.blake2b(f"{salt}{name}".encode(), digest_size=8).digest() for name in ids.to_pylist()]
+    return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """(n,) uint64 whose order tells nothing of that of the values: the last steps of SplitMix64."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
+
+
+def _num_tied(log: _Log) -> int:
+    """Interactions of the ordered log that have the time of another one of their user."""
+    is_tied = (np.diff(log.users) == 0) & (np.diff(log.times) == 0)  # of each but the last, with the next
+    return int(np.count_nonzero(np.append(is_tied, False) | np.append(False, is_tied)))
 
 
 def _splits(interactions: Interactions, times: np.ndarray, settings: PrepareSettings) -> tuple[np.ndarray, list[float]]:

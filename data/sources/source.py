@@ -34,6 +34,9 @@ class PrepareSettings(Settings):
         time_unit: s or ms, what a time given as a number since 1970 counts; by default s, and ms for amazon2023.
         item_id_column: column of the item ids in the items (recbole, table, hub).
         text_columns: columns of the items' texts by commas, title first; `COLUMN=FIELD` renames one.
+        ties: order of a user's interactions of one time: file (that of their lines) or hash (by a seeded hash of user
+            and item, for logs whose lines of one time are sorted by something that a model could learn).
+        ties_seed: of that hash.
         min_rating: drop interactions with a lower rating.
         since: drop interactions before this day, YYYY-MM-DD, UTC.
         until: drop interactions after this day.
@@ -58,6 +61,8 @@ class PrepareSettings(Settings):
     time_unit: str | None = within(None, one_of=("s", "ms"))
     item_id_column: str = "item_id"
     text_columns: str | None = None
+    ties: str = within("file", one_of=("file", "hash"))
+    ties_seed: int = within(0, least=0)
     min_rating: float | None = None
     since: str | None = None
     until: str | None = None
