@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 START = 1_546_300_800  # 2019-01-01
-# User, item, rating, seconds after the start; of user 10 two have the same time.
+# User, item, rating, seconds after the start; of user 10 two have the same time, and keep their order.
 ROWS = [
     *(("2", "3", 5, 0), ("2", "1", 4, 10), ("2", "2", 3, 20), ("2", "1", 2, 30)),
     *(("10", "3", 1, 5), ("10", "2", 5, 5), ("10", "1", 4, 50)),
     *(("1", "3", 4, 2 * 86_400), ("1", "1", 3, 0), ("1", "2", 5, 86_400)),
 ]
-SEQUENCES = {"1": ["1", "2", "3"], "2": ["3", "1", "2", "1"], "10": ["2", "3", "1"]}
+SEQUENCES = {"1": ["1", "2", "3"], "2": ["3", "1", "2", "1"], "10": ["3", "2", "1"]}
 COLUMNS = {"user_column": "who", "item_column": "what", "time_column": "when"}
 TABLE = {**COLUMNS, "item_id_column": "id", "text_columns": "name=title, kind"}
 TABLE_TEXTS = ['title: Red, "fine" lipstick; kind: Make-up', "title: Blush", "title: Crème; kind: Skin, Face"]
