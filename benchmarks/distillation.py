@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,9 +47,9 @@ class Work:
         places = np.unique(np.linspace(0, len(steps) - 1, count).astype(int)).tolist()
         self.steps = [steps[place] for place in places]
         self.samples = sum(map(steps.num_samples, places))
-        start = time.perf_counter()
-        given = (settings.distillation_weight, settings.distillation_temperature)
-        self.distillation = Distillation(teacher_of(settings, self.data), training, self.model.item_trie, *given)
+        start, teacher = time.perf_counter(), teacher_of(settings, self.data)
+        given = (training, self.model.item_trie, settings.distillation_weight, settings.distillation_temperature)
+        self.distillation = None if teacher is None else Distillation(teacher, *given)
         self.seconds_to_start = time.perf_counter() - start
 
     def run(self, form: str) -> None:
@@ -68,7 +69,7 @@ def peak_of(form: str, settings: TrainingSettings, count: int, threads: int, pat
     """Run the steps in this process, and leave its peak memory in a file."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    Work(settings, count).run(form)
+    Work(settings if form == "with" else replace(settings, distillation=None), count).run(form)
     path.write_text(str(peak_gb()))
 
 
