@@ -236,6 +236,20 @@ def read_targets(
     return labels
 
 
+def read_soft_targets(config, labels: torch.Tensor | None, soft_targets: Any, smoothing: float) -> dict | None:
+    """Distributions that stand in for the labels, checked; see `GramForConditionalGeneration.forward`."""
+    if soft_targets is None:
+        return None
+    if labels is None or smoothing:
+        raise ValueError("`soft_targets` stand in for `labels`: give these too, and no `smoothing`")
+    tokens = integers("tokens", soft_targets["tokens"], (*labels.shape, "choices"))
+    shares = soft_targets["shares"]
+    if not isinstance(shares, torch.Tensor) or shares.shape != tokens.shape:
+        raise ValueError(f"`shares` must be a tensor of the shape of `tokens`, {tuple(tokens.shape)}")
+    check_ranges(("tokens", tokens, 0, config.vocab_size - 1))
+    return {"tokens": tokens, "shares": shares}
+
+
 def read_history(config, num_samples: int, history: Any) -> dict[str, torch.Tensor]:
     """The grouped form's items, checked; see `GramForConditionalGeneration.forward`."""
     names = ("input_ids", "attention_mask", "items", "positions")

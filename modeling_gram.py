@@ -26,7 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 from transformers.utils.generic import can_return_tuple
 
-from .arguments_gram import check_trie, read_encoded, read_history, read_passages, read_targets
+from .arguments_gram import check_trie, read_encoded, read_history, read_passages, read_soft_targets, read_targets
 from .configuration_gram import GramConfig
 from .encoding_gram import encode_packed
 from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
@@ -267,6 +267,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         history: dict[str, torch.Tensor] | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         smoothing: float = 0.0,
+        soft_targets: dict[str, torch.Tensor] | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
@@ -293,6 +294,9 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             num_items_in_batch: divisor of the summed loss in place of this batch's number of target tokens.
             smoothing: share of each target that is spread evenly over the vocabulary. (Trainers of transformers take
                 every argument with `label` in its name for labels.)
+            soft_targets: distributions that the loss takes in place of `labels`, which say where there is one:
+                tokens (B, T, F): the tokens that each is over, any where its share is 0;
+                shares (B, T, F): their shares, which sum to 1.
             decoder_inputs_embeds (B, T, d_model): in place of `decoder_input_ids`.
             past_key_values, use_cache: as T5 takes them.
             output_attentions, output_hidden_states: the decoder's; the encoder's passages are not held padded.
@@ -324,15 +328,15 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             needless = [name for name, value in of_decoder.items() if value is not False]
             if needless or encoder_outputs is not None:
                 raise ValueError(f"with `history`, forward() has no use for {[*needless, 'encoder_outputs'][0]!r}")
-            return self._forward_grouped(
-                input_ids, attention_mask, decoder_input_ids, labels, history, num_items_in_batch, smoothing
-            )
+            of_loss = (num_items_in_batch, smoothing, soft_targets)
+            return self._forward_grouped(input_ids, attention_mask, decoder_input_ids, labels, history, *of_loss)
         if encoder_outputs is None:
             input_ids, mask = read_passages(self.config, input_ids, attention_mask)
         else:
             states, mask = read_encoded(self.config, encoder_outputs, input_ids, attention_mask)
         decoder_inputs = (decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, past_key_values)
         labels = read_targets(self.config, len(mask), labels, *decoder_inputs)
+        soft_targets = read_soft_targets(self.config, labels, soft_targets, smoothing)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
         if encoder_outputs is None:
@@ -346,7 +350,10 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         )
         logits = self._logits(decoded.last_hidden_state)
         loss = None
-        if labels is not None:
+        if soft_targets is not None:
+            of_loss = {"num_items_in_batch": num_items_in_batch, "soft_targets": soft_targets}
+            loss = target_loss(self, decoded.last_hidden_state, labels, **of_loss)
+        elif labels is not None:
             flat = logits.flatten(0, 1).float(), labels.flatten()  # -100 is what cross_entropy leaves out
             reduction = "mean" if num_items_in_batch is None else "sum"
             loss = F.cross_entropy(*flat, reduction=reduction, label_smoothing=smoothing)
@@ -362,17 +369,18 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         )
 
     def _forward_grouped(
-        self, input_ids, attention_mask, decoder_input_ids, labels, history, num_items_in_batch, smoothing
+        self, input_ids, attention_mask, decoder_input_ids, labels, history, num_items, smoothing, soft_targets
     ) -> Seq2SeqLMOutput:
         input_ids, mask = read_passages(self.config, input_ids, attention_mask, ("samples", "tokens"))
         history = read_history(self.config, len(mask), history)
         labels = read_targets(self.config, len(mask), labels, decoder_input_ids)
+        soft_targets = read_soft_targets(self.config, labels, soft_targets, smoothing)
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
         states = decode_grouped(self, input_ids, mask, decoder_input_ids, history)
         if labels is None:
             return Seq2SeqLMOutput(logits=self._logits(states))
-        return Seq2SeqLMOutput(loss=target_loss(self, states, labels, num_items_in_batch, smoothing))
+        return Seq2SeqLMOutput(loss=target_loss(self, states, labels, num_items, smoothing, soft_targets))
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         return self.lm_head(states * self.model_dim**-0.5 if self.config.scale_decoder_outputs else states)

@@ -51,6 +51,7 @@ from gram.training.checkpoints import (
     save_checkpoint,
     save_model_folder,
 )
+from gram.training.distillation import Distillation, teacher_of
 from gram.training.facts import run_facts
 from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
@@ -121,6 +122,11 @@ class _Run:
             keep_freed_memory()
         set_seed(settings.seed)
         model = build_model(settings, tokenizer)
+        self.distillation, teacher = None, teacher_of(settings, data)
+        if teacher is not None:
+            given = (settings.distillation_weight, settings.distillation_temperature)
+            where = self.accelerator.device if device == "cuda" else "cpu"  # not all devices know float64
+            self.distillation = Distillation(teacher, self.training, model.item_trie, *given, where)
         self.adapted = None if settings.lora is None else add_lora(model, settings)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable()
@@ -155,6 +161,7 @@ class _Run:
             process=accelerator.process_index,
             num_processes=accelerator.num_processes,
             same_count=exchanges_always(accelerator),
+            with_samples=self.distillation is not None,
             **{name: getattr(settings, name) for name in names},
         )
 
@@ -232,8 +239,7 @@ class _Run:
             is_last = place == len(micro_batches)  # only then do processes exchange gradients
             accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
             with nullcontext() if is_last else accelerator.no_sync(self.model):
-                inputs = send_to_device(micro_batch, accelerator.device, non_blocking=self.is_pinned)
-                loss = self.model(**inputs, **options).loss
+                loss = self.model(**self._inputs(**micro_batch), **options).loss
                 # Gradients are averaged over processes; their sum belongs to the step's mean loss.
                 accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
@@ -242,6 +248,12 @@ class _Run:
         self.schedule.step()
         self.optimizer.zero_grad()
         return total
+
+    def _inputs(self, samples: torch.Tensor | None = None, **inputs) -> dict:
+        """A micro-batch on the device; where there is a teacher, with what it expects of the samples."""
+        if self.distillation is not None:
+            inputs["soft_targets"] = self.distillation(samples, inputs["labels"].shape[1])
+        return send_to_device(inputs, self.accelerator.device, non_blocking=self.is_pinned)
 
     def _validate(self, bar: tqdm) -> None:
         settings, progress, accelerator = self.settings, self.progress, self.accelerator

@@ -156,22 +156,27 @@ def target_loss(
     labels: torch.Tensor,
     num_items_in_batch: int | torch.Tensor | None = None,
     label_smoothing: float = 0.0,
+    soft_targets: dict[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy of the targets (N, T), with logits at these alone and never of all of them at once.
 
     See `GramForConditionalGeneration.forward` for the arguments; `states` (N, T, d) are the decoder's.
     """
     is_target = labels >= 0
-    states, targets = states[is_target], labels[is_target]
+    soft = () if soft_targets is None else (soft_targets["tokens"], soft_targets["shares"])
+    given = [values[is_target] for values in (states, labels, *soft)]  # (n, d), (n,), and perhaps (n, F) twice
 
-    def summed(states, targets):
+    def summed(states, targets, tokens=None, shares=None):
         logits = model._logits(states).float()
-        return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+        if tokens is None:
+            return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+        return -(shares * logits.log_softmax(-1).gather(-1, tokens)).sum()
 
-    chunks = max(-(-len(targets) * model.config.vocab_size // _LOGITS_AT_ONCE), 1)
+    num_targets = len(given[0])
+    chunks = max(-(-num_targets * model.config.vocab_size // _LOGITS_AT_ONCE), 1)
     if chunks == 1:
-        loss = summed(states, targets)
+        loss = summed(*given)
     else:
-        parts = zip(states.chunk(chunks), targets.chunk(chunks), strict=True)
+        parts = zip(*(values.chunk(chunks) for values in given), strict=True)
         loss = sum(checkpoint(summed, *part, use_reentrant=False) for part in parts)
-    return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+    return loss / (num_targets if num_items_in_batch is None else num_items_in_batch)

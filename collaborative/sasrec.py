@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from ..common.artefacts import write
 from ..common.provenance import Provenance, read_provenance
 from ..common.settings import Settings, within
+from ..data.interactions import Interactions
+
+_PLACES_AT_ONCE = 1 << 14  # of users' histories, where the states of all are taken
 
 
 @dataclass(frozen=True)
@@ -135,13 +139,42 @@ class SASRec(nn.Module):
             raise ValueError("a history is empty; SASRec needs at least one item")
         recent = [torch.as_tensor(np.asarray(history[-self.settings.max_length :], np.int64)) for history in histories]
         last = torch.tensor([len(items) - 1 for items in recent])
-        items = nn.utils.rnn.pad_sequence(recent, batch_first=True)  # (B, L), padded behind the last item
-        place = torch.arange(items.shape[1])
-        was_training = self.training
-        self.eval()
-        hidden = self(items, place.expand_as(items), place[:, None] >= place)  # (B, L, dim)
-        self.train(was_training)
+        hidden = self._read(nn.utils.rnn.pad_sequence(recent, batch_first=True))  # padded behind the last item
         return hidden[torch.arange(len(recent)), last] @ self.items.weight.T
+
+    @torch.no_grad()
+    def states(self, interactions: Interactions) -> Tensor:
+        """What is known of every user after each item; the products with the item embeddings are the scores.
+
+        Returns:
+            (total, dim) float32, in the order of `interactions.items`: what [`score`] knows of the histories that end
+            there. Beyond `max_length` items windows overlap by half, so that at least so many items are read.
+        """
+        length, windows = self.settings.max_length, []
+        for start, end in pairwise(interactions.offsets.tolist()):
+            new = start
+            while new < end:
+                last = min(start + length, end)
+                windows.append((start, new, last))
+                start, new = last - length // 2, last
+        windows.sort(key=lambda window: window[0] - window[2])  # the longest first, so that little is padded
+        states = torch.zeros(len(interactions.items), self.settings.dim)
+        rows = max(_PLACES_AT_ONCE // length, 1)
+        for some in range(0, len(windows), rows):
+            start, new, last = np.array(windows[some : some + rows]).T[..., None]  # each (B, 1)
+            places = start + np.arange((last - start).max())  # (B, L)
+            items = interactions.items[np.minimum(places, last - 1)].astype(np.int64)
+            is_new = (places >= new) & (places < last)
+            states[places[is_new]] = self._read(torch.from_numpy(items))[is_new]
+        return states
+
+    def _read(self, items: Tensor) -> Tensor:
+        """Hidden states (B, L, dim) of items (B, L), without dropout; each sees itself and those before it."""
+        place, was_training = torch.arange(items.shape[1]), self.training
+        self.eval()
+        hidden = self(items, place.expand_as(items), place[:, None] >= place)
+        self.train(was_training)
+        return hidden
 
     def save(self, path: str | Path, provenance: Provenance) -> None:
         """Write the weights, and in the file's head the settings and what they were trained on, as safetensors."""

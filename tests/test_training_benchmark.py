@@ -1,8 +1,11 @@
-"""The two forms that the training benchmark times do the same work."""
+"""The two forms that the training benchmark times do the same work; distillation is timed beside training without."""
+
+import json
 
 import torch
 
 from gram import GramConfig, GramForConditionalGeneration
+from gram.benchmarks import distillation
 from gram.benchmarks import training as benchmark
 from gram.data import training_part
 
@@ -22,3 +25,14 @@ def test_the_padded_form_has_loss_gradients_of_the_fast_one(data, tokenizer):
         gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert (gradient - gradients[1][name]).abs().max() <= 1e-5 * gradient.abs().max(), name
+
+
+def test_distillation_is_timed_beside_training_without(quickstart_run, tmp_path, capsys):
+    folder = quickstart_run[0]
+    arguments = ["--data", str(folder / "data"), "--translation", str(folder), "--output-dir", str(tmp_path)]
+    shape = ["--d-model", "16", "--num-layers", "1", "--max-history", "4", "--max-passage-length", "32"]
+    distillation.main([*arguments, *shape, "--steps", "2", "--repeats", "1", "--threads", "1"])
+    found = json.loads((tmp_path / "distillation.json").read_text(encoding="utf-8"))
+    assert found["samples a step"] > 0
+    assert {*found["seconds a step"], *found["peak_gb"]} == {"with", "without"}
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{found['times without']:.3f} times the seconds; ")

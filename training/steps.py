@@ -116,6 +116,8 @@ class TrainingSteps(Dataset):
         seed, epoch: determine the order.
         process, num_processes: which share of every step to give.
         same_count: give every process as many micro-batches of a step; those that it has too few of count nothing.
+        with_samples: say which sample each row of a micro-batch is, as `samples` (N,): the place of its target in
+            `interactions.items`; padding repeats a group's last sample.
     """
 
     def __init__(
@@ -131,11 +133,13 @@ class TrainingSteps(Dataset):
         num_processes: int = 1,
         micro_batch_tokens: int = 16384,
         same_count: bool = False,
+        with_samples: bool = False,
     ):
         self.interactions, self.tokenizer = interactions, tokenizer
         self.item_prompts, self.targets = _tokenized(tokenizer)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.process, self.num_processes, self.same_count = process, num_processes, same_count
+        self.with_samples = with_samples
         rng = np.random.default_rng([seed, epoch])
         self._groups = prefix_groups(interactions, prefixes_per_group)  # (G, 3)
         self._groups = self._groups[rng.permutation(len(self._groups))]
@@ -227,6 +231,10 @@ class TrainingSteps(Dataset):
         slots = slots.reshape(rows.shape)
         history = {"input_ids": item_ids, "attention_mask": item_mask, "items": slots, "positions": positions}
         own = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if self.with_samples:
+            places = [np.arange(group.first, group.first + num_samples).clip(max=group.last - 1) for group in groups]
+            offsets = self.interactions.offsets[[group.user for group in groups]]
+            own["samples"] = (offsets[:, None] + places).flatten()
         history, own = ({name: torch.from_numpy(of) for name, of in arrays.items()} for arrays in (history, own))
         return {**own, "history": history}
 

@@ -1,0 +1,154 @@
+"""Distillation through the trie: what a teacher expects, as soft targets of the tokens of lexical IDs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..collaborative.baselines import Recommender
+from ..collaborative.sasrec import SASRec
+from ..common.provenance import hash_of_interactions, read_provenance
+from ..data import Interactions, RecommendationData, training_part
+from ..translation import SASREC_FILE
+from ..translation.settings import SASREC
+from ..trie_gram import ItemTrie
+from .settings import TrainingSettings
+
+MANY_ITEMS = 50_000  # from here on only the teacher's best items count
+BEST_ITEMS = 4096
+LEAST_MASS = 1e-9  # of a subtree of which the teacher knows anything
+_SCORES_AT_ONCE, _LEAST_ROWS = 1 << 19, 16  # so that scores stay in a processor's cache, or embeddings are read rarely
+
+
+def teacher_of(settings: TrainingSettings, data: RecommendationData) -> SASRec | None:
+    """The SASRec that a run learns from, if it does.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is no SASRec, or one that was fitted on anything but the training part of these data.
+    """
+    if settings.distillation is None or not settings.distillation_weight:
+        return None
+    own = settings.translation_folder / SASREC_FILE
+    path = own if settings.distillation == SASREC else Path(settings.distillation)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file, and distillation learns from a SASRec; translate with --similar-items sasrec, or "
+            "give the file of one, fitted on the same training part, as --distillation FILE"
+        )
+    teacher, fitted_on = SASRec.load(path), read_provenance(path).get("inputs", {}).get("training interactions")
+    if teacher.num_items != len(data.items) or fitted_on != hash_of_interactions(training_part(data)):
+        raise ValueError(f"{path}: was not fitted on the training part of {settings.data}; translate these data anew")
+    return teacher
+
+
+class Distillation:
+    """Soft targets of training samples: at each token of the target's lexical ID, what the teacher expects there.
+
+    The teacher's softmax over the catalogue, summed over the subtrees of a node's children, is a distribution over
+    these. With the catalogue in the trie's order a subtree is a run of items, and its sum the difference of two entries
+    of one cumulative sum. Where the teacher expects next to nothing below a node, the target stays as it is.
+
+    Args:
+        teacher: whatever can score the catalogue for histories; a SASRec reads every history once, at the start.
+        interactions: the training part.
+        trie: of the whole catalogue.
+        weight: the teacher's share of a soft target; the rest is the true token's.
+        temperature: divides the teacher's scores.
+        device: where the soft targets are computed.
+
+    Example:
+        >>> from gram.collaborative.baselines import Popularity
+        >>> training = Interactions.from_sequences(["a", "b"], [[0, 1], [1, 2]])
+        >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
+        >>> soft = Distillation(Popularity(training, 3), training, trie, weight=0.5)(torch.tensor([1]), length=3)
+        >>> soft["tokens"][0, 0], soft["shares"][0, 0].round(decimals=2)  # of item 1, which starts with token 5
+        (tensor([5, 7]), tensor([0.8900, 0.1100]))
+    """
+
+    def __init__(
+        self,
+        teacher: Recommender,
+        interactions: Interactions,
+        trie: ItemTrie,
+        weight: float,
+        temperature: float = 1.0,
+        device: torch.device | str = "cpu",
+    ):
+        self.teacher, self.interactions = teacher, interactions
+        self.weight, self.temperature, self.device = weight, temperature, device
+        self.trie = copy.deepcopy(trie).to(device)
+        starts = torch.from_numpy(_starts(trie))
+        self.order = starts[trie.leaves.cpu()].argsort().to(device)  # (I,) items in the trie's order
+        self.starts = starts.to(device)  # (N,)
+        self.states = None
+        if isinstance(teacher, SASRec):
+            self.states = teacher.states(interactions)  # (total, dim)
+            self.embeddings = teacher.items.weight.detach().to(device)[self.order] / temperature  # (I, dim)
+
+    @torch.no_grad()
+    def __call__(self, samples: torch.Tensor, length: int) -> dict[str, torch.Tensor]:
+        """Soft targets, as `GramForConditionalGeneration.forward` takes them.
+
+        Args:
+            samples: (N,) places of targets in `interactions.items`, none of them a user's first.
+            length: tokens of the longest target, T.
+
+        Returns:
+            `tokens` (N, T, F), the children of every node on the targets' paths, and their `shares`; beyond a target's
+            end they mean nothing.
+        """
+        trie = self.trie
+        targets = torch.from_numpy(self.interactions.items[samples.numpy()].astype(np.int64)).to(self.device)
+        path = trie.paths(trie.leaves[targets].long())  # (N, D), from the leaf up
+        step = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(length, device=self.device)  # (N, T)
+        entered = path.gather(-1, step.clamp(min=0)).masked_fill(step < 0, 0)
+        children, exists = trie.expand(F.pad(entered[:, :-1], (1, 0)))  # (N, T, F)
+        first = self.starts[children].flatten(1)
+        after = first + trie.sizes[children].flatten(1)
+        rows = max(_SCORES_AT_ONCE // len(self.order), _LEAST_ROWS)
+        parts = zip(samples.split(rows), first.split(rows), after.split(rows), strict=True)
+        masses = torch.cat([self._masses(*part) for part in parts]).view_as(exists).masked_fill(~exists, 0)
+        total = masses.sum(-1, keepdim=True)
+        weight = self.weight * (total > LEAST_MASS)
+        shares = weight * masses / total.clamp(min=LEAST_MASS) + (1 - weight) * (children == entered[..., None])
+        return {"tokens": trie.tokens[children].long().clamp(min=0), "shares": shares.float()}
+
+    def _masses(self, samples: torch.Tensor, first: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """(n, K) float64: what the teacher expects of the runs of items `first` to before `after` (n, K)."""
+        scores = self._scores(samples)
+        if scores.shape[1] > MANY_ITEMS:
+            places = scores.topk(BEST_ITEMS).indices.sort().values  # (n, best)
+            scores = scores.gather(1, places)
+            first, after = torch.searchsorted(places, first), torch.searchsorted(places, after)
+        sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
+
+        def of_first(counts: torch.Tensor) -> torch.Tensor:
+            return sums.gather(1, (counts - 1).clamp(min=0)).masked_fill(counts == 0, 0)
+
+        return (of_first(after) - of_first(first)).clamp(min=0)
+
+    def _scores(self, samples: torch.Tensor) -> torch.Tensor:
+        """(n, I) the teacher's scores of the catalogue in the trie's order, over the temperature."""
+        if self.states is not None:
+            return self.states[samples - 1].to(self.device) @ self.embeddings.T
+        places, offsets = samples.numpy(), self.interactions.offsets
+        starts = offsets[np.searchsorted(offsets, places, side="right") - 1]
+        histories = [self.interactions.items[start:place] for start, place in zip(starts, places, strict=True)]
+        return torch.as_tensor(self.teacher.score(histories)).to(self.device)[:, self.order] / self.temperature
+
+
+def _starts(trie: ItemTrie) -> np.ndarray:
+    """(N,) how many items come before those of each node, in the trie's order."""
+    offsets, sizes = trie.offsets.cpu().numpy(), trie.sizes.cpu().numpy().astype(np.int64)
+    before = np.append(0, sizes.cumsum()[:-1])
+    parents = np.repeat(np.arange(len(sizes)), np.diff(offsets))  # of all nodes but the root
+    older = before[1:] - before[offsets[parents]]  # items of the siblings that come first
+    starts = np.zeros_like(sizes)
+    for _ in range(trie.depth):  # each time right for one level more
+        starts[1:] = starts[parents] + older
+    return starts
