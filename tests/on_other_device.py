@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 
+from gram.collaborative.baselines import Popularity
 from gram.data import Interactions
 from gram.evaluation.candidates import gram_candidates
 from gram.item_cache_gram import ItemCache
 from gram.modeling_gram import GramForConditionalGeneration
 from gram.serving.recommendation import Recommender
 from gram.tokenization_gram import GramTokenizer
+from gram.training.distillation import Distillation
 from gram.training.steps import TrainingSteps
+from gram.trie_gram import ItemTrie
 from tests.other_device import DEVICE, other_device
 
 SEARCH = {"num_beams": 6, "num_return_sequences": 4, "return_dict_in_generate": True}
@@ -45,10 +48,15 @@ def everything(model, tokenizer, folder) -> dict:
     found["recommended"] = [[item.item_id for item in user] for user in recommended]
     model.train()
     model.config.dropout_rate = 0.0
-    steps = TrainingSteps(Interactions.from_sequences(["a", "b", "c"], rows), tokenizer, 4, 4, 2, 0, 0)
-    batches, num_tokens = steps[0]
+    training = Interactions.from_sequences(["a", "b", "c"], rows)
+    trie, teacher = ItemTrie.from_sequences(tokenizer.sequences), Popularity(training, len(ids))
+    distil = Distillation(teacher, training, trie, 0.7, device=device)
+    batches, num_tokens = TrainingSteps(training, tokenizer, 4, 4, 2, 0, 0, with_samples=True)[0]
     for batch in batches:
-        model(**send_to_device(batch, device), num_items_in_batch=num_tokens).loss.backward()
+        soft = distil(batch.pop("samples"), batch["labels"].shape[1])
+        inputs = {**send_to_device(batch, device), "num_items_in_batch": num_tokens}
+        model(**inputs).loss.backward()
+        model(**inputs, soft_targets=soft).loss.backward()
     found["gradients"] = [float(weight.grad.abs().sum()) for weight in model.parameters()]
     return found
 

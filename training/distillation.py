@@ -37,8 +37,8 @@ def teacher_of(settings: TrainingSettings, data: RecommendationData) -> SASRec |
     path = own if settings.distillation == SASREC else Path(settings.distillation)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file, and distillation learns from a SASRec; translate with --similar-items sasrec, or "
-            "give the file of one, fitted on the same training part, as --distillation FILE"
+            f"{path}: no such file, and distillation learns from a SASRec; translate with --similar-items sasrec and a "
+            "--num-similar above 0, or give the file of one, fitted on the same training part, as --distillation FILE"
         )
     teacher, fitted_on = SASRec.load(path), read_provenance(path).get("inputs", {}).get("training interactions")
     if teacher.num_items != len(data.items) or fitted_on != hash_of_interactions(training_part(data)):
