@@ -308,18 +308,6 @@ def test_model_folder_with_an_impossible_config(gram, model_folder, tmp_path):
     assert "max_history" in errors[0]
 
 
-def test_config_with_an_unknown_key(capsys, data_folder, tmp_path):
-    from gram.train_accelerate import main
-
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("epochs: 1\nlearning_rat: 0.1\n")
-    argv = ["--config", str(recipe), "--data", str(data_folder), "--output-dir", str(tmp_path / "model")]
-    assert cli.exit_code_of(lambda: main(argv), "train_accelerate.py") == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith(f"train_accelerate.py: error: {recipe}: unknown key 'learning_rat'; the keys are")
-    assert list(tmp_path.iterdir()) == [recipe]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

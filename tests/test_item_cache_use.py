@@ -17,6 +17,7 @@ from gram.data import evaluation_histories
 from gram.evaluation.candidates import gram_candidates
 from gram.hub.space.engine import Engine
 from gram.item_cache_gram import ItemCache
+from gram.serving.loading import load_model
 from gram.serving.recommendation import Recommender, recommend_users
 from gram.serving.user_batches import batches_of_users
 
@@ -138,8 +139,9 @@ model.encode_items(tokenizer, sys.argv[2], "int8", rows_per_shard=7, processes=P
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
-    for processes in (1, 2):
-        launch(processes, "encode.py", model_folder, tmp_path / f"shards-{processes}")
+    own, words = load_model(model_folder)
+    own.encode_items(words, tmp_path / "shards-1", "int8", rows_per_shard=7, progress=False)
+    launch(2, "encode.py", model_folder, tmp_path / "shards-2")
     folders = (tmp_path / f"shards-{processes}" for processes in (1, 2))
     one, two = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert len(one) == 5

