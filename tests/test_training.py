@@ -264,7 +264,7 @@ def test_two_processes_learn_what_one_learns(data, data_folder, tokenizer, tmp_p
     learnt = {}
     for processes in (1, 2):
         folder = tmp_path / f"model-{processes}"
-        settings = small(data_folder, folder, translation=tmp_path / "translation", dropout_rate=0.0)
+        settings = small(data_folder, folder, translation=str(tmp_path / "translation"), dropout_rate=0.0)
         if processes == 1:
             train(settings, data, tokenizer)
         else:
