@@ -259,14 +259,14 @@ def test_settings_that_no_run_can_use_are_named(wrong):
         TrainingSettings("data", "model", **wrong)
 
 
-def test_two_processes_learn_what_one_learns(data, data_folder, tokenizer, tmp_path):
+def test_two_processes_learn_what_one_learns(data_folder, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "translation")
     learnt = {}
     for processes in (1, 2):
         folder = tmp_path / f"model-{processes}"
-        settings = small(data_folder, folder, translation=str(tmp_path / "translation"), dropout_rate=0.0)
+        settings = small(data_folder, folder, translation=tmp_path / "translation", dropout_rate=0.0)
         if processes == 1:
-            train(settings, data, tokenizer)
+            main(as_flags(settings))
         else:
             done = launch(*as_flags(settings), processes=processes)
             assert done.returncode == 0, done.stderr
