@@ -20,14 +20,13 @@ from gram.data import Interactions, RecommendationData, training_part
 from gram.train_accelerate import main, train
 from gram.training import distillation as module
 from gram.training.distillation import Distillation
-from gram.training.progress import Progress
 from gram.training.settings import TrainingSettings
 from gram.training.start import tokenizer_of
 from gram.training.steps import TrainingSteps
 from gram.translation import SASREC_FILE, TranslationSettings
 
 from .test_losses import assert_like, gradients
-from .test_training import as_flags, launch, newer, small
+from .test_training import as_flags, launch, newer, small, train_until
 from .test_trie import catalogues
 
 SMALL = SASRecSettings(dim=16, num_layers=1, num_heads=2, max_length=6, epochs=2)
@@ -251,18 +250,8 @@ def test_the_teacher_is_known_of_a_run_and_another_is_refused(trained, settings,
         train(settings(trained, translation=str(tmp_path)), data, tokenizer)
 
 
-def test_resuming_in_mid_epoch_gives_bit_identical_weights(trained, settings, data, tokenizer, tmp_path, monkeypatch):
-    state_dict = Progress.state_dict
-
-    def stop(progress):
-        if progress.updates == 6:
-            raise KeyboardInterrupt
-        return state_dict(progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "state_dict", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings(tmp_path / "resumed"), data, tokenizer)
+def test_resuming_in_mid_epoch_gives_bit_identical_weights(trained, settings, data, tokenizer, tmp_path):
+    train_until(6, settings(tmp_path / "resumed"), data, tokenizer)
     assert [path.name for path in (tmp_path / "resumed" / "checkpoints").glob("step-*")] == ["step-00000003"]
     train(settings(tmp_path / "resumed"), data, tokenizer)
     assert weights_of(tmp_path / "resumed") == weights_of(trained)

@@ -13,11 +13,10 @@ from safetensors.torch import load_file
 from gram import GramForConditionalGeneration, GramTokenizer
 from gram.data import read_folder, training_part
 from gram.train_accelerate import train
-from gram.training.progress import Progress
 from gram.training.settings import TrainingSettings
 from gram.training.steps import TrainingSteps
 
-from .test_training import as_flags, launch, refusal
+from .test_training import as_flags, launch, refusal, train_until
 
 EVERY_LAYER = ["q", "k", "v", "o", "wi", "wo"]
 LIMITS = {"max_history": 4, "max_passage_length": 32}  # of the quickstart's recipe in conftest.py
@@ -198,18 +197,9 @@ def test_transformers_add_adapter_saves_an_adapter_that_peft_reads(base, words, 
     torch.testing.assert_close(found.sequences_scores, output.sequences_scores, rtol=0, atol=1e-5)
 
 
-def test_resuming_gives_bit_identical_adapters(trained, base, films, words, tmp_path, monkeypatch):
-    settings, state_dict = lora_settings(base, tmp_path / "resumed"), Progress.state_dict
-
-    def stop(progress):
-        if progress.updates == 4:
-            raise KeyboardInterrupt
-        return state_dict(progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "state_dict", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, films, words)
+def test_resuming_gives_bit_identical_adapters(trained, base, films, words, tmp_path):
+    settings = lora_settings(base, tmp_path / "resumed")
+    train_until(4, settings, films, words)
     assert [path.name for path in (tmp_path / "resumed" / "checkpoints").glob("step-*")] == ["step-00000002"]
     train(settings, films, words)
     for name in ("model.safetensors", "adapter/adapter_model.safetensors"):

@@ -50,6 +50,21 @@ def refusal(capsys, *arguments) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
+def train_until(updates, settings, data, tokenizer) -> None:
+    """Train, and be interrupted where the checkpoint after so many steps is to be saved."""
+    state_dict = Progress.state_dict
+
+    def stop(progress):
+        if progress.updates == updates:
+            raise KeyboardInterrupt
+        return state_dict(progress)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "state_dict", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, data, tokenizer)
+
+
 def as_flags(settings: TrainingSettings) -> list[str]:
     return [f"--{name.replace('_', '-')}={str(value).lower()}" for name, value in vars(settings).items()]
 
@@ -159,21 +174,9 @@ def test_the_same_seed_gives_the_same_weights(trained, data, data_folder, tokeni
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
-def test_resuming_in_mid_epoch_gives_bit_identical_weights(
-    trained, data, data_folder, tokenizer, tmp_path, monkeypatch
-):
+def test_resuming_in_mid_epoch_gives_bit_identical_weights(trained, data, data_folder, tokenizer, tmp_path):
     settings = small(data_folder, tmp_path / "resumed")
-    state_dict = Progress.state_dict
-
-    def stop_at_a_checkpoint_in_mid_epoch(progress):
-        if progress.updates == 12:
-            raise KeyboardInterrupt
-        return state_dict(progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "state_dict", stop_at_a_checkpoint_in_mid_epoch)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, data, tokenizer)
+    train_until(12, settings, data, tokenizer)
     checkpoints = sorted((tmp_path / "resumed" / "checkpoints").glob("step-*"))
     assert [path.name for path in checkpoints] == ["step-00000009"]
     train(settings, data, tokenizer)
@@ -215,20 +218,9 @@ def test_another_translation_is_refused_by_name(trained, data, data_folder, toke
         train(small(data_folder, trained), data, other)
 
 
-def test_half_a_run_of_other_data_is_refused_by_name_or_begun_anew(data, data_folder, tokenizer, tmp_path, monkeypatch):
-    settings, saved = small(data_folder, tmp_path / "model", epochs=1), []
-    state_dict = Progress.state_dict
-
-    def stop_at_the_second_checkpoint(progress):
-        saved.append(progress.updates)
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-        return state_dict(progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "state_dict", stop_at_the_second_checkpoint)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, data, tokenizer)
+def test_half_a_run_of_other_data_is_refused_by_name_or_begun_anew(data, data_folder, tokenizer, tmp_path):
+    settings = small(data_folder, tmp_path / "model", epochs=1)
+    train_until(6, settings, data, tokenizer)  # the second checkpoint
     with pytest.raises(ValueError, match="trained with other interactions; "):
         train(settings, newer(data), tokenizer)
     train(replace(settings, overwrite=True), newer(data), tokenizer)
