@@ -132,4 +132,4 @@ print(json.dumps([found.item_indices[0].tolist(), found.sequences_scores.tolist(
 """
     items, scores = run_elsewhere(script, [str(tmp_path / "model"), [tokenizer.item_ids[row] for row in (3, 7, 12)]])
     assert items == output.item_indices[0].tolist()
-    assert scores == pytest.approx(output.sequences_scores.tolist(), abs=1e-5)
+    assert scores == pytest.approx(output.sequences_scores.tolist(), rel=1e-5, abs=1e-5)

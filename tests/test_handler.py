@@ -65,7 +65,7 @@ def folder(quickstart_run, tmp_path_factory):
 def assert_same(found, expected):
     for user, items in zip(found, expected, strict=True):
         assert [(item["item_id"], item["title"]) for item in user] == [(item.item_id, item.title) for item in items]
-        assert [item["score"] for item in user] == pytest.approx([item.score for item in items], abs=1e-5)
+        assert [item["score"] for item in user] == pytest.approx([item.score for item in items], rel=1e-5, abs=1e-5)
 
 
 def test_answers_as_the_recommender_does(folder, run_elsewhere):

@@ -75,7 +75,7 @@ def test_ranking_and_scores_are_those_without_a_cache(model, tokenizer, made, pl
         cached, plain = cached_and_plain(model, tokenizer, histories, cache)
         assert torch.equal(cached.item_indices, plain.item_indices)
         assert torch.equal(cached.sequences, plain.sequences)
-        torch.testing.assert_close(cached.sequences_scores, plain.sequences_scores, rtol=0, atol=1e-5)
+        torch.testing.assert_close(cached.sequences_scores, plain.sequences_scores, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("bfloat16", 1 / 256), ("int8", 0.51 / 127)])
@@ -177,7 +177,7 @@ def test_new_items_are_appended(model, smaller, tmp_path):
     assert set(after) - set(before) == {"item_encodings-000000024-000000029.safetensors"}
     assert {name: after[name] for name in before} == before
     for row in range(30):
-        torch.testing.assert_close(cache.gather([row])[0], encoder_output(model, grown, row), rtol=0, atol=1e-5)
+        torch.testing.assert_close(cache.gather([row])[0], encoder_output(model, grown, row), rtol=1e-5, atol=1e-5)
     with pytest.raises(
         ValueError, match=r"000000024-000000029.*items that are not in the catalogue: rows 24 to 29 of 24"
     ):
@@ -415,11 +415,11 @@ def test_gaps_in_a_history_and_padding_before_a_prompt_are_as_in_the_plain_form(
     found = model.generate(**inputs, item_cache=ItemCache.in_memory(model, tokenizer), **SEARCH)
     expected = model.generate(**plain, **SEARCH)
     assert torch.equal(found.item_indices, expected.item_indices)
-    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, rtol=1e-5, atol=1e-5)
 
 
 def test_the_model_is_left_in_its_mode(model, tokenizer):
     other = copy.deepcopy(model).train()
     cache = ItemCache.in_memory(other, tokenizer, [3])
     assert other.training
-    torch.testing.assert_close(cache.gather([3])[0], encoder_output(model, tokenizer, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(cache.gather([3])[0], encoder_output(model, tokenizer, 3), rtol=1e-5, atol=1e-5)

@@ -113,7 +113,7 @@ def assert_same(found, expected):
         [(item["item_id"], item["title"]) for item in user] for user in expected
     ]
     for user, others in zip(found, expected, strict=True):
-        assert [item["score"] for item in user] == pytest.approx([item["score"] for item in others], abs=1e-5)
+        assert [item["score"] for item in user] == pytest.approx([item["score"] for item in others], rel=1e-5, abs=1e-5)
 
 
 def as_dictionaries(found):
@@ -131,7 +131,7 @@ def test_recommends_what_generate_and_the_recommender_return(recommend, recommen
     found = recommend(histories, top_k=6, exclude_seen=False)
     assert [[item["item_id"] for item in user] for user in found] == tokenizer.decode_items(output.sequences, 6)
     scores = [item["score"] for user in found for item in user]
-    assert scores == pytest.approx(output.sequences_scores.tolist(), abs=1e-5)
+    assert scores == pytest.approx(output.sequences_scores.tolist(), rel=1e-5, abs=1e-5)
     assert_same(recommend(histories), as_dictionaries(recommender.recommend(histories)))
 
 

@@ -47,7 +47,7 @@ def test_batch_gives_what_each_user_gets_alone(recommender, histories):
     for history, found in zip(histories, together, strict=True):
         (alone,) = recommender.recommend([history], top_k=7)
         assert items_of([alone]) == items_of([found])
-        assert [item.score for item in found] == pytest.approx([item.score for item in alone], abs=1e-5)
+        assert [item.score for item in found] == pytest.approx([item.score for item in alone], rel=1e-5, abs=1e-5)
         assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
 
 
@@ -88,7 +88,7 @@ def test_loaded_folder_recommends_the_same(recommender, model_folder, histories)
     for items, expected in zip(loaded.recommend(histories), recommender.recommend(histories), strict=True):
         assert items_of([items]) == items_of([expected])
         # Weights of another address may be summed in another order.
-        assert [item.score for item in items] == pytest.approx([item.score for item in expected], abs=1e-5)
+        assert [item.score for item in items] == pytest.approx([item.score for item in expected], rel=1e-5, abs=1e-5)
     assert not loaded.model.training
 
 

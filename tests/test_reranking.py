@@ -161,7 +161,7 @@ def test_spelt_out_items_have_the_scores_that_search_gives(model, tokenizer, his
             for item, score in zip(candidates.items[user, 6:].tolist(), candidates.scores[user, 6:], strict=True):
                 assert (item < 0) == np.isneginf(score)
                 if item >= 0:
-                    assert score == pytest.approx(scores[item], abs=1e-5)
+                    assert score == pytest.approx(scores[item], rel=1e-5, abs=1e-5)
                     compared += 1
     assert compared > len(histories)
 

@@ -84,7 +84,7 @@ def assert_answers(response, recommender, histories, **options):
     for items, history in zip(found, histories, strict=True):
         (alone,) = recommender.recommend([history], **options)
         assert [(item["item_id"], item["title"]) for item in items] == [(item.item_id, item.title) for item in alone]
-        assert [item["score"] for item in items] == pytest.approx([item.score for item in alone], abs=1e-5)
+        assert [item["score"] for item in items] == pytest.approx([item.score for item in alone], rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize(

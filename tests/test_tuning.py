@@ -141,7 +141,7 @@ def test_item_knn_is_the_sum_over_the_whole_matrix(data, settings, recency):
         np.put_along_axis(cosines, order[:, settings["neighbours"] :], 0, axis=1)
     knn = ItemKNN(training, 30, ItemKNNSettings(**settings, recency=recency))
     scores = knn.score([np.array([3, 7, 3]), np.array([29]), np.array([], dtype=np.int32)])
-    assert scores[0].numpy() == pytest.approx(cosines[3] + recency * cosines[7], abs=1e-5)  # 3 is the newest
+    assert scores[0].numpy() == pytest.approx(cosines[3] + recency * cosines[7], rel=1e-5, abs=1e-5)  # 3 is the newest
     assert scores[1:].abs().max() == 0
     plain = ItemKNN(training, 30, ItemKNNSettings(recency=recency)).score([np.array([3, 7, 3])])
     by_matrix = ItemKNN(training, 30, ItemKNNSettings(recency=recency, neighbours=30)).score([np.array([3, 7, 3])])
