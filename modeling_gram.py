@@ -285,7 +285,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             attention_mask: of the same shape, 0 at padding; by default everything but padding tokens.
             decoder_input_ids (B, T): by default `labels` shifted right.
             decoder_attention_mask (B, T): 0 at their padding.
-            labels (B, T): lexical IDs with their end token; -100 is left out of the loss.
+            labels (B, T): lexical IDs with their end token; -100 is left out of the loss. Grouped: (N * K, T), of each
+                sample K targets, one after the other.
             encoder_outputs: what [`encode`] returned for these passages, or a tuple of it, instead of `input_ids`.
             history: the grouped form's items. G groups of R samples each, all prefixes of one user's sequence:
                 input_ids, attention_mask (U, L): the unique item prompts;
@@ -373,7 +374,9 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
     ) -> Seq2SeqLMOutput:
         input_ids, mask = read_passages(self.config, input_ids, attention_mask, ("samples", "tokens"))
         history = read_history(self.config, len(mask), history)
-        labels = read_targets(self.config, len(mask), labels, decoder_input_ids)
+        targets = decoder_input_ids if labels is None else labels
+        each = max(len(targets) // len(mask), 1) if isinstance(targets, torch.Tensor) else 1  # of a sample
+        labels = read_targets(self.config, each * len(mask), labels, decoder_input_ids)
         soft_targets = read_soft_targets(self.config, labels, soft_targets, smoothing)
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)

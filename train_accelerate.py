@@ -124,7 +124,8 @@ class _Run:
         model = build_model(settings, tokenizer)
         self.distillation, teacher = None, teacher_of(settings, data)
         if teacher is not None:
-            given = (settings.distillation_weight, settings.distillation_temperature)
+            names = ("weight", "temperature", "draws")
+            given = [getattr(settings, f"distillation_{name}") for name in names]
             where = self.accelerator.device if device == "cuda" else "cpu"  # not all devices know float64
             self.distillation = Distillation(teacher, self.training, model.item_trie, *given, where)
         self.adapted = None if settings.lora is None else add_lora(model, settings)
@@ -134,9 +135,7 @@ class _Run:
             for block in (*model.encoder.block, *model.decoder.block):
                 block.layer[-1].compile(dynamic=True)  # norm, activation, dropout and residual become one loop
         shard(self.accelerator, model)
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, eps=settings.adam_epsilon
-        )
+        optimizer = torch.optim.AdamW(_parameter_groups(model, settings), eps=settings.adam_epsilon)
         self.epoch_lengths = [len(self.steps(epoch)) for epoch in range(settings.epochs)]
         total = sum(self.epoch_lengths)
         if total == 0:
@@ -202,7 +201,7 @@ class _Run:
             if progress.updates % LOG_EVERY == 0:
                 mean = self._look_at_losses()
                 progress.add_loss(mean)
-                self._log(bar, {"loss": mean, "lr": self.schedule.get_last_lr()[0]})
+                self._log(bar, {"loss": mean, "lr": self.schedule.get_last_lr()[-1]})
             if progress.updates % self.settings.save_every == 0 and progress.step < len(steps):
                 self._look_at_losses()
                 self._save()
@@ -234,7 +233,8 @@ class _Run:
     def _update(self, micro_batches: list[dict], num_tokens: int) -> torch.Tensor:
         """One optimizer step; returns this process's share of the mean loss of the step's target tokens."""
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
-        options = {"num_items_in_batch": num_tokens, "smoothing": self.settings.label_smoothing}
+        targets = 1 + (self.distillation.draws if self.distillation else 0)  # of a sample
+        options = {"num_items_in_batch": targets * num_tokens, "smoothing": self.settings.label_smoothing}
         for place, micro_batch in enumerate(micro_batches, start=1):
             is_last = place == len(micro_batches)  # only then do processes exchange gradients
             accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
@@ -252,7 +252,7 @@ class _Run:
     def _inputs(self, samples: torch.Tensor | None = None, **inputs) -> dict:
         """A micro-batch on the device; where there is a teacher, with what it expects of the samples."""
         if self.distillation is not None:
-            inputs["soft_targets"] = self.distillation(samples, inputs["labels"].shape[1])
+            inputs |= self.distillation(samples, inputs["labels"], self.progress.epoch)
         return send_to_device(inputs, self.accelerator.device, non_blocking=self.is_pinned)
 
     def _validate(self, bar: tqdm) -> None:
@@ -318,11 +318,20 @@ class _Run:
         shutil.rmtree(self.checkpoints)
 
 
-def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decayed, others = ([p for name, p in named if ("layer_norm" in name) == is_norm] for is_norm in (False, True))
-    groups = ((decayed, weight_decay), (others, 0.0))
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+def _parameter_groups(model: torch.nn.Module, settings: TrainingSettings) -> list[dict]:
+    """What the optimizer treats alike: token embeddings with a rate of their own, layer norms without decay."""
+    tables = {id(of.weight) for of in (model.get_input_embeddings(), model.get_output_embeddings())}
+    groups: dict[str, list] = {"tokens": [], "norms": [], "others": []}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups["tokens" if id(weight) in tables else "norms" if "layer_norm" in name else "others"].append(weight)
+    rate, times, decay = settings.learning_rate, settings.embedding_rate, settings.weight_decay
+    options = {
+        "tokens": {"lr": rate * times, "weight_decay": decay / times},  # which AdamW multiplies by the rate
+        "norms": {"lr": rate, "weight_decay": 0.0},
+        "others": {"lr": rate, "weight_decay": decay},
+    }
+    return [{"params": weights, **options[kind]} for kind, weights in groups.items() if weights]
 
 
 def check_folder(settings: TrainingSettings) -> None:

@@ -25,7 +25,10 @@ def decode_grouped(
     decoder_input_ids: torch.Tensor,
     history: dict[str, torch.Tensor],
 ) -> torch.Tensor:
-    """Decoder states (N, T, d) of the grouped form; see `GramForConditionalGeneration.forward` for the arguments."""
+    """Decoder states (K * N, T, d) of the grouped form, of K targets of each of N samples, one after the other.
+
+    See `GramForConditionalGeneration.forward` for the arguments.
+    """
     item_mask = history["attention_mask"]
     lengths = passage_lengths(attention_mask) + passage_lengths(item_mask)
     layout = PackedLayout(lengths, input_ids.device)
@@ -35,7 +38,8 @@ def decode_grouped(
     memory = _memory(attention_mask.bool(), item_mask.bool(), history, layout)
     positions, decoder, length = model.passage_positions, model.decoder, decoder_input_ids.shape[1]
     if has_hooks_between(decoder):
-        hidden, mask = _by_sample(memory, states, positions)
+        each = len(targets) // len(input_ids)
+        hidden, mask = (of.repeat_interleave(each, 0) for of in _by_sample(memory, states, positions))
         decoded = decoder(inputs_embeds=targets, encoder_hidden_states=hidden, encoder_attention_mask=mask)
         return decoded.last_hidden_state
     bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length, device=states.device)
@@ -101,8 +105,9 @@ def _by_sample(memory, states, passage_positions) -> tuple[torch.Tensor, torch.T
 
 def _decoder_block(block, decoded, states, bias, memory, passage_positions) -> torch.Tensor:
     decoded = clamped(block.layer[0](decoded, position_bias=bias)[0])
-    decoded = _cross_attention(block.layer[1], decoded, states, memory, passage_positions)
-    return add_feed_forward(block.layer[-1], decoded)
+    folded = decoded.view(len(memory.user_rows), -1, decoded.shape[-1])  # all targets of a sample read the same
+    folded = _cross_attention(block.layer[1], folded, states, memory, passage_positions)
+    return add_feed_forward(block.layer[-1], folded.view_as(decoded))
 
 
 def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> torch.Tensor:
@@ -110,7 +115,8 @@ def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> to
 
     A group's item keys exist once, without passage position, because that differs between prefixes. Keys and values
     are linear in the encoder's output, `W(h + p) = W h + W p`: so `q . W_k p` is added to the score, and the weights,
-    summed by position, multiply `W_v p`. `decoded` (N, T, d), N = G * R; `states` (M, d) are the encoder's, packed.
+    summed by position, multiply `W_v p`. `decoded` (N, T, d), N = G * R, T tokens of all targets of a sample; `states`
+    (M, d) are the encoder's, packed.
     """
     attention, positions = sublayer.EncDecAttention, memory.positions
     (num_groups, num_samples, num_slots), length = positions.shape, decoded.shape[1]

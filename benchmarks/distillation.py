@@ -48,8 +48,8 @@ class Work:
         self.steps = [steps[place] for place in places]
         self.samples = sum(map(steps.num_samples, places))
         start, teacher = time.perf_counter(), teacher_of(settings, self.data)
-        given = (training, self.model.item_trie, settings.distillation_weight, settings.distillation_temperature)
-        self.distillation = None if teacher is None else Distillation(teacher, *given)
+        given = [getattr(settings, f"distillation_{name}") for name in ("weight", "temperature", "draws")]
+        self.distillation = None if teacher is None else Distillation(teacher, training, self.model.item_trie, *given)
         self.seconds_to_start = time.perf_counter() - start
 
     def run(self, form: str) -> None:
@@ -58,8 +58,7 @@ class Work:
             for micro_batch in micro_batches:
                 inputs = {name: values for name, values in micro_batch.items() if name != "samples"}
                 if form == "with":
-                    soft = self.distillation(micro_batch["samples"], inputs["labels"].shape[1])
-                    inputs["soft_targets"] = soft
+                    inputs |= self.distillation(micro_batch["samples"], inputs["labels"])
                 self.model(**inputs, num_items_in_batch=num_tokens).loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()

@@ -76,24 +76,50 @@ def test_soft_targets_are_sums_over_the_items_below(best, sequences, seed, weigh
         patch.setattr(module, "_LEAST_ROWS", 2)
         patch.setattr(module, "_SCORES_AT_ONCE", 1)
         trie = ItemTrie.from_sequences(sequences)
-        soft = Distillation(Table(scores), training, trie, weight, temperature)(samples, trie.depth)
+        distil = Distillation(Table(scores), training, trie, weight, temperature, draws=2)
+        labels = pad_sequence([torch.tensor(sequences[item]) for item in training.items[samples]], True, -100)
+        found = distil(samples, labels)
+    soft = {name: values.unflatten(0, (5, 3)) for name, values in found["soft_targets"].items()}
+    own, *drawn = found["labels"].unflatten(0, (5, 3)).unbind(1)
+    assert torch.equal(own[:, : labels.shape[1]], labels)
     for row, sample in enumerate(samples.tolist()):
         chances = (scores[training.items[sample - 1]] / temperature).softmax(-1)
         if best:
             chances[chances.argsort(descending=True)[best:]] = 0
             chances /= chances.sum()
-        taught = sums_over_subtrees(sequences, training.items[sample], chances.tolist(), weight)
-        for place, expected in enumerate(taught):
-            found = as_shares(soft, row, place)
-            assert {token: found.get(token, 0.0) for token in expected} == pytest.approx(expected, abs=2e-6)
-            assert sum(found.values()) == pytest.approx(1)
+        spelt = [[token for token in labels[row].tolist() if token >= 0] for labels in drawn]
+        targets = [(training.items[sample], weight), *((sequences.index(tokens), 1.0) for tokens in spelt)]
+        for target, (item, share) in enumerate(targets):
+            assert not target or chances[item] > 0
+            for place, expected in enumerate(sums_over_subtrees(sequences, item, chances.tolist(), share)):
+                of_target = {name: values[:, target] for name, values in soft.items()}
+                found = as_shares(of_target, row, place)
+                assert {token: found.get(token, 0.0) for token in expected} == pytest.approx(expected, abs=2e-6)
+                assert sum(found.values()) == pytest.approx(1)
 
 
 def test_a_teacher_who_holds_the_target_for_impossible_has_no_say_below():
     sequences, training = [[5, 8, 1], [5, 9, 1], [7, 1]], Interactions.from_sequences("a", [[2, 0]])
     teacher = Table(torch.tensor([[0.0, 0, 0], [0, 0, 0], [-60, -60, 60]]))
-    soft = Distillation(teacher, training, ItemTrie.from_sequences(sequences), weight=0.75)(torch.tensor([1]), 3)
+    distil = Distillation(teacher, training, ItemTrie.from_sequences(sequences), weight=0.75)
+    soft = distil(torch.tensor([1]), torch.tensor([sequences[0]]))["soft_targets"]
     assert [as_shares(soft, 0, place) for place in range(3)] == [{5: 0.25, 7: 0.75}, {8: 1.0, 9: 0.0}, {1: 1.0}]
+
+
+def test_items_are_drawn_as_often_as_the_teacher_expects_them():
+    sequences = [[5, 8, 1], [5, 9, 1], [6, 1], [7, 1]]
+    chances = torch.tensor([0.5, 0.2, 0.3, 0.0])
+    training = Interactions.from_sequences("ab", [[0, 1, 2], [3, 2]])
+    teacher = Table(chances.log().clamp(min=-99).expand(4, 4))
+    distil = Distillation(teacher, training, ItemTrie.from_sequences(sequences), weight=0.5, draws=3)
+    samples, labels = torch.tensor([1, 2, 4]), torch.tensor([[5, 9, 1], [-100, -100, -100], [6, 1, -100]])
+    epochs = [distil(samples, labels, epoch)["labels"].unflatten(0, (3, 4)) for epoch in range(50)]
+    assert all((targets[1] == -100).all() for targets in epochs)
+    drawn = torch.stack([targets[[0, 2], 1:] for targets in epochs]).flatten(0, 2).tolist()
+    for item, chance in enumerate(chances.tolist()):
+        padded = sequences[item] + [-100] * (3 - len(sequences[item]))
+        assert drawn.count(padded) / len(drawn) == pytest.approx(chance, abs=0.02)
+    assert not torch.equal(epochs[0], epochs[1])
 
 
 @pytest.fixture(scope="module")
@@ -129,19 +155,19 @@ def test_any_teacher_that_scores_will_do(teacher, data, model):
     training = Interactions.from_sequences(data.interactions.user_ids, sequences)
     samples = torch.from_numpy(np.setdiff1d(np.arange(len(training.items)), training.offsets))
     one, other = (
-        Distillation(of, training, model.item_trie, 0.7)(samples, model.item_trie.depth)
+        Distillation(of, training, model.item_trie, 0.7)(samples, torch.zeros(len(samples), 1))["soft_targets"]
         for of in (teacher, SimpleNamespace(score=teacher.score))
     )
     assert torch.equal(one["tokens"], other["tokens"])
     torch.testing.assert_close(one["shares"], other["shares"])
 
 
-@pytest.mark.parametrize("at_once", [None, 4000])
+@pytest.mark.parametrize(("draws", "at_once"), [(0, None), (0, 4000), (3, None)])
 def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(
-    data, tokenizer, model, teacher, monkeypatch, at_once
+    data, tokenizer, model, teacher, monkeypatch, draws, at_once
 ):
     model, training = copy.deepcopy(model), training_part(data)
-    distil = Distillation(teacher, training, model.item_trie, 0.7)
+    distil = Distillation(teacher, training, model.item_trie, 0.7, draws=draws)
 
     def grouped(micro_batch_size, num_processes=1):
         model.zero_grad()
@@ -151,8 +177,8 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(
             steps = TrainingSteps(training, tokenizer, 16, micro_batch_size, 4, 0, 0, *shares, with_samples=True)
             micro_batches, num_tokens = steps[0]
             for batch in micro_batches:
-                soft = distil(batch.pop("samples"), batch["labels"].shape[1])
-                loss = model(**batch, num_items_in_batch=num_tokens, soft_targets=soft).loss
+                batch |= distil(batch.pop("samples"), batch["labels"])
+                loss = model(**batch, num_items_in_batch=num_tokens).loss
                 loss.backward()
                 total += loss.detach()
         return total, {name: p.grad.clone() for name, p in model.named_parameters()}, steps.groups(0)
@@ -164,16 +190,18 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(
     inputs = tokenizer(histories=histories, return_tensors="pt")
     inputs["labels"] = pad_sequence(targets, batch_first=True, padding_value=-100)
     rows = torch.tensor([training.offsets[user] + place for user, place in samples])
-    inputs["soft_targets"] = distil(rows, inputs["labels"].shape[1])
+    inputs = {name: values.repeat_interleave(1 + draws, 0) for name, values in inputs.items()}
+    inputs |= distil(rows, inputs["labels"][:: 1 + draws])
 
     logits, true = model(**inputs).logits.log_softmax(-1), inputs["labels"] >= 0
     soft = {name: values[true] for name, values in inputs["soft_targets"].items()}
-    expected = -(soft["shares"] * logits[true].gather(-1, soft["tokens"])).sum(-1).mean()
+    expected = -(soft["shares"] * logits[true].gather(-1, soft["tokens"])).sum() / sum(map(len, targets))
     plain = gradients(model, expected)
     if at_once:
         monkeypatch.setattr(training_gram, "_LOGITS_AT_ONCE", at_once)
-    found = gradients(model, model(**inputs).loss)
-    torch.testing.assert_close(model(**inputs).loss, expected)
+    loss = model(**inputs, num_items_in_batch=sum(map(len, targets))).loss
+    found = gradients(model, loss)
+    torch.testing.assert_close(loss, expected)
     assert_like(found, plain)
     for shares in ((64, 1), (8, 1), (64, 2), (64, len(groups) + 1)):
         loss, found, _ = grouped(*shares)
@@ -184,14 +212,14 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(
 def test_a_teacher_who_knows_the_target_or_has_no_say_leaves_cross_entropy(data, tokenizer, model):
     training = training_part(data)
     (batch, *_), _ = TrainingSteps(training, tokenizer, 16, 64, 4, 0, 0, with_samples=True)[0]
-    samples, length = batch.pop("samples"), batch["labels"].shape[1]
+    samples = batch.pop("samples")
     oracle = SimpleNamespace(score=lambda histories: 1e3 * torch.eye(len(data.items))[training.items[samples]])
     popularity = Popularity(training, len(data.items))
     for teacher, weight in ((oracle, 1.0), (popularity, 0.0)):
-        soft = Distillation(teacher, training, model.item_trie, weight)(samples, length)
-        torch.testing.assert_close(model(**batch, soft_targets=soft).loss, model(**batch).loss)
-    soft = Distillation(popularity, training, model.item_trie, 0.5)(samples, length)
-    assert not torch.isclose(model(**batch, soft_targets=soft).loss, model(**batch).loss, rtol=1e-3)
+        soft = Distillation(teacher, training, model.item_trie, weight)(samples, batch["labels"])
+        torch.testing.assert_close(model(**{**batch, **soft}).loss, model(**batch).loss)
+    soft = Distillation(popularity, training, model.item_trie, 0.5)(samples, batch["labels"])
+    assert not torch.isclose(model(**{**batch, **soft}).loss, model(**batch).loss, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +246,8 @@ def test_soft_targets_that_cannot_be_are_named(model, changes, message):
 @pytest.fixture(scope="module")
 def settings(data_folder, translation):
     def made(output_dir, **changes):
-        fields = {"translation": str(translation), "distillation": "sasrec", "epochs": 1, **changes}
-        return small(data_folder, output_dir, **fields)
+        fields = {"translation": str(translation), "distillation": "sasrec", "distillation_draws": 2, "epochs": 1}
+        return small(data_folder, output_dir, **{**fields, **changes})
 
     return made
 

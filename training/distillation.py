@@ -21,6 +21,7 @@ from .settings import TrainingSettings
 MANY_ITEMS = 50_000  # from here on only the teacher's best items count
 BEST_ITEMS = 4096
 LEAST_MASS = 1e-9  # of a subtree of which the teacher knows anything
+_GOLDEN, _PLASTIC = 0.6180339887498949, 0.7548776662466927  # multiples of these lie evenly between whole numbers
 _SCORES_AT_ONCE, _LEAST_ROWS = 1 << 19, 16  # so that scores stay in a processor's cache, or embeddings are read rarely
 
 
@@ -59,13 +60,16 @@ class Distillation:
         trie: of the whole catalogue.
         weight: the teacher's share of a soft target; the rest is the true token's.
         temperature: divides the teacher's scores.
+        draws: items that every sample gets as further targets, drawn from what the teacher expects; for these the
+            teacher alone counts.
         device: where the soft targets are computed.
 
     Example:
         >>> from gram.collaborative.baselines import Popularity
         >>> training = Interactions.from_sequences(["a", "b"], [[0, 1], [1, 2]])
         >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
-        >>> soft = Distillation(Popularity(training, 3), training, trie, weight=0.5)(torch.tensor([1]), length=3)
+        >>> distillation = Distillation(Popularity(training, 3), training, trie, weight=0.5)
+        >>> soft = distillation(torch.tensor([1]), labels=torch.tensor([[5, 9, 1]]))["soft_targets"]
         >>> soft["tokens"][0, 0], soft["shares"][0, 0].round(decimals=2)  # of item 1, which starts with token 5
         (tensor([5, 7]), tensor([0.8900, 0.1100]))
     """
@@ -77,10 +81,11 @@ class Distillation:
         trie: ItemTrie,
         weight: float,
         temperature: float = 1.0,
+        draws: int = 0,
         device: torch.device | str = "cpu",
     ):
         self.teacher, self.interactions = teacher, interactions
-        self.weight, self.temperature, self.device = weight, temperature, device
+        self.weight, self.temperature, self.draws, self.device = weight, temperature, draws, device
         self.trie = copy.deepcopy(trie).to(device)
         starts = torch.from_numpy(_starts(trie))
         self.order = starts[trie.leaves.cpu()].argsort().to(device)  # (I,) items in the trie's order
@@ -91,46 +96,67 @@ class Distillation:
             self.embeddings = teacher.items.weight.detach().to(device)[self.order] / temperature  # (I, dim)
 
     @torch.no_grad()
-    def __call__(self, samples: torch.Tensor, length: int) -> dict[str, torch.Tensor]:
-        """Soft targets, as `GramForConditionalGeneration.forward` takes them.
+    def __call__(self, samples: torch.Tensor, labels: torch.Tensor, epoch: int = 0) -> dict:
+        """Targets and soft targets of samples, as `GramForConditionalGeneration.forward` takes them.
 
         Args:
             samples: (N,) places of targets in `interactions.items`, none of them a user's first.
-            length: tokens of the longest target, T.
+            labels: (N, T) the targets' lexical IDs; samples that have -100 there have no drawn targets either.
+            epoch: draws other items.
 
         Returns:
-            `tokens` (N, T, F), the children of every node on the targets' paths, and their `shares`; beyond a target's
-            end they mean nothing.
+            `labels` (N * K, T), of each sample its target and then `draws` items; and `soft_targets` of `tokens`
+            (N * K, T, F), the children of every node on the targets' paths, and their `shares`.
         """
-        trie = self.trie
-        targets = torch.from_numpy(self.interactions.items[samples.numpy()].astype(np.int64)).to(self.device)
-        path = trie.paths(trie.leaves[targets].long())  # (N, D), from the leaf up
-        step = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(length, device=self.device)  # (N, T)
-        entered = path.gather(-1, step.clamp(min=0)).masked_fill(step < 0, 0)
-        children, exists = trie.expand(F.pad(entered[:, :-1], (1, 0)))  # (N, T, F)
-        first = self.starts[children].flatten(1)
-        after = first + trie.sizes[children].flatten(1)
         rows = max(_SCORES_AT_ONCE // len(self.order), _LEAST_ROWS)
-        parts = zip(samples.split(rows), first.split(rows), after.split(rows), strict=True)
-        masses = torch.cat([self._masses(*part) for part in parts]).view_as(exists).masked_fill(~exists, 0)
-        total = masses.sum(-1, keepdim=True)
-        weight = self.weight * (total > LEAST_MASS)
-        shares = weight * masses / total.clamp(min=LEAST_MASS) + (1 - weight) * (children == entered[..., None])
-        return {"tokens": trie.tokens[children].long().clamp(min=0), "shares": shares.float()}
+        parts = [self._targets(some, epoch) for some in samples.split(rows)]
+        drawn, *soft = (torch.cat(part) for part in zip(*parts, strict=True))
+        drawn.masked_fill_((labels[:, :1] < 0).repeat_interleave(1 + self.draws, 0).to(drawn.device), -100)
+        length = max(int((drawn >= 0).sum(-1).max()), 1)
+        tokens, shares = (of[:, :length] for of in soft)
+        return {"labels": drawn[:, :length], "soft_targets": {"tokens": tokens, "shares": shares}}
 
-    def _masses(self, samples: torch.Tensor, first: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """(n, K) float64: what the teacher expects of the runs of items `first` to before `after` (n, K)."""
+    def _targets(self, samples: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Labels (n * K, D), and tokens and shares (n * K, D, F), of some samples (n,)."""
+        trie, places = self.trie, None
         scores = self._scores(samples)
         if scores.shape[1] > MANY_ITEMS:
             places = scores.topk(BEST_ITEMS, sorted=False).indices.sort().values  # (n, best)
             scores = scores.gather(1, places)
-            first, after = torch.searchsorted(places, first), torch.searchsorted(places, after)
-        sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
+        sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # (n, I or best), in the trie's order
+        own = torch.from_numpy(self.interactions.items[samples.numpy()].astype(np.int64)).to(self.device)
+        targets = torch.cat([own[:, None], self._drawn(samples, sums, places, epoch)], dim=1)  # (n, K)
+        path = trie.paths(trie.leaves[targets.flatten()].long())  # (n * K, D), from the leaf up
+        step = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(path.shape[1], device=self.device)
+        entered = path.gather(-1, step.clamp(min=0)).masked_fill(step < 0, 0)  # from the root down
+        children, exists = trie.expand(F.pad(entered[:, :-1], (1, 0)))  # (n * K, D, F)
 
-        def of_first(counts: torch.Tensor) -> torch.Tensor:
-            return sums.gather(1, (counts - 1).clamp(min=0)).masked_fill(counts == 0, 0)
+        def before(counts: torch.Tensor) -> torch.Tensor:
+            """What the teacher expects of the first `counts` (n * K, D, F) items."""
+            counts = counts.view(len(sums), -1)
+            counts = counts if places is None else torch.searchsorted(places, counts)
+            return sums.gather(1, (counts - 1).clamp(min=0)).masked_fill(counts == 0, 0).view_as(children)
 
-        return (of_first(after) - of_first(first)).clamp(min=0)
+        first = self.starts[children]
+        masses = (before(first + trie.sizes[children]) - before(first)).clamp(min=0).masked_fill(~exists, 0)
+        total = masses.sum(-1, keepdim=True)
+        weight = torch.ones_like(targets, dtype=torch.float64)
+        weight[:, 0] = self.weight
+        weight = weight.view(-1, 1, 1) * (total > LEAST_MASS)
+        shares = weight * masses / total.clamp(min=LEAST_MASS) + (1 - weight) * (children == entered[..., None])
+        tokens = trie.tokens.long()
+        return tokens[entered].masked_fill(step < 0, -100), tokens[children].clamp(min=0), shares.float()
+
+    def _drawn(
+        self, samples: torch.Tensor, sums: torch.Tensor, places: torch.Tensor | None, epoch: int
+    ) -> torch.Tensor:
+        """Items (n, draws) that the teacher expects, each as often as it does."""
+        # One of each equal part of what is expected, in the trie's order; where in it hangs on sample and epoch alone,
+        # so that any number of processes draws the same, and a run that goes on as well.
+        offset = (samples.double() * _GOLDEN + epoch * _PLASTIC).to(self.device) % 1
+        share = (torch.arange(self.draws, device=self.device) + offset[:, None]) / max(self.draws, 1)
+        row = torch.searchsorted(sums, share * sums[:, -1:]).clamp(max=sums.shape[1] - 1)
+        return self.order[row if places is None else places.gather(1, row)]
 
     def _scores(self, samples: torch.Tensor) -> torch.Tensor:
         """(n, I) the teacher's scores of the catalogue in the trie's order, over the temperature."""

@@ -56,7 +56,11 @@ class TrainingSettings(Settings):
             has seen the training part alone; or the file of another one, such as `gram tune` leaves.
         distillation_weight: how much its expectation counts in the loss; what is left is the true item's. 0 is as none.
         distillation_temperature: its scores are divided by this; above 1 it is less sure of what it expects.
+        distillation_draws: items that every sample gets as further targets, drawn from its expectation, which alone
+            counts for them; they cost the decoder's work, not the encoder's.
         learning_rate: highest learning rate of AdamW.
+        embedding_rate: that of the token embeddings, as a multiple; T5's random ones are some ten times larger than its
+            other weights, and learn slowly at the same rate.
         adam_epsilon: epsilon of AdamW.
         weight_decay: weight decay of AdamW; the layer norms have none.
         warmup_ratio: share of the steps in which the learning rate rises from 0; it then falls to 0, both linearly.
@@ -117,7 +121,9 @@ class TrainingSettings(Settings):
     distillation: str | None = None
     distillation_weight: float = within(0.7, least=0, most=1)
     distillation_temperature: float = within(1.0, above=0)
+    distillation_draws: int = within(0, least=0, most=1024)
     learning_rate: float = within(1e-3, above=0)
+    embedding_rate: float = within(1.0, above=0)
     adam_epsilon: float = within(1e-6, above=0)
     weight_decay: float = within(0.01, least=0)
     warmup_ratio: float = within(0.05, least=0, most=1)
