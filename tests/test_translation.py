@@ -108,6 +108,15 @@ def test_the_same_seed_gives_the_same_ids(vocabulary):
     assert lexical_ids_of(TEXTS, vocabulary) == lexical_ids_of(TEXTS, vocabulary)
 
 
+def test_without_a_number_of_clusters_the_catalogue_gives_one(vocabulary):
+    catalogue = catalogue_of([f"{text} {number}" for number in range(5) for text in TEXTS[:13]])  # 65 items
+    own, eight = (
+        translate(catalogue, vocabulary, TranslationSettings(num_clusters=of, depth=3, num_similar=0), progress=False)
+        for of in (None, 8)
+    )
+    assert own.catalogue.equals(eight.catalogue)
+
+
 @settings(max_examples=40)
 @given(
     texts=st.lists(

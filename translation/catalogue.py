@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,8 @@ class _Stages:
         """(N, depth) paths of the items."""
         vectors, vectors_from = self.vectors()
         facts = {name: getattr(self.settings, name) for name in ("num_clusters", "depth", "seed")}
+        if facts["num_clusters"] is None:
+            facts["num_clusters"] = min(max(1 << round(math.log2(len(vectors)) / 2), 2), self.settings.max_fan_out)
         provenance = Provenance("cluster tree", {"vectors": vectors_from.key}, facts)
 
         def make() -> dict[str, np.ndarray]:

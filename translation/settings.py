@@ -17,7 +17,8 @@ class TranslationSettings(Settings):
     """Settings of the semantic-to-lexical translation; the paper's values for Beauty are the defaults.
 
     Attributes:
-        num_clusters: `c`, how many parts a cluster is split into, and how many items a cluster may have unsplit.
+        num_clusters: `c`, how many parts a cluster is split into, and how many items a cluster may have unsplit; without
+            it the power of two that is nearest to the root of the number of items.
         depth: `l`, the tokens of a lexical ID, suffix aside.
         hierarchy: spell lexical IDs along a tree of clusters; without it every item's ID is its own most telling
             tokens, the heaviest first, whatever the others are called: neither an encoder nor `max_fan_out` counts.
@@ -46,7 +47,7 @@ class TranslationSettings(Settings):
     """
 
     # Beyond `most` nothing is gained: a prompt holds some hundred tokens, a machine some hundred processes.
-    num_clusters: int = within(128, least=2)
+    num_clusters: int | None = within(128, least=2)
     depth: int = within(7, least=1, most=100)
     hierarchy: bool = True
     id_tokens: str = within(LEXICAL, one_of=(LEXICAL, CODES))
@@ -75,7 +76,7 @@ class TranslationSettings(Settings):
             raise ValueError(f"encoder is {self.encoder!r}; it must be {BUILT_IN_ENCODER!r} or a model's name or path")
         if self.id_tokens == CODES and self.lexical_ids is not None:
             raise ValueError(f"lexical_ids is a file of IDs in words; leave it out, or give id_tokens {LEXICAL!r}")
-        if self.max_fan_out < self.num_clusters:
+        if self.num_clusters is not None and self.max_fan_out < self.num_clusters:
             raise ValueError(
                 f"max_fan_out is {self.max_fan_out}; it must be at least num_clusters, {self.num_clusters}"
             )
