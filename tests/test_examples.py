@@ -1,20 +1,14 @@
 """Every script of `examples/`, run as its reader runs it, on the folder that a quickstart has left."""
 
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import sysconfig
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from .loopback_hub import LoopbackHub
 from .waiting import PATIENCE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -47,34 +41,28 @@ def folder(quickstart_run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-
+def run(forks_with_hub, folder):
     def run(name: str, *arguments: str) -> str:
-        command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        command = [forks_with_hub.programs / "python", EXAMPLES / f"{name}.py", *arguments]
+        options = {"cwd": folder, "env": forks_with_hub.environment, "capture_output": True, "text": True}
+        done = subprocess.run(command, check=False, **options)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-4000:]}"
         return done.stdout
 
-    with LoopbackHub() as hub:
-        environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token}
-        yield run
+    return run
 
 
 @pytest.fixture(scope="module")
-def server(folder):
+def server(forks_with_hub, folder):
     """The address of `gram serve`, which is up."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [Path(sysconfig.get_path("scripts")) / "gram", "serve", "runs/quickstart", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while socket.socket().connect_ex(("127.0.0.1", port)) != 0:
-        assert process.poll() is None
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=PATIENCE) == 0
+    command = [forks_with_hub.programs / "gram", "serve", "runs/quickstart", "--port", "0"]
+    options = {"cwd": folder, "env": forks_with_hub.environment, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **options) as process:
+        said = process.stdout.readline()
+        assert said.startswith("listening on ")
+        yield said.split()[-1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE) == 0
 
 
 def check_new_item(folder, said):

