@@ -129,7 +129,7 @@ def write_films_wheel(path: Path, ids: dict[int, int] | None = None) -> Path:
     ratings = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
     for user in range(1, 31):
         for film in draw.choice(20, size=8, replace=False) + 1:
-            ratings.append(f"{user}\t{ids.get(film, film)}\t3\t{draw.integers(3)}")
+            ratings.append(f"{user}\t{ids.get(film, film)}\t3\t{10 * draw.integers(3) + user % 10}")
     ratings += ["1\t21\t3\t9", "2\t22\t3\t9", "99\t1\t3\t9"]
     films = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
     for film in range(1, 23):
