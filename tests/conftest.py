@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from .forks import RUN, Forks
+from .forks import GRAM, RUN, Forks
 from .loopback_hub import LoopbackHub
 
 # On a machine that others use too, how long an example takes says nothing.
@@ -116,24 +116,35 @@ def model_folder(model, tokenizer, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def films_wheel(tmp_path_factory):
-    """30 users and 22 films, two of which are watched too rarely; most ratings share a second with others."""
+def write_films_wheel(path: Path, ids: dict[int, int] | None = None) -> Path:
+    """30 users and 22 films, two of which are watched too rarely; most ratings share a second with others.
+
+    Args:
+        path: of the wheel.
+        ids: other ids than 1 to 22, for some films.
+    """
     from gram.reproduction import quickstart
 
-    draw = np.random.default_rng(0)
+    draw, ids = np.random.default_rng(0), ids or {}
     ratings = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
     for user in range(1, 31):
         for film in draw.choice(20, size=8, replace=False) + 1:
-            ratings.append(f"{user}\t{film}\t3\t{draw.integers(3)}")
+            ratings.append(f"{user}\t{ids.get(film, film)}\t3\t{10 * draw.integers(3) + user % 10}")
     ratings += ["1\t21\t3\t9", "2\t22\t3\t9", "99\t1\t3\t9"]
     films = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
-    films += [f"{film}\tThe Long Film Number {film}\t{1970 + film}\tDrama Comedy" for film in range(1, 23)]
-    path = tmp_path_factory.mktemp("wheel") / quickstart.WHEEL
+    for film in range(1, 23):
+        films.append(f"{ids.get(film, film)}\tThe Long Film Number {film}\t{1970 + film}\tDrama Comedy")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{quickstart.MOVIELENS}.inter", "\n".join(ratings) + "\n")
         archive.writestr(f"{quickstart.MOVIELENS}.item", "\n".join(films) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def films_wheel(tmp_path_factory):
+    from gram.reproduction import quickstart
+
+    return write_films_wheel(tmp_path_factory.mktemp("wheel") / quickstart.WHEEL)
 
 
 @pytest.fixture(scope="session")
@@ -187,6 +198,19 @@ def forks(loopback_hub, tmp_path_factory):
     modules = ("gram.train_accelerate", "gram.serving.recommendation", "gram.serving.http.app", "uvicorn")
     with Forks(modules, folder, True, environment) as forks:
         yield forks
+
+
+@pytest.fixture(scope="session")
+def forked_server(forks):
+    """Starts `gram serve` in a process of its own, which is ready at once."""
+    from gram.benchmarks.serving import Server
+
+    class ForkedServer(Server):
+        def __init__(self, model, log, *flags):
+            self.process = forks.start(GRAM, "serve", model, "--port", "0", *flags, errors=log)
+            self._listen(log)
+
+    return ForkedServer
 
 
 @pytest.fixture(scope="session")

@@ -126,12 +126,12 @@ class Forks:
         question |= {"folder": str(folder or self.folder), "environment": environment}
         return Fork(self, self.ask(question))
 
-    def start(self, script: str, *arguments, errors: Path, **environment: str) -> Fork:
+    def start(self, script: str, *arguments, errors: Path, folder: Path | None = None, **environment: str) -> Fork:
         """Start a script; its standard error output goes to a file."""
         files = [*self._files("")[:2], errors]
         os.mkfifo(files[1])
         errors.touch()
-        fork = self._fork(script, arguments, files, None, environment)
+        fork = self._fork(script, arguments, files, folder, environment)
         fork.stdout = files[1].open(encoding="utf-8")  # once the fork opens it, too
         return fork
 

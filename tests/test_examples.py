@@ -1,15 +1,13 @@
 """Every script of `examples/`, run as its reader runs it, on the folder that a quickstart has left."""
 
 import shutil
-import signal
-import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from .waiting import PATIENCE
+from .forks import RUN
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONGEST = 60
@@ -41,11 +39,9 @@ def folder(quickstart_run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(forks_with_hub, folder):
+def run(forks, loopback_hub, folder):
     def run(name: str, *arguments: str) -> str:
-        command = [forks_with_hub.programs / "python", EXAMPLES / f"{name}.py", *arguments]
-        options = {"cwd": folder, "env": forks_with_hub.environment, "capture_output": True, "text": True}
-        done = subprocess.run(command, check=False, **options)
+        done = forks.run(RUN, EXAMPLES / f"{name}.py", *arguments, folder=folder, HF_TOKEN=loopback_hub.token)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-4000:]}"
         return done.stdout
 
@@ -53,16 +49,10 @@ def run(forks_with_hub, folder):
 
 
 @pytest.fixture(scope="module")
-def server(forks_with_hub, folder):
+def server(forked_server, folder):
     """The address of `gram serve`, which is up."""
-    command = [forks_with_hub.programs / "gram", "serve", "runs/quickstart", "--port", "0"]
-    options = {"cwd": folder, "env": forks_with_hub.environment, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **options) as process:
-        said = process.stdout.readline()
-        assert said.startswith("listening on ")
-        yield said.split()[-1]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=PATIENCE) == 0
+    with forked_server(folder / "runs" / "quickstart", folder / "server.log") as server:
+        yield server.url
 
 
 def check_new_item(folder, said):

@@ -1,16 +1,19 @@
 """The README's blocks, run as they stand there and in their order.
 
 A reader has run the quickstart before; here `runs/quickstart` is a tiny model of a few films, some of which have ids
-that the README asks for. Shell blocks are processes of their own, Python blocks share one, as in a notebook. What is
-published goes to a Hub on this machine.
+that the README asks for. Each line of a shell block is a process of its own, Python blocks share one, as in a notebook.
+What is published goes to a Hub on this machine.
 """
 
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
+import sys
+import sysconfig
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +24,7 @@ from gram.reproduction import quickstart
 from gram.train_accelerate import main as train
 
 from .conftest import QUICKSTART_RECIPE, write_films_wheel
-from .forks import Forks
+from .forks import GRAM, Forks
 from .waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +34,10 @@ RUNS_UNTIL_STOPPED = "<!-- runs until stopped -->\n"
 PORT = "8000"
 
 FILMS = {16: 50, 17: 71, 18: 172, 19: 181, 20: 588}  # in MovieLens-100k these films have many ratings
+
+# What the forks run for the programs of the shell blocks.
+TRAIN = "import sys; from gram.train_accelerate import main; main(sys.argv[1:])"
+SCRIPTS = {"gram": GRAM, "accelerate launch -m gram.train_accelerate": TRAIN}
 
 # Runs what comes in, a line of JSON each, in one namespace, and says when it is done.
 NOTEBOOK = """
@@ -67,12 +74,16 @@ BLOCKS = blocks_of((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 class Reader:
-    """Who follows the README in a folder: a notebook, and a server that is up while the next block asks it."""
+    """Who follows the README in a folder: a notebook, and a server that is up while the next block asks it.
 
-    def __init__(self, folder: Path, forks: Forks):
-        self.folder, self.notebook, self.server, self.port = folder, None, None, PORT
-        self.programs = forks.programs
-        self.environment = {**forks.environment, "PATH": f"{forks.programs}{os.pathsep}{os.environ['PATH']}"}
+    The first time, a program is started as on any command line; from then on by a fork, which has imported the libraries.
+    """
+
+    def __init__(self, folder: Path, forks: Forks, token: str):
+        self.folder, self.forks, self.token = folder, forks, token
+        self.known, self.notebook, self.server, self.port = set(), None, None, PORT
+        programs = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**forks.environment, "PATH": programs, "HF_TOKEN": token}
 
     def follow(self, block: Block) -> None:
         code = block.code.replace(PORT, self.port)
@@ -82,37 +93,42 @@ class Reader:
         elif block.language == "python":
             self.python(code)
         else:
-            self.shell(code)
+            for command in code.replace("\\\n", " ").splitlines():
+                self.shell(command)
             self.stop_server()
 
-    def shell(self, code: str) -> None:
-        command = ["bash", "-euo", "pipefail", "-c", code]
-        options = {"cwd": self.folder, "env": self.environment, "capture_output": True, "text": True}
-        done = subprocess.run(command, check=False, **options)
-        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr[-4000:]}"
+    def shell(self, command: str) -> None:
+        program = next((program for program in self.known if command.startswith(f"{program} ")), None)
+        if program is None:
+            self.known.update(program for program in SCRIPTS if command.startswith(f"{program} "))
+            options = {"cwd": self.folder, "env": self.environment, "capture_output": True, "text": True}
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=False, **options)
+        else:
+            arguments = shlex.split(command.removeprefix(program))
+            done = self.forks.run(SCRIPTS[program], *arguments, folder=self.folder, HF_TOKEN=self.token)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr[-4000:]}"
 
     def python(self, code: str) -> None:
         log = self.folder / "notebook.log"
         if self.notebook is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log.open("w"), "text": True}
-            command = [self.programs / "python", "-c", NOTEBOOK]
+            command = [sys.executable, "-c", NOTEBOOK]
             self.notebook = subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
         self.notebook.stdin.write(json.dumps(code) + "\n")
         self.notebook.stdin.flush()
         assert self.notebook.stdout.readline() == "done\n", f"{code}\n{log.read_text()[-4000:]}"
 
-    def serve(self, code: str) -> None:
-        # `exec`: the signal is for the server, not for the shell around it.
-        command = ["bash", "-euo", "pipefail", "-c", f"exec {code}"]
-        self.server = subprocess.Popen(command, cwd=self.folder, env=self.environment)
+    def serve(self, command: str) -> None:
+        log, (program, *arguments) = self.folder / "server.log", shlex.split(command)
+        self.server = self.forks.start(SCRIPTS[program], *arguments, errors=log, folder=self.folder)
         while not _answers(self.port):
-            assert self.server.poll() is None, f"{code} ended with {self.server.returncode}"
+            assert self.server.poll() is None, f"{command} ended with {self.server.returncode}\n{log.read_text()}"
             time.sleep(0.2)
 
     def stop_server(self) -> None:
         if self.server is not None:
             self.server.send_signal(signal.SIGTERM)
-            assert self.server.wait(timeout=PATIENCE) == 0
+            assert self.server.wait() == 0
             self.server = None
 
     def leave(self) -> None:
@@ -120,8 +136,7 @@ class Reader:
             self.notebook.stdin.close()
             self.notebook.wait(timeout=PATIENCE)
         if self.server is not None:
-            self.server.kill()
-            self.server.wait()
+            self.server.send_signal(signal.SIGKILL)
 
 
 def _answers(port: str) -> bool:
@@ -139,7 +154,7 @@ def _free_port(wanted: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def reader(forks_with_hub, tmp_path_factory):
+def reader(forks, loopback_hub, tmp_path_factory):
     """In a folder that has what the repository's root has for a reader, and a small `runs/quickstart`."""
     folder = tmp_path_factory.mktemp("reader")
     for name in ("hub", "examples"):
@@ -148,7 +163,7 @@ def reader(forks_with_hub, tmp_path_factory):
     quickstart.prepare_movielens(write_films_wheel(folder / quickstart.WHEEL, FILMS), model / "data")
     (folder / "recipe.yaml").write_text(QUICKSTART_RECIPE, encoding="utf-8")
     train([f"--config={folder / 'recipe.yaml'}", f"--data={model / 'data'}", f"--output-dir={model}"])
-    reader = Reader(folder, forks_with_hub)
+    reader = Reader(folder, forks, loopback_hub.token)
     yield reader
     reader.leave()
 

@@ -18,7 +18,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from gram import cli
-from gram.benchmarks.serving import LOST, RIGHT, Server, load, make_requests
+from gram.benchmarks.serving import LOST, RIGHT, load, make_requests
 from gram.item_cache_gram import ItemCache
 from gram.serving.http.app import create_app
 from gram.serving.http.batching import Batcher
@@ -27,7 +27,6 @@ from gram.serving.http.metrics import ServerMetrics
 from gram.serving.http.settings import ServeSettings
 from gram.serving.recommendation import Recommender
 
-from .forks import GRAM
 from .waiting import PATIENCE
 
 LIMITS = {"max_histories": 8, "max_history_length": 10, "max_top_k": 20, "max_body_bytes": 2000}
@@ -53,21 +52,9 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(forks):
-    """Starts `gram serve` in a process of its own, which is ready at once."""
-
-    class ForkedServer(Server):
-        def __init__(self, model, log, *flags):
-            self.process = forks.start(GRAM, "serve", model, "--port", "0", *flags, errors=log)
-            self._listen(log)
-
-    return ForkedServer
-
-
-@pytest.fixture(scope="module")
-def server(folder, log, start):
+def server(folder, log, forked_server):
     flags = [word for name, value in LIMITS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    with start(folder, log, *flags) as server:
+    with forked_server(folder, log, *flags) as server:
         yield server
 
 
@@ -289,10 +276,10 @@ def test_a_request_is_a_line_of_the_log_without_its_history(server, log):
     assert item.items() >= {"level": "info", "path": "/items/a\nb", "status": 404}.items()
 
 
-def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder, recommender, start, tmp_path):
+def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder, recommender, forked_server, tmp_path):
     histories = [["1", "2"], ["3"], ["4", "5", "6"], ["7"]]
     flags = (*WAITS_LONG, "--max-pending", "4", "--max-histories", "4", "--request-timeout", "600")
-    with start(folder, tmp_path / "log", *flags) as server, ThreadPoolExecutor(4) as threads:
+    with forked_server(folder, tmp_path / "log", *flags) as server, ThreadPoolExecutor(4) as threads:
         url = f"{server.url}/recommend"
         waiting = [
             threads.submit(httpx.post, url, json={"histories": asked, "top_k": top_k}, timeout=PATIENCE)
@@ -316,10 +303,10 @@ def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_clients_who_never_end_keep_nobody_out(folder, recommender, start, tmp_path):
+def test_clients_who_never_end_keep_nobody_out(folder, recommender, forked_server, tmp_path):
     most = 20
     with (
-        start(folder, tmp_path / "log", "--max-pending", str(most), "--max-histories", "4") as server,
+        forked_server(folder, tmp_path / "log", "--max-pending", str(most), "--max-histories", "4") as server,
         ExitStack() as clients,
     ):
 
@@ -343,11 +330,11 @@ def test_clients_who_never_end_keep_nobody_out(folder, recommender, start, tmp_p
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 @pytest.mark.parametrize("with_cache", [False, True])
-def test_a_server_survives_its_terminal_and_its_files(folder, recommender, start, tmp_path, with_cache):
+def test_a_server_survives_its_terminal_and_its_files(folder, recommender, forked_server, tmp_path, with_cache):
     served = shutil.copytree(folder, tmp_path / "served")
     if with_cache:
         recommender.model.encode_items(recommender.tokenizer, served / "item_encodings", progress=False)
-    with start(served, tmp_path / "log") as server:
+    with forked_server(served, tmp_path / "log") as server:
         server.process.send_signal(signal.SIGHUP)
         for path in served.rglob("*"):
             if path.is_file():
@@ -358,9 +345,9 @@ def test_a_server_survives_its_terminal_and_its_files(folder, recommender, start
         assert server.stop() == 0
 
 
-def test_requests_of_one_kind_share_a_search(folder, recommender, start, tmp_path):
+def test_requests_of_one_kind_share_a_search(folder, recommender, forked_server, tmp_path):
     asked = [([[str(user)]], 3 + user) for user in range(1, 9)]
-    with start(folder, tmp_path / "log", *WAITS_LONG) as server, ThreadPoolExecutor(9) as threads:
+    with forked_server(folder, tmp_path / "log", *WAITS_LONG) as server, ThreadPoolExecutor(9) as threads:
         url = f"{server.url}/recommend"
         other = threads.submit(
             httpx.post, url, json={"histories": [["1"]], "num_beams": 4, "top_k": 2}, timeout=PATIENCE
@@ -378,8 +365,8 @@ def test_requests_of_one_kind_share_a_search(folder, recommender, start, tmp_pat
             assert_answers(future.result(), recommender, histories, top_k=top_k)
 
 
-def test_who_waits_too_long_or_has_gone_leaves_the_queue(folder, start, tmp_path):
-    with start(folder, tmp_path / "log", *WAITS_LONG, "--request-timeout", "2") as server:
+def test_who_waits_too_long_or_has_gone_leaves_the_queue(folder, forked_server, tmp_path):
+    with forked_server(folder, tmp_path / "log", *WAITS_LONG, "--request-timeout", "2") as server:
         late = httpx.post(f"{server.url}/recommend", json={"histories": [["1"]]}, timeout=PATIENCE)
         assert (late.status_code, late.json()) == (504, {"detail": "no answer within 2 s"})
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as slow:
