@@ -76,7 +76,7 @@ BLOCKS = blocks_of((ROOT / "README.md").read_text(encoding="utf-8"))
 class Reader:
     """Who follows the README in a folder: a notebook, and a server that is up while the next block asks it.
 
-    The first time, a program is started as on any command line; from then on by a fork, which has imported the libraries.
+    A program is started as on any command line once; from then on by a fork, which has imported the libraries.
     """
 
     def __init__(self, folder: Path, forks: Forks, token: str):
