@@ -36,8 +36,6 @@ def test_run_leaves_a_model_folder_and_shows_films_by_title(quickstart_run):
     assert names <= {path.name for path in folder.iterdir()}
     assert [line[:3] for line in said if line[1:3] == "/5"] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
     assert sum(line.startswith(("GRAM", "SASRec", "item-kNN", "popularity")) for line in said) == 8
-    shown = [line for line in said if line.startswith("  ") and ". The Long Film Number" in line]
-    assert len(shown) == quickstart.NUM_SHOWN_USERS * quickstart.NUM_SHOWN_ITEMS
 
 
 def test_second_run_does_nothing_again(quickstart_run, monkeypatch):
@@ -54,14 +52,14 @@ def test_second_run_does_nothing_again(quickstart_run, monkeypatch):
     ]
 
 
-def test_fresh_process_recommends_the_same(quickstart_run):
-    folder, _ = quickstart_run
+def test_the_fresh_process_has_recommended_the_same(quickstart_run):
+    folder, said = quickstart_run
     data = read_folder(folder / "data")
-    histories = [[data.items.item_ids[row] for row in data.interactions[user]] for user in (3, 7)]
+    users = list(data.interactions)[: quickstart.NUM_SHOWN_USERS]
+    histories = [[data.items.item_ids[row] for row in rows] for rows in users]
     found = Recommender.from_pretrained(folder).recommend(histories, top_k=quickstart.NUM_SHOWN_ITEMS)
-    expected = [[item.item_id for item in items] for items in found]
-    again = quickstart.reload_and_recommend(folder, histories)
-    assert [[item["item_id"] for item in items] for items in again] == expected
+    expected = [f"  {rank}. {item.title}" for items in found for rank, item in enumerate(items, start=1)]
+    assert [line for line in said if line.startswith("  ") and ". The Long Film Number" in line] == expected
 
 
 def test_recipe_with_an_unknown_key_is_named_before_anything_is_done(tmp_path):
