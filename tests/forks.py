@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +98,7 @@ class Forks:
 
     def __init__(self, modules: Sequence[str], folder: Path, package: bool, environment: dict[str, str]):
         self.folder, self.environment, self._started = folder, environment, 0
+        self._lock = threading.Lock()
         command = [sys.executable, "-c", PARENT if package else BLOCK + PARENT, *modules]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
@@ -111,9 +113,10 @@ class Forks:
 
     def ask(self, question: dict) -> int | None:
         """What the parent answers: the number of a new process, or the exit code of one that has ended."""
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        with self._lock:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
 
     def _files(self, given: str) -> list[Path]:
         self._started += 1
