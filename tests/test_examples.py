@@ -1,4 +1,4 @@
-"""Every script of `examples/`, run as its reader runs it, on the folder that a quickstart has left."""
+"""Every script of `examples/`, each in a process of its own, on the folder that a quickstart has left."""
 
 import shutil
 from pathlib import Path
