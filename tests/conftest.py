@@ -206,8 +206,8 @@ def forked_server(forks):
     from gram.benchmarks.serving import Server
 
     class ForkedServer(Server):
-        def __init__(self, model, log, *flags):
-            self.process = forks.start(GRAM, "serve", model, "--port", "0", *flags, errors=log)
+        def __init__(self, model, log, *flags, before=""):
+            self.process = forks.start(before + GRAM, "serve", model, "--port", "0", *flags, errors=log)
             self._listen(log)
 
     return ForkedServer

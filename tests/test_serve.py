@@ -254,7 +254,7 @@ def test_the_openapi_page_is_complete_and_its_example_works(client):
 def test_many_clients_get_what_each_gets_alone(server, recommender):
     draw = [[str(1 + (user * step) % 20) for step in range(1, 2 + user % 8)] for user in range(40)]
     requests = make_requests(recommender, draw, 60, seed=0)
-    outcome = asyncio.run(load(server, requests, clients=200, seconds=3))
+    outcome = asyncio.run(load(server, requests, clients=200, seconds=1))
     assert outcome.verdicts[RIGHT] >= 200
     assert outcome.verdicts[LOST] == 0
     assert set(outcome.verdicts) == {RIGHT}
@@ -304,9 +304,10 @@ def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder
 
 
 def test_clients_who_never_end_keep_nobody_out(folder, recommender, forked_server, tmp_path):
-    most = 20
+    most, flags = 20, ("--max-pending", "20", "--max-histories", "4")
+    before = "from gram.serving.http import server; server.HEAD_SECONDS = 3\n"  # in place of 10
     with (
-        forked_server(folder, tmp_path / "log", "--max-pending", str(most), "--max-histories", "4") as server,
+        forked_server(folder, tmp_path / "log", *flags, before=before) as server,
         ExitStack() as clients,
     ):
 

@@ -190,16 +190,24 @@ def newer(data):
     return RecommendationData(data.items, Interactions.from_sequences(data.interactions.user_ids, more), data.folder)
 
 
-def test_new_interactions_are_refused_by_name_or_trained_anew(trained, data, data_folder, tokenizer, tmp_path):
+@pytest.fixture(scope="module")
+def trained_on_newer(data, data_folder, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("newer") / "model"
+    train(small(data_folder, folder, epochs=1), newer(data), tokenizer)
+    return folder
+
+
+def test_new_interactions_are_refused_by_name_or_trained_anew(
+    trained, trained_on_newer, data, data_folder, tokenizer, tmp_path
+):
     folder = shutil.copytree(trained, tmp_path / "model")
     (folder / "evaluation.json").write_text("{}")  # of the weights that go
     with pytest.raises(ValueError, match=r"trained with other interactions; .*--overwrite"):
         train(small(data_folder, folder), newer(data), tokenizer)
     assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
-    train(small(data_folder, folder, overwrite=True), newer(data), tokenizer)
-    train(small(data_folder, tmp_path / "new"), newer(data), tokenizer)
-    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "new" / "model.safetensors").read_bytes()
-    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "new").iterdir()}
+    train(small(data_folder, folder, epochs=1, overwrite=True), newer(data), tokenizer)
+    assert (folder / "model.safetensors").read_bytes() == (trained_on_newer / "model.safetensors").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in trained_on_newer.iterdir()}
 
 
 def test_another_translation_is_refused_by_name(trained, data, data_folder, tokenizer):
@@ -211,14 +219,15 @@ def test_another_translation_is_refused_by_name(trained, data, data_folder, toke
         train(small(data_folder, trained), data, other)
 
 
-def test_half_a_run_of_other_data_is_refused_by_name_or_begun_anew(data, data_folder, tokenizer, tmp_path):
+def test_half_a_run_of_other_data_is_refused_by_name_or_begun_anew(
+    trained_on_newer, data, data_folder, tokenizer, tmp_path
+):
     settings = small(data_folder, tmp_path / "model", epochs=1)
     train_until(6, settings, data, tokenizer)  # the second checkpoint
     with pytest.raises(ValueError, match="trained with other interactions; "):
         train(settings, newer(data), tokenizer)
     train(replace(settings, overwrite=True), newer(data), tokenizer)
-    train(small(data_folder, tmp_path / "new", epochs=1), newer(data), tokenizer)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "new")]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "model", trained_on_newer)]
     assert weights[0] == weights[1]
 
 
@@ -264,7 +273,7 @@ def test_two_processes_learn_what_one_learns(data_folder, tokenizer, tmp_path):
 
 
 def test_loss_falls(data, data_folder, tokenizer, tmp_path):
-    settings = small(data_folder, tmp_path / "model", epochs=12, patience=0, validate_every=12)
+    settings = small(data_folder, tmp_path / "model", epochs=8, patience=0, validate_every=8, validation_users=5)
     train(settings, data, tokenizer)
     model = GramForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
     steps = TrainingSteps(training_part(data), tokenizer, 32, 32, 4, 0, 0)
