@@ -54,6 +54,9 @@ class Server:
         command = [sys.executable, "-m", "gram.cli", "serve", str(model), "--port", "0", *flags]
         with log.open("wb") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        self._listen(log)
+
+    def _listen(self, log: Path) -> None:
         said = self.process.stdout.readline()
         if not said.startswith("listening on "):
             raise RuntimeError(f"the server ended with code {self.process.wait()}; {log} says why")

@@ -4,8 +4,6 @@ import copy
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -18,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from .loopback_hub import HubClient, LoopbackHub
+from .forks import GRAM, RUN, Forks
+from .loopback_hub import LoopbackHub
 
 # On a machine that others use too, how long an example takes says nothing.
 hypothesis.settings.register_profile(
@@ -28,6 +27,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("shared machine")
 
+ROOT = Path(__file__).parents[1]
 NUM_ITEMS, NUM_USERS = 30, 40
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BRANDS = ("Lumen", "Aqua", "Verde", "Nordic", "Petal")
@@ -116,24 +116,35 @@ def model_folder(model, tokenizer, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def films_wheel(tmp_path_factory):
-    """30 users and 22 films, two of which are watched too rarely; most ratings share a second with others."""
+def write_films_wheel(path: Path, ids: dict[int, int] | None = None) -> Path:
+    """30 users and 22 films, two of which are watched too rarely; most ratings share a second with others.
+
+    Args:
+        path: of the wheel.
+        ids: other ids than 1 to 22, for some films.
+    """
     from gram.reproduction import quickstart
 
-    draw = np.random.default_rng(0)
+    draw, ids = np.random.default_rng(0), ids or {}
     ratings = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
     for user in range(1, 31):
         for film in draw.choice(20, size=8, replace=False) + 1:
-            ratings.append(f"{user}\t{film}\t3\t{draw.integers(3)}")
+            ratings.append(f"{user}\t{ids.get(film, film)}\t3\t{10 * draw.integers(3) + user % 10}")
     ratings += ["1\t21\t3\t9", "2\t22\t3\t9", "99\t1\t3\t9"]
     films = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
-    films += [f"{film}\tThe Long Film Number {film}\t{1970 + film}\tDrama Comedy" for film in range(1, 23)]
-    path = tmp_path_factory.mktemp("wheel") / quickstart.WHEEL
+    for film in range(1, 23):
+        films.append(f"{ids.get(film, film)}\tThe Long Film Number {film}\t{1970 + film}\tDrama Comedy")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{quickstart.MOVIELENS}.inter", "\n".join(ratings) + "\n")
         archive.writestr(f"{quickstart.MOVIELENS}.item", "\n".join(films) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def films_wheel(tmp_path_factory):
+    from gram.reproduction import quickstart
+
+    return write_films_wheel(tmp_path_factory.mktemp("wheel") / quickstart.WHEEL)
 
 
 @pytest.fixture(scope="session")
@@ -169,30 +180,66 @@ def other_encoder(model):
     return other
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def loopback_hub():
     """A Hub on this machine; see `loopback_hub.py` for what it can be asked. Take a repository of your own."""
     with LoopbackHub() as hub:
         yield hub
 
 
-@pytest.fixture(scope="module")
-def hub_client(loopback_hub, tmp_path_factory):
-    """Clients of the loopback Hub, in processes of their own; see `HubClient`."""
-    return HubClient(loopback_hub, tmp_path_factory.mktemp("hub") / "client")
+@pytest.fixture(scope="session")
+def forks(loopback_hub, tmp_path_factory):
+    """Processes with the package, on the CPU, that know of no Hub but the loopback one; see `Forks`."""
+    folder = tmp_path_factory.mktemp("forks")
+    unset = ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"HF_ENDPOINT": loopback_hub.url, "HF_HOME": str(folder / "home"), "NO_PROXY": "*"}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
+    modules = ("gram.train_accelerate", "gram.serving.recommendation", "gram.serving.http.app", "uvicorn")
+    with Forks(modules, folder, True, environment) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def forked_server(forks):
+    """Starts `gram serve` in a process of its own, which is ready at once."""
+    from gram.benchmarks.serving import Server
+
+    class ForkedServer(Server):
+        def __init__(self, model, log, *flags, before=""):
+            self.process = forks.start(before + GRAM, "serve", model, "--port", "0", *flags, errors=log)
+            self._listen(log)
+
+    return ForkedServer
+
+
+@pytest.fixture(scope="session")
+def launch(forks):
+    """Runs the training script, or another one, in processes that find each other as those of `torchrun` do."""
+
+    def run(*arguments, processes=2, script=ROOT / "train_accelerate.py", **environment):
+        return forks.run(RUN, script, *arguments, processes=processes, **environment)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory):
+    """Processes that cannot import the package; the cache of the Hub, with the code that they load, is theirs alone."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache")}
+    modules = ("pyarrow.dataset", "transformers.pipelines", "transformers.models.t5.modeling_t5")
+    with Forks(modules, folder, False, environment) as forks:
+        yield forks
 
 
 @pytest.fixture
-def run_elsewhere(tmp_path):
+def run_elsewhere(elsewhere, tmp_path):
     """Runs a script where the package cannot be imported; JSON goes in, and comes out as its last line."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
-    blocked = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
 
     def run(script: str, given):
-        command = [sys.executable, "-c", blocked + script]
-        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
-        done = subprocess.run(command, input=json.dumps(given), **options)
+        done = elsewhere.run(script, given=json.dumps(given), folder=tmp_path)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

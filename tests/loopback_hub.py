@@ -9,14 +9,10 @@ a storage of their own that is on another host, ranges, pages of long trees. The
 """
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -91,59 +87,6 @@ class LoopbackHub:
         """Requests that could change anything."""
         harmless = ("/api/validate-yaml",)
         return [one for one in self.requests if one.method in CHANGING and one.path not in harmless]
-
-
-class HubClient:
-    """Processes that know of one Hub: the loopback one.
-
-    Args:
-        hub: to talk to.
-        folder: of the clients: their working folder, and in it their HF_HOME, which is empty at first.
-    """
-
-    # Run before a script that must not find the package.
-    BLOCK = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
-
-    def __init__(self, hub: LoopbackHub, folder: Path):
-        self.hub, self.folder = hub, folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def gram(self, *arguments, **options) -> subprocess.CompletedProcess:
-        """Run the command `gram`; `options` are those of `start`."""
-        return _finish(self.start(["-m", "gram.cli", *map(str, arguments)], **options))
-
-    def python(self, script: str, given=None, package: bool = False, **options) -> subprocess.CompletedProcess:
-        """Run a script: `given` goes in as JSON; the package cannot be imported unless `package`."""
-        arguments = ["-c", script if package else self.BLOCK + script]
-        return _finish(self.start(arguments, package=package, **options), json.dumps(given))
-
-    def start(
-        self, arguments: list[str], token: str | None = "", package: bool = True, **variables
-    ) -> subprocess.Popen:
-        """Start Python.
-
-        Args:
-            arguments: of the interpreter.
-            token: HF_TOKEN; by default the hub's, None for none.
-            package: let it find the package, as these tests do.
-            variables: of the environment.
-        """
-        unset = ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE", "PYTHONPATH")
-        environment = {name: value for name, value in os.environ.items() if name not in unset}
-        environment |= {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.folder / "home"), "NO_PROXY": "*"}
-        environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        if package and "PYTHONPATH" in os.environ:
-            environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
-        if token is not None:
-            environment["HF_TOKEN"] = token or self.hub.token
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        environment |= variables
-        return subprocess.Popen([sys.executable, *arguments], cwd=self.folder, env=environment, text=True, **pipes)
-
-
-def _finish(process: subprocess.Popen, given: str | None = None) -> subprocess.CompletedProcess:
-    out, errors = process.communicate(given)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -183,27 +183,24 @@ def test_the_total_leaves_the_data_out():
     assert (total["seconds"], total["peak_gb"]) == (3.0, 2.0)
 
 
-def test_the_translation_is_measured_in_processes_of_its_own(benchmark_folder, tmp_path, capsys):
+def test_the_translation_is_measured_in_a_process_of_its_own(benchmark_folder, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    output = tmp_path / "scale"
-    sizes = ["--items", "40", "160"]
-    translation.main([*sizes, "--output-dir", str(output), "--tokenizer", str(benchmark_folder[1])])
-    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    output, tokenizer = tmp_path / "scale", str(benchmark_folder[1])
+    translation.main(["--items", "160", "--output-dir", str(output), "--tokenizer", tokenizer])
+    assert "| translation | " in capsys.readouterr().out
+    (large,) = json.loads((output / "translation.json").read_text(encoding="utf-8"))["results"]
+    assert (output / "translation.png").stat().st_size > 0
+    assert {path.name for path in output.iterdir()} == {"items-160.json", "translation.json", "translation.png"}
+    translation.measure(40, tokenizer, None, tmp_path)
+    results = [json.loads((tmp_path / "items-40.json").read_text(encoding="utf-8")), large]
+    assert [(result["items"], result["duplicates"]) for result in results] == [(40, 0), (160, 0)]
+    for result in results:
+        assert all(stage["seconds"] > 0 and stage["peak_gb"] > 0 for stage in result["stages"])
+    rows = [line.strip("| ").split(" | ") for line in translation.as_table(results).splitlines()]
     names = ["make the data", "cluster", "name", "neighbours", "write", "translation"]
     assert [row[0] for row in rows[2:]] == names
     assert rows[0][-1] == "growth 40 to 160"
     assert all(len(row) == len(rows[0]) for row in rows)
-    results = json.loads((output / "translation.json").read_text(encoding="utf-8"))["results"]
-    assert [(result["items"], result["duplicates"]) for result in results] == [(40, 0), (160, 0)]
-    for result in results:
-        assert all(stage["seconds"] > 0 and stage["peak_gb"] > 0 for stage in result["stages"])
-    assert (output / "translation.png").stat().st_size > 0
-    assert {path.name for path in output.iterdir()} == {
-        "items-40.json",
-        "items-160.json",
-        "translation.json",
-        "translation.png",
-    }
 
 
 def test_a_process_that_fails_is_reported():
@@ -228,8 +225,9 @@ def test_a_prefix_table_holds_every_continuation():
     assert table == {(): [4, 7], (4,): [5, 6], (7,): [5], (4, 5): [1], (4, 6): [1], (7, 5): [1]}
 
 
-def test_tries_are_built_and_stepped_through(tmp_path, capsys):
+def test_tries_are_built_and_stepped_through(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr(trie_benchmark, "in_fresh_process", lambda function, *given: function(*given))
     arguments = ["--items", "30", "60", "--plain-items", "30", "--beams", "10", "20", "--batch-sizes", "3"]
     trie_benchmark.main([*arguments, "--repeats", "1", "--output-dir", str(tmp_path)])
     assert (tmp_path / "trie.png").stat().st_size > 0
@@ -304,7 +302,10 @@ def test_an_answer_is_right_tied_or_wrong():
     assert judged(("a", -1.0), ("b", -2.0)) == serving_benchmark.WRONG
 
 
-def test_the_server_is_measured_beside_one_that_takes_user_by_user(quickstart_run, tmp_path, capsys):
+def test_the_server_is_measured_beside_one_that_takes_user_by_user(
+    quickstart_run, forked_server, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(serving_benchmark, "Server", forked_server)
     folder, arguments = quickstart_run[0], ["--clients", "4", "--seconds", "1", "--requests", "5"]
     data = ["--data", str(folder / "data")]
     serving_benchmark.main([str(folder), *data, *arguments, "--output-dir", str(tmp_path)])

@@ -26,7 +26,7 @@ from gram.training.steps import TrainingSteps
 from gram.translation import SASREC_FILE, TranslationSettings
 
 from .test_losses import assert_like, gradients
-from .test_training import as_flags, launch, newer, small, train_until
+from .test_training import as_flags, newer, small, train_until
 from .test_trie import catalogues
 
 SMALL = SASRecSettings(dim=16, num_layers=1, num_heads=2, max_length=6, epochs=2)
@@ -292,10 +292,10 @@ def test_weight_0_is_as_no_teacher(trained, settings, data, tokenizer, tmp_path)
     assert weights_of(tmp_path / "none") != weights_of(trained)
 
 
-def test_two_processes_learn_what_one_learns(settings, data, tokenizer, translation, tmp_path):
+def test_two_processes_learn_what_one_learns(settings, data, tokenizer, translation, launch, tmp_path):
     options = {"distillation": str(translation / SASREC_FILE), "dropout_rate": 0.0, "validation_users": 5}
     train(settings(tmp_path / "one", **options), data, tokenizer)
-    done = launch(*as_flags(settings(tmp_path / "two", **options)), processes=2)
+    done = launch(*as_flags(settings(tmp_path / "two", **options)))
     assert done.returncode == 0, done.stderr
     learnt = load_file(tmp_path / "two" / "model.safetensors")
     for name, weights in load_file(tmp_path / "one" / "model.safetensors").items():

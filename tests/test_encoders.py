@@ -1,9 +1,7 @@
 """Item vectors: of a sentence-transformers model, shard by shard, and given ones."""
 
-import os
+import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +15,7 @@ from gram.translation import embedding
 from gram.translation.embedding import encode_in_shards
 from gram.translation.given import read_vectors
 
-from .waiting import PATIENCE
+from .forks import GRAM
 
 TEXTS = [f"title: {kind} number {i}" for i in range(6) for kind in ("red lipstick", "wooden comb with a long handle")]
 
@@ -28,7 +26,7 @@ import numpy as np
 from accelerate import PartialState
 from gram.translation import embedding
 embedding.SHARD_TEXTS = 5
-texts, model, folder, output = json.loads(sys.argv[1])
+texts, model, folder, output = json.load(sys.stdin)
 state = PartialState(cpu=True)
 vectors = embedding.encode_in_shards(texts, model, folder=folder, processes=state, progress=False)
 np.save(f"{output}-{state.process_index}.npy", vectors)
@@ -84,25 +82,19 @@ def test_another_encoder_in_the_same_folder_encodes_anew(encoder, tmp_path):
     assert not np.array_equal(encode_in_shards(TEXTS, str(own), folder=tmp_path / "shards", progress=False), before)
 
 
-def test_two_processes_share_the_shards(encoder, small_shards, tmp_path):
-    import json
-
+def test_two_processes_share_the_shards(encoder, small_shards, forks, tmp_path):
     whole = encode_in_shards(TEXTS, encoder, progress=False)
-    (tmp_path / "share.py").write_text(SHARE, encoding="utf-8")
-    arguments = json.dumps([TEXTS, encoder, str(tmp_path / "shards"), str(tmp_path / "vectors")])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, "share.py", arguments], cwd=tmp_path, env=environment, check=True, timeout=PATIENCE)
+    given = json.dumps([TEXTS, encoder, str(tmp_path / "shards"), str(tmp_path / "vectors")])
+    done = forks.run(SHARE, given=given, processes=2)
+    assert done.returncode == 0, done.stderr
     for process in range(2):
         np.testing.assert_allclose(np.load(tmp_path / f"vectors-{process}.npy"), whole, atol=1e-6)
 
 
-def test_two_processes_translate_together(encoder, data_folder, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gram.cli"]
+def test_two_processes_translate_together(encoder, data_folder, forks, tmp_path):
     choices = ["--num-clusters", "4", "--depth", "3", "--num-similar", "0", "--vocab-size", "400", "--encoder", encoder]
-    command = ["translate", "--data", str(data_folder), "--output", str(tmp_path / "x"), *choices]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = ["translate", "--data", data_folder, "--output", tmp_path / "x", *choices]
+    done = forks.run(GRAM, *command, processes=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("saved to") == 1
     assert "30 items, 0 duplicate IDs" in done.stdout

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,7 +37,7 @@ from gram.evaluation.full_ranking import (
     result_files,
 )
 
-from .waiting import PATIENCE
+from .forks import GRAM
 
 NAMES = ["GRAM", "SASRec", "item-kNN", "popularity"]
 
@@ -301,18 +298,16 @@ def test_results_need_a_json_file(tmp_path):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_two_processes_measure_what_one_does(measured, model, tokenizer, model_folder, data_folder, tmp_path, cached):
+def test_two_processes_measure_what_one_does(
+    measured, model, tokenizer, model_folder, data_folder, forks, tmp_path, cached
+):
     measured, folder = measured
     output = tmp_path / "results.json"
     if cached:
         model_folder = shutil.copytree(model_folder, tmp_path / "model")
         model.encode_items(tokenizer, model_folder / "item_encodings", rows_per_shard=7, progress=False)
     (tmp_path / "results.sasrec.safetensors").write_bytes((folder / "sasrec.safetensors").read_bytes())
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gram.cli"]
-    command = ["evaluate", str(model_folder), "--data", str(data_folder), "--output", str(output)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*launch, *command], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE
-    )
+    done = forks.run(GRAM, "evaluate", model_folder, "--data", data_folder, "--output", output, processes=2)
+    assert done.returncode == 0, done.stderr
     assert json.loads(output.read_text())["models"] == measured.results["models"]
     assert pq.read_table(output.with_suffix(".parquet")).equals(measured.per_user)

@@ -1,21 +1,13 @@
-"""Every script of `examples/`, run as its reader runs it, on the folder that a quickstart has left."""
+"""Every script of `examples/`, each in a process of its own, on the folder that a quickstart has left."""
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import sysconfig
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from .loopback_hub import LoopbackHub
-from .waiting import PATIENCE
+from .forks import RUN
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONGEST = 60
@@ -47,34 +39,20 @@ def folder(quickstart_run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-
+def run(forks, loopback_hub, folder):
     def run(name: str, *arguments: str) -> str:
-        command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = forks.run(RUN, EXAMPLES / f"{name}.py", *arguments, folder=folder, HF_TOKEN=loopback_hub.token)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-4000:]}"
         return done.stdout
 
-    with LoopbackHub() as hub:
-        environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token}
-        yield run
+    return run
 
 
 @pytest.fixture(scope="module")
-def server(folder):
+def server(forked_server, folder):
     """The address of `gram serve`, which is up."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [Path(sysconfig.get_path("scripts")) / "gram", "serve", "runs/quickstart", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while socket.socket().connect_ex(("127.0.0.1", port)) != 0:
-        assert process.poll() is None
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=PATIENCE) == 0
+    with forked_server(folder / "runs" / "quickstart", folder / "server.log") as server:
+        yield server.url
 
 
 def check_new_item(folder, said):

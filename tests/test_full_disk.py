@@ -11,6 +11,7 @@ import pytest
 
 from gram.common.files import new_file, new_files, new_folder
 
+from .forks import RUN
 from .waiting import PATIENCE
 
 SCRIPT = Path(__file__).with_name("on_a_full_disk.py")
@@ -34,22 +35,26 @@ def shop(data_folder, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["disk", "size"])
-def test_commands_leave_whole_files_and_one_line_that_names_a_file(kind, shop, model_folder, tmp_path):
+def test_commands_leave_whole_files_and_one_line_that_names_a_file(kind, shop, model_folder, forks, tmp_path):
     place = tmp_path / "place"
     place.mkdir()
-    command = [sys.executable, str(SCRIPT), kind, str(place), str(model_folder), str(shop)]
+    command = [SCRIPT, kind, place, model_folder, shop]
     if kind == "disk":
         if (
             shutil.which("unshare") is None
             or subprocess.run(on_a_tiny_disk("1m", place, "true"), check=False).returncode
         ):
             pytest.skip("no tiny disk can be mounted here")
-        command = on_a_tiny_disk("4k", place, *command)
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+        options = {"env": environment, "capture_output": True, "text": True, "timeout": PATIENCE}
+        done = subprocess.run(on_a_tiny_disk("4k", place, sys.executable, *command), check=False, **options)
+        said, code = done.stdout, done.returncode
+    else:
+        process = forks.start(RUN, *command, errors=Path("/dev/null"))  # no file of the process may become large
+        said, code = process.stdout.read(), process.wait()
+    assert code == 0, said
     reason = "No space left on device" if kind == "disk" else "File too large"
-    for line in done.stdout.splitlines():
+    for line in said.splitlines():
         found = json.loads(line)
         assert (found["code"], len(found["errors"])) == (2, 1), line
         assert found["errors"][0].startswith(f"gram: error: {place}{os.sep}"), line

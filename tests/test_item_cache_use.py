@@ -1,10 +1,7 @@
 """The cache of item encodings at work: many users, another process, several processes, the commands."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,7 +18,7 @@ from gram.serving.loading import load_model
 from gram.serving.recommendation import Recommender, recommend_users
 from gram.serving.user_batches import batches_of_users
 
-from .waiting import PATIENCE
+from .forks import GRAM
 
 # Run in a process that cannot import the package, on a copy of the model folder with its cache.
 ELSEWHERE = """
@@ -121,7 +118,7 @@ def test_the_space_and_the_command_take_encodings_of_any_dtype(gram, model_folde
     assert len(Engine.load(str(folder)).recommend([3, 7], 5)) == 5
 
 
-def test_two_processes_write_what_one_writes(model_folder, with_cache, tmp_path):
+def test_two_processes_write_what_one_writes(model_folder, with_cache, forks, tmp_path):
     script = """
 import sys
 from accelerate import PartialState
@@ -129,24 +126,20 @@ from gram.serving.recommendation import load_model
 model, tokenizer = load_model(sys.argv[1])
 model.encode_items(tokenizer, sys.argv[2], "int8", rows_per_shard=7, processes=PartialState(cpu=True), progress=False)
 """
-    (tmp_path / "encode.py").write_text(script, encoding="utf-8")
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
-    def launch(processes, *command):
-        several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command = [sys.executable, *several, *map(str, command)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    def launch(script, *arguments):
+        done = forks.run(script, *arguments, processes=2)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
     own, words = load_model(model_folder)
     own.encode_items(words, tmp_path / "shards-1", "int8", rows_per_shard=7, progress=False)
-    launch(2, "encode.py", model_folder, tmp_path / "shards-2")
+    launch(script, model_folder, tmp_path / "shards-2")
     folders = (tmp_path / f"shards-{processes}" for processes in (1, 2))
     one, two = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert len(one) == 5
     assert one == two
-    lines = launch(2, "-m", "gram.cli", "encode", model_folder, "--output", tmp_path / "command")
+    lines = launch(GRAM, "encode", model_folder, "--output", tmp_path / "command")
     assert lines == [f"30 items encoded in float32, saved to {tmp_path / 'command'}"]
     found, expected = (
         load_file(next(path.iterdir())) for path in (tmp_path / "command", with_cache / "item_encodings")

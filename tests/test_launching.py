@@ -1,8 +1,5 @@
 """The launch configurations of `examples/`, and training with FSDP2."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +15,9 @@ from safetensors.torch import load_file
 from gram.data import training_part
 from gram.training.steps import TrainingSteps
 
-from .test_training import as_flags, launch, small
-from .waiting import PATIENCE
+from .test_training import as_flags, small
 
+SHARDED = Path(__file__).with_name("fsdp_on_cpu.py")
 CONFIGS = Path(__file__).parents[1] / "examples" / "accelerate_configs"
 KINDS = {"one_gpu": "NO", "cpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED"}
 
@@ -79,18 +76,12 @@ def test_deepspeed_gets_stage_two(monkeypatch):
     assert environment["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] == "1"
 
 
-def launch_sharded(settings, environment, processes=2):
-    script = [str(Path(__file__).with_name("fsdp_on_cpu.py")), *as_flags(settings)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *script]
-    environment = {**os.environ, **environment, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
-
-
-def test_fsdp2_learns_what_data_parallel_training_learns(data_folder, tokenizer, tmp_path, monkeypatch):
+def test_fsdp2_learns_what_data_parallel_training_learns(data_folder, tokenizer, launch, tmp_path, monkeypatch):
     tokenizer.save_pretrained(tmp_path / "translation")
     options = {"translation": tmp_path / "translation", "epochs": 1, "dropout_rate": 0.0, "validation_users": 10}
     plain, sharded = (small(data_folder, tmp_path / name, **options) for name in ("plain", "sharded"))
-    for done in (launch(*as_flags(plain), processes=2), launch_sharded(sharded, fsdp_environment(monkeypatch))):
+    for settings, options in ((plain, {}), (sharded, {"script": SHARDED, **fsdp_environment(monkeypatch)})):
+        done = launch(*as_flags(settings), **options)
         assert done.returncode == 0, done.stderr
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "sharded"))
     assert expected.keys() == found.keys()
@@ -106,10 +97,11 @@ def test_fsdp2_learns_what_data_parallel_training_learns(data_folder, tokenizer,
         ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "set `fsdp_cpu_ram_efficient_loading: false`"),
     ],
 )
-def test_sharding_that_cannot_work_is_refused(data_folder, tokenizer, tmp_path, monkeypatch, changes, message):
+def test_sharding_that_cannot_work_is_refused(data_folder, tokenizer, launch, tmp_path, monkeypatch, changes, message):
     tokenizer.save_pretrained(tmp_path / "translation")
     settings = small(data_folder, tmp_path / "model", translation=tmp_path / "translation")
-    done = launch_sharded(settings, {**fsdp_environment(monkeypatch), **changes}, processes=1)
+    environment = {**fsdp_environment(monkeypatch), **changes}
+    done = launch(*as_flags(settings), processes=1, script=SHARDED, **environment)
     assert done.returncode != 0
     assert [
         line for line in done.stderr.splitlines() if line.startswith("train_accelerate.py: error:") and message in line

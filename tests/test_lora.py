@@ -16,7 +16,7 @@ from gram.train_accelerate import train
 from gram.training.settings import TrainingSettings
 from gram.training.steps import TrainingSteps
 
-from .test_training import as_flags, launch, refusal, train_until
+from .test_training import as_flags, refusal, train_until
 
 EVERY_LAYER = ["q", "k", "v", "o", "wi", "wo"]
 LIMITS = {"max_history": 4, "max_passage_length": 32}  # of the quickstart's recipe in conftest.py
@@ -206,9 +206,9 @@ def test_resuming_gives_bit_identical_adapters(trained, base, films, words, tmp_
         assert (tmp_path / "resumed" / name).read_bytes() == (trained / name).read_bytes()
 
 
-def test_two_processes_with_gradient_checkpointing_learn_the_same_adapters(trained, base, tmp_path):
+def test_two_processes_with_gradient_checkpointing_learn_the_same_adapters(trained, base, launch, tmp_path):
     settings = lora_settings(base, tmp_path / "model", gradient_checkpointing=True)
-    done = launch(*as_flags(settings), processes=2)
+    done = launch(*as_flags(settings))
     assert done.returncode == 0, done.stderr
     assert "LoRA of rank 4 trains 848 of 7,312 weights" in done.stderr
     expected, found = (

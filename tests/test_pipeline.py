@@ -1,10 +1,7 @@
 """The pipeline: from the package, and from a trained model's folder where there is no package."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -68,7 +65,7 @@ folder, again, histories = json.load(sys.stdin)
 model, tokenizer = GramForConditionalGeneration.from_pretrained(folder), GramTokenizer.from_pretrained(folder)
 from_objects = GenerativeRecommendationPipeline(model=model, tokenizer=tokenizer)
 from_objects.save_pretrained(again)
-print(json.dumps([from_objects(histories, top_k=5)]))
+print(json.dumps(from_objects(histories, top_k=5)))
 """
 
 
@@ -91,20 +88,6 @@ def recommend(folder):
 def histories(folder):
     data = read_folder(folder / "data")
     return [[data.items.item_ids[row] for row in data.interactions[user]][:-1] for user in range(7)]
-
-
-@pytest.fixture
-def run_with_package(tmp_path):
-    """Runs a script with the package, which changes the registries of transformers, in a process of its own."""
-
-    def run(script, given):
-        environment = {**os.environ, "HF_HOME": str(tmp_path / "cache")}
-        options = {"env": environment, "capture_output": True, "text": True, "check": False}
-        done = subprocess.run([sys.executable, "-c", script], input=json.dumps(given), **options)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return run
 
 
 def assert_same(found, expected):
@@ -278,7 +261,7 @@ def test_model_and_tokenizer_must_belong_together(recommend, tokenizer, model):
         GenerativeRecommendationPipeline(model, recommend.tokenizer)
 
 
-def test_a_folder_carries_its_pipeline(recommend, folder, histories, run_elsewhere, run_with_package, tmp_path):
+def test_a_folder_carries_its_pipeline(recommend, folder, histories, run_elsewhere, forks, tmp_path):
     folder = shutil.copytree(folder, tmp_path / "films")
     expected = recommend(histories, top_k=5)
     answers = run_elsewhere(ELSEWHERE, [str(folder), str(tmp_path / "again"), histories])
@@ -287,9 +270,9 @@ def test_a_folder_carries_its_pipeline(recommend, folder, histories, run_elsewhe
         assert_same(answers[name], expected)
     assert answers["half"] == {name: ["torch.bfloat16", 5] for name in ("argument", "model_kwargs")}
 
-    given = [str(folder), str(tmp_path / "packaged"), histories]
-    for found in run_with_package(WITH_PACKAGE, given):
-        assert_same(found, expected)
+    done = forks.run(WITH_PACKAGE, given=json.dumps([str(folder), str(tmp_path / "packaged"), histories]))
+    assert done.returncode == 0, done.stderr
+    assert_same(json.loads(done.stdout.splitlines()[-1]), expected)
     config = [json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "packaged")]
     assert config[0]["custom_pipelines"] == config[1]["custom_pipelines"]
     code = {path.name for path in folder.glob("*.py")}
@@ -298,8 +281,10 @@ def test_a_folder_carries_its_pipeline(recommend, folder, histories, run_elsewhe
     assert code == {path.name for path in (tmp_path / "again").glob("*.py")}
 
 
-def test_a_model_of_the_hub_brings_its_item_encodings_when_asked(recommend, folder, histories, run_elsewhere, tmp_path):
-    downloaded = tmp_path / "cache" / "hub" / "models--shop--films"
+def test_a_model_of_the_hub_brings_its_item_encodings_when_asked(
+    recommend, folder, histories, elsewhere, run_elsewhere
+):
+    downloaded = elsewhere.folder / "cache" / "hub" / "models--shop--films"
     shutil.copytree(folder, downloaded / "snapshots" / COMMIT)
     (downloaded / "refs").mkdir()
     (downloaded / "refs" / "main").write_text(COMMIT)

@@ -3,6 +3,9 @@
 import itertools
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,22 +14,9 @@ from safetensors import safe_open
 from gram.serving.loading import load_model
 from gram.serving.recommendation import Recommender
 
-HISTORIES = [["1", "2"], ["5", "9", "3"], ["20"]]
+from .forks import BLOCK, GRAM
 
-# Runs one `gram` command after another, so that torch is imported once.
-COMMANDS = """
-import contextlib, io, json, os, sys
-from gram import cli
-for line in sys.stdin:
-    argv, token = json.loads(line)
-    os.environ.pop("HF_TOKEN", None)
-    if token:
-        os.environ["HF_TOKEN"] = token
-    out, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-        code = cli.main(argv)
-    print(json.dumps([code, out.getvalue().splitlines(), errors.getvalue().splitlines()]), flush=True)
-"""
+HISTORIES = [["1", "2"], ["5", "9", "3"], ["20"]]
 
 # What anybody does who knows nothing but the name.
 BY_NAME = """
@@ -47,9 +37,9 @@ print(json.dumps({"generate": recommended, "pipeline": piped, "package": "gram" 
 """
 
 PUSH_BY_TRANSFORMERS = """
-import json, sys
+import sys
 from gram import GramForConditionalGeneration, GramTokenizer
-folder, name = json.load(sys.stdin)
+_, folder, name = sys.argv
 GramForConditionalGeneration.from_pretrained(folder).push_to_hub(name)
 GramTokenizer.from_pretrained(folder).push_to_hub(name)
 """
@@ -62,18 +52,14 @@ UPLOADED = {
 
 
 @pytest.fixture(scope="module")
-def gram(hub_client):
-    """Runs a command; returns its exit code, its lines and its lines of errors."""
-    process = hub_client.start(["-c", COMMANDS])
+def gram(forks, loopback_hub):
+    """Runs a command in a process of its own; returns its exit code, its lines and its lines of errors."""
 
-    def run(*argv, token=hub_client.hub.token):
-        process.stdin.write(json.dumps([[str(word) for word in argv], token]) + "\n")
-        process.stdin.flush()
-        return json.loads(process.stdout.readline() or pytest.fail(process.stderr.read()))
+    def run(*argv, token=loopback_hub.token, **environment):
+        done = forks.run(GRAM, *argv, HF_TOKEN=token or "", **environment)
+        return [done.returncode, done.stdout.splitlines(), done.stderr.splitlines()]
 
-    yield run
-    process.stdin.close()
-    process.wait()
+    return run
 
 
 @pytest.fixture
@@ -125,7 +111,7 @@ def shard(folder, name):
     return path
 
 
-def test_the_quickstart_loads_by_name(hub, gram, hub_client, folder):
+def test_the_quickstart_loads_by_name(hub, gram, forks, folder, tmp_path):
     local = Recommender.from_pretrained(folder)
     before = [[item.item_id for item in items] for items in local.recommend(HISTORIES)]
     lines = push(gram, folder, "films", "--message", "First films")
@@ -133,7 +119,10 @@ def test_the_quickstart_loads_by_name(hub, gram, hub_client, folder):
     assert titles(hub, "tester/films") == ["First films", "initial commit"]
     assert b'name = "tester/films"' in hub.files("tester/films")["README.md"]
     shutil.rmtree(folder)
-    done = hub_client.python(BY_NAME, ["tester/films", HISTORIES])
+    environment = {**forks.environment, "HF_HOME": str(tmp_path / "home")}
+    options = {"env": environment, "cwd": tmp_path, "capture_output": True, "text": True, "check": False}
+    given = json.dumps(["tester/films", HISTORIES])
+    done = subprocess.run([sys.executable, "-c", BLOCK + BY_NAME], input=given, **options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"generate": before, "pipeline": before, "package": False}
 
@@ -256,20 +245,20 @@ def test_dry_run(hub, gram, folder):
     assert hub.changes() == []
 
 
-def test_killed_upload_goes_on(hub, gram, hub_client, folder):
+def test_killed_upload_goes_on(hub, gram, forks, folder, tmp_path):
     encode(folder)
-    arguments = ["push", str(folder), "--repo-id", "killed", "--item-cache"]
+    arguments = ["push", folder, "--repo-id", "killed", "--item-cache"]
     begun, stored = itertools.count(), threading.Event()
 
     def kill():
         if next(begun):  # all but the first one
             stored.wait(60)
-            process.kill()
+            process.send_signal(signal.SIGKILL)
             raise ConnectionError("killed")
 
     hub.on_put, hub.on_stored = kill, stored.set
-    process = hub_client.start(["-m", "gram.cli", *arguments])
-    process.communicate()
+    process = forks.start(GRAM, *arguments, errors=tmp_path / "errors", HF_TOKEN=hub.token)
+    process.wait()
     hub.on_put = hub.on_stored = lambda: None
     assert process.returncode < 0
     assert titles(hub, "tester/killed") == ["initial commit"]
@@ -280,15 +269,15 @@ def test_killed_upload_goes_on(hub, gram, hub_client, folder):
     assert len(sent) == len(set(sent)) == 5  # weights, catalogue, three shards: each once
 
 
-def refused(gram, hub, *argv, token):
+def refused(gram, hub, *argv, token, **environment):
     """The one line of a command that fails."""
-    code, lines, errors = gram(*argv, token=token)
+    code, lines, errors = gram(*argv, token=token, **environment)
     assert (code, lines, len(errors)) == (2, [], 1), errors
     assert errors[0].startswith("gram: error: ")
     return errors[0]
 
 
-def test_refused_by_the_hub(hub, gram, hub_client, folder):
+def test_refused_by_the_hub(hub, gram, folder):
     asked = ("push", folder, "--repo-id")
     assert "hf auth login" in refused(gram, hub, *asked, "tester/new", token=None)
     assert "(401)" in refused(gram, hub, *asked, "tester/new", token="hf_wrong")
@@ -310,9 +299,8 @@ def test_refused_by_the_hub(hub, gram, hub_client, folder):
     assert "tester/hidden" in refused(gram, hub, "recommend", "tester/hidden", "--history", "1", token=None)
     assert gram("recommend", "tester/hidden", "--history", "1")[0] == 0
 
-    done = hub_client.gram(*asked, "tester/new", HF_ENDPOINT="http://127.0.0.1:9")
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "http://127.0.0.1:9 cannot be reached" in done.stderr
+    line = refused(gram, hub, *asked, "tester/new", token=hub.token, HTTP_PROXY="http://127.0.0.1:9", NO_PROXY="")
+    assert f"{hub.url} cannot be reached" in line
 
 
 @pytest.mark.parametrize(
@@ -372,11 +360,11 @@ def test_bad_name(hub, gram, folder, name):
     assert hub.requests == []
 
 
-def test_push_to_hub_of_transformers(hub, gram, hub_client, folder):
+def test_push_to_hub_of_transformers(hub, gram, forks, folder):
     push(gram, folder, "plain")
     before = hub.files("tester/plain")
     train_on(folder)
-    done = hub_client.python(PUSH_BY_TRANSFORMERS, [str(folder), "tester/plain"], package=True)
+    done = forks.run(PUSH_BY_TRANSFORMERS, folder, "tester/plain", HF_TOKEN=hub.token)
     assert done.returncode == 0, done.stderr
     after = hub.files("tester/plain")
     assert after["README.md"] == before["README.md"]

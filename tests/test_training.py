@@ -23,6 +23,8 @@ from gram.training.progress import Progress
 from gram.training.settings import TrainingSettings
 from gram.training.steps import TrainingSteps, prefix_groups
 
+from .waiting import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 OTHERS = ("prepare", "encoder")  # of other commands
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.name.split("-")[0] not in OTHERS)
@@ -33,15 +35,6 @@ def small(data_folder, output_dir, **changes) -> TrainingSettings:
     length = {"max_passage_length": 48, "epochs": 2, "batch_size": 32, "micro_batch_size": 16, "prefixes_per_group": 4}
     fields = {**shape, **length, "validation_beams": 5, "learning_rate": 0.01, "save_every": 3, **changes}
     return TrainingSettings(data=str(data_folder), output_dir=str(output_dir), **fields)
-
-
-def launch(*arguments, processes: int = 1):
-    script = [str(ROOT / "train_accelerate.py"), *map(str, arguments)]
-    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *several, *script], env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def refusal(capsys, *arguments) -> str:
@@ -197,16 +190,24 @@ def newer(data):
     return RecommendationData(data.items, Interactions.from_sequences(data.interactions.user_ids, more), data.folder)
 
 
-def test_new_interactions_are_refused_by_name_or_trained_anew(trained, data, data_folder, tokenizer, tmp_path):
+@pytest.fixture(scope="module")
+def trained_on_newer(data, data_folder, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("newer") / "model"
+    train(small(data_folder, folder, epochs=1), newer(data), tokenizer)
+    return folder
+
+
+def test_new_interactions_are_refused_by_name_or_trained_anew(
+    trained, trained_on_newer, data, data_folder, tokenizer, tmp_path
+):
     folder = shutil.copytree(trained, tmp_path / "model")
     (folder / "evaluation.json").write_text("{}")  # of the weights that go
     with pytest.raises(ValueError, match=r"trained with other interactions; .*--overwrite"):
         train(small(data_folder, folder), newer(data), tokenizer)
     assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
-    train(small(data_folder, folder, overwrite=True), newer(data), tokenizer)
-    train(small(data_folder, tmp_path / "new"), newer(data), tokenizer)
-    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "new" / "model.safetensors").read_bytes()
-    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "new").iterdir()}
+    train(small(data_folder, folder, epochs=1, overwrite=True), newer(data), tokenizer)
+    assert (folder / "model.safetensors").read_bytes() == (trained_on_newer / "model.safetensors").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in trained_on_newer.iterdir()}
 
 
 def test_another_translation_is_refused_by_name(trained, data, data_folder, tokenizer):
@@ -218,14 +219,15 @@ def test_another_translation_is_refused_by_name(trained, data, data_folder, toke
         train(small(data_folder, trained), data, other)
 
 
-def test_half_a_run_of_other_data_is_refused_by_name_or_begun_anew(data, data_folder, tokenizer, tmp_path):
+def test_half_a_run_of_other_data_is_refused_by_name_or_begun_anew(
+    trained_on_newer, data, data_folder, tokenizer, tmp_path
+):
     settings = small(data_folder, tmp_path / "model", epochs=1)
     train_until(6, settings, data, tokenizer)  # the second checkpoint
     with pytest.raises(ValueError, match="trained with other interactions; "):
         train(settings, newer(data), tokenizer)
     train(replace(settings, overwrite=True), newer(data), tokenizer)
-    train(small(data_folder, tmp_path / "new", epochs=1), newer(data), tokenizer)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "new")]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "model", trained_on_newer)]
     assert weights[0] == weights[1]
 
 
@@ -252,24 +254,26 @@ def test_settings_that_no_run_can_use_are_named(wrong):
 
 
 def test_two_processes_learn_what_one_learns(data_folder, tokenizer, tmp_path):
+    """Launched as users launch them; other tests of several processes take forks, which are ready sooner."""
     tokenizer.save_pretrained(tmp_path / "translation")
+    options = {"translation": tmp_path / "translation", "dropout_rate": 0.0}
+    one, two = (small(data_folder, tmp_path / f"model-{processes}", **options) for processes in (1, 2))
+    main(as_flags(one))
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, *several, str(ROOT / "train_accelerate.py"), *as_flags(two)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
     learnt = {}
-    for processes in (1, 2):
-        folder = tmp_path / f"model-{processes}"
-        settings = small(data_folder, folder, translation=tmp_path / "translation", dropout_rate=0.0)
-        if processes == 1:
-            main(as_flags(settings))
-        else:
-            done = launch(*as_flags(settings), processes=processes)
-            assert done.returncode == 0, done.stderr
-        learnt[processes] = load_file(folder / "model.safetensors")
-        assert f"| processes | {processes} |" in (folder / "README.md").read_text()
+    for processes, settings in enumerate((one, two), 1):
+        learnt[processes] = load_file(f"{settings.output_dir}/model.safetensors")
+        assert f"| processes | {processes} |" in Path(settings.output_dir, "README.md").read_text()
     for name, weights in learnt[1].items():
         torch.testing.assert_close(learnt[2][name], weights, rtol=0, atol=2e-3, msg=name)
 
 
 def test_loss_falls(data, data_folder, tokenizer, tmp_path):
-    settings = small(data_folder, tmp_path / "model", epochs=12, patience=0, validate_every=12)
+    settings = small(data_folder, tmp_path / "model", epochs=8, patience=0, validate_every=8, validation_users=5)
     train(settings, data, tokenizer)
     model = GramForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
     steps = TrainingSteps(training_part(data), tokenizer, 32, 32, 4, 0, 0)
