@@ -77,7 +77,7 @@ def test_a_flag_takes_the_place_of_what_a_recipe_says(tmp_path, content, flags, 
 
 def test_rows_of_a_reproduction_have_epochs(tmp_path):
     (tmp_path / "shop.yaml").write_text("budget: 2h\n")
-    with pytest.raises(ValueError, match="budget: rows take the same number of steps .*; give epochs"):
+    with pytest.raises(ValueError, match=r"budget: rows take the same number of steps .*; give epochs"):
         Plan(tmp_path / "shop.yaml", "data", tmp_path / "runs", size="tiny")
     plan = Plan(tmp_path / "shop.yaml", "data", tmp_path / "runs", size="tiny", settings={"epochs": 3})
     assert (plan.training.epochs, plan.training.budget) == (3, None)
@@ -118,7 +118,8 @@ def run(data, data_folder, tokenizer, tmp_path_factory):
     """A model trained through, its settings, and a copy of its folder as it was after two steps."""
     for budget in BUDGETS:
         folder = tmp_path_factory.mktemp(f"budget-{budget}")
-        settings, state_dict = budgeted(data_folder, folder / "model", budget, save_every=1), Progress.state_dict
+        options, state_dict = {"save_every": 1, "patience": 0}, Progress.state_dict
+        settings = budgeted(data_folder, folder / "model", budget, **options)
 
         def copy(progress, folder=folder, state_dict=state_dict):
             if progress.updates == 3 and not (folder / "copy").exists():
