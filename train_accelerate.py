@@ -183,13 +183,13 @@ class _Run:
     def _choose(self) -> dict[str, float]:
         """Time some steps and a validation, and choose how many fit; then all is as it was before."""
         budget, steps, device = seconds_of(self.settings.budget), self.steps(0), self.accelerator.device
-        timed = range(min(len(steps), 30, 5 + int(budget / 12)))  # their order is random: they stand for all
+        timed = range(min(len(steps), 30, 5 + int(budget / 20)))  # their order is random: they stand for all
         users = self.users[:: len(self.users) // (64 * self.accelerator.num_processes) or 1]
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0  # no weight changes
         self.model.train()
         clock = [time.monotonic()]
-        for places in (timed[:5], timed):  # the first are slow, and do not count
+        for places in (timed[:3], timed):  # the first are slow, and do not count
             losses = [self._update(*batch) for batch in self._batches(steps, places)]
             losses[-1].item()  # waits for a GPU
             clock.append(time.monotonic())
