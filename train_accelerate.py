@@ -15,15 +15,16 @@ import math
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, send_to_device, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import get_linear_schedule_with_warmup
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from gram.common.command_line import exit_code_of
@@ -31,13 +32,16 @@ from gram.common.files import check_outputs, locked, new_file, write_json
 from gram.common.processes import keep_freed_memory, make_accelerator, precision, this_process
 from gram.common.provenance import Provenance
 from gram.common.settings import add_flags, settings_from
+from gram.common.text import duration
 from gram.data import RecommendationData, drawn_users, evaluation_histories, read_folder, training_part
 from gram.evaluation.candidates import gram_candidates, target_ranks
 from gram.evaluation.rankings import ranking_metrics
 from gram.hub import refresh_model_card
 from gram.item_cache_gram import ITEM_CACHE_FOLDER
+from gram.modeling_gram import GramForConditionalGeneration
 from gram.serving.loading import MODEL_FILES
 from gram.tokenization_gram import GramTokenizer
+from gram.training.budget import seconds_of, steps_within
 from gram.training.checkpoints import (
     ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -64,6 +68,7 @@ from gram.translation import SASREC_FILE, TranslationSettings
 
 logger = logging.getLogger(__name__)
 
+LATE = 1.15  # times the seconds of a step that a budget was made for
 PLOT_FILE, LOGS_FOLDER = "training.svg", "logs"
 CHECKPOINT_NAME = re.compile(r"(step-\d+|partial|best|\.best\.partial)$")
 _OF_WEIGHTS = (ADAPTER_FOLDER, ITEM_CACHE_FOLDER, "evaluation.json", "evaluation.parquet")
@@ -92,12 +97,13 @@ def _train(settings: TrainingSettings, data: RecommendationData, tokenizer: Gram
         return
     run = _Run(settings, data, tokenizer, provenance)
     run.resume()
+    run.plan()
     run.fit()
     run.publish()
 
 
 class _Run:
-    """A training run's objects: accelerator, model, optimizer, schedule, progress."""
+    """A training run's objects: accelerator, model, optimizer, progress."""
 
     def __init__(
         self, settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer, provenance: Provenance
@@ -105,9 +111,11 @@ class _Run:
         self.settings, self.data, self.tokenizer, self.provenance = settings, data, tokenizer, provenance
         self.output_dir = Path(settings.output_dir)
         self.checkpoints = self.output_dir / CHECKPOINTS_FOLDER
+        self.is_late = False  # for its budget
         self.unseen_losses: list[torch.Tensor] = []  # of the last steps; to look at one makes a GPU wait
         self.training = training_part(data)
         self.validation = evaluation_histories(data, "validation")
+        self.users = drawn_users(len(self.validation[1]), settings.validation_users or None, settings.seed)
         self.accelerator = make_accelerator(
             mixed_precision=precision(settings.mixed_precision),
             log_with=tracker_names(settings.report_to) or None,
@@ -136,15 +144,11 @@ class _Run:
                 block.layer[-1].compile(dynamic=True)  # norm, activation, dropout and residual become one loop
         shard(self.accelerator, model)
         optimizer = torch.optim.AdamW(_parameter_groups(model, settings), eps=settings.adam_epsilon)
-        self.epoch_lengths = [len(self.steps(epoch)) for epoch in range(settings.epochs)]
-        total = sum(self.epoch_lengths)
-        if total == 0:
+        if not len(self.steps(0)):
             raise ValueError(f"{settings.data}: no user has two items to train on; longer sequences are needed")
-        # One schedule step per update, whatever the number of processes: so it is not given to `prepare`.
-        self.schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_ratio * total), total)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.progress = Progress()
-        self.accelerator.register_for_checkpointing(self.schedule, self.progress)
+        self.accelerator.register_for_checkpointing(self.progress)
         set_seed(settings.seed, device_specific=True)  # every process drops out units of its own
         if settings.report_to:
             options = {name: {"name": self.output_dir.resolve().name} for name in ("wandb", "trackio")}
@@ -164,15 +168,49 @@ class _Run:
             **{name: getattr(settings, name) for name in names},
         )
 
+    def plan(self) -> None:
+        """Settle how many steps there are, which the learning rate depends on; what a checkpoint says of it stays."""
+        settings, progress = self.settings, self.progress
+        if settings.budget is None:
+            self.total = sum(len(self.steps(epoch)) for epoch in range(settings.epochs))
+            return
+        chosen = progress.budget = progress.budget or self._choose()
+        self.total = chosen["steps"]
+        text = f"a step takes {chosen['step_seconds']:.2g} s, {self.total:,} steps, {chosen['epochs']:.3g} epochs"
+        logger.info("budget %s: %s; validation takes about %.2f s", settings.budget, text, chosen["validation_seconds"])
+
+    def _choose(self) -> dict[str, float]:
+        """Time some steps and a validation, and choose how many fit; then all is as it was before."""
+        budget, steps, device = seconds_of(self.settings.budget), self.steps(0), self.accelerator.device
+        timed = range(min(len(steps), 30, 5 + int(budget / 20)))  # their order is random: they stand for all
+        users = self.users[:: len(self.users) // (64 * self.accelerator.num_processes) or 1]
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0  # no weight changes
+        self.model.train()
+        clock = [time.monotonic()]
+        for places in (timed[:3], timed):  # the first are slow, and do not count
+            losses = [self._update(*batch) for batch in self._batches(steps, places)]
+            losses[-1].item()  # waits for a GPU
+            clock.append(time.monotonic())
+        for _ in range(2):
+            self._ranks(whole_model(self.accelerator, self.model), users)
+            clock.append(time.monotonic())
+        self.optimizer.state.clear()
+        set_seed(self.settings.seed, device_specific=True)
+        taken = self.accelerator.gather(torch.tensor([np.diff(clock).tolist()], device=device)).amax(0).tolist()
+        step, validation = taken[1] / len(timed), taken[3] * len(self.users) / len(users)
+        total = steps_within(budget - sum(taken), step, validation, self.settings.validate_every * len(steps))
+        return {"steps": total, "epochs": total / len(steps), "step_seconds": step, "validation_seconds": validation}
+
     def fit(self) -> None:
         """All epochs that are still to do."""
         settings, progress = self.settings, self.progress
         shown = {"desc": "training", "unit": "step", "disable": not self.accelerator.is_main_process}
-        with tqdm(total=sum(self.epoch_lengths), initial=progress.updates, **shown) as bar:
-            while progress.epoch < settings.epochs and not progress.stopped_early:
+        with tqdm(total=self.total, initial=progress.updates, **shown) as bar:
+            while progress.updates < self.total and not progress.stopped_early:
                 self._epoch(bar)
                 progress.epoch, progress.step = progress.epoch + 1, 0
-                if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
+                if progress.epoch % settings.validate_every == 0 or progress.updates == self.total:
                     self._validate(bar)
                 self._save()
         if settings.report_to:
@@ -180,17 +218,11 @@ class _Run:
 
     def _epoch(self, bar: tqdm) -> None:
         progress, steps = self.progress, self.steps(self.progress.epoch)
-        loader = DataLoader(
-            steps,
-            batch_size=None,
-            sampler=range(progress.step, len(steps)),
-            num_workers=self.workers,
-            pin_memory=self.is_pinned,
-            generator=torch.Generator(),  # the loader would draw from the generator that dropout uses
-        )
+        last = min(len(steps), progress.step + self.total - progress.updates)
         self.model.train()
         started = time.monotonic()
-        for micro_batches, num_tokens in loader:
+        for micro_batches, num_tokens in self._batches(steps, range(progress.step, last)):
+            self._set_learning_rate()
             self.unseen_losses.append(self._update(micro_batches, num_tokens))
             progress.samples += steps.num_samples(progress.step)
             progress.step += 1
@@ -201,12 +233,39 @@ class _Run:
             if progress.updates % LOG_EVERY == 0:
                 mean = self._look_at_losses()
                 progress.add_loss(mean)
-                self._log(bar, {"loss": mean, "lr": self.schedule.get_last_lr()[-1]})
-            if progress.updates % self.settings.save_every == 0 and progress.step < len(steps):
+                self._log(bar, {"loss": mean, "lr": self.optimizer.param_groups[-1]["lr"]})
+                self._look_at_the_clock()
+            if progress.updates % self.settings.save_every == 0 and progress.step < last:
                 self._look_at_losses()
                 self._save()
                 started = time.monotonic()
         self._look_at_losses()
+
+    def _look_at_the_clock(self) -> None:
+        """Say, once, that steps take longer than a budget was made for."""
+        progress, chosen = self.progress, self.progress.budget
+        step = progress.seconds / progress.updates
+        if chosen and not self.is_late and progress.updates > self.total / 20 and step > LATE * chosen["step_seconds"]:
+            self.is_late = True
+            text = "a step now takes %.2g s: the run takes longer than its budget, about %s without validations"
+            logger.warning(text, step, duration(step * self.total))
+
+    def _batches(self, steps: TrainingSteps, places: Sequence[int]) -> DataLoader:
+        return DataLoader(
+            steps,
+            batch_size=None,
+            sampler=places,
+            num_workers=self.workers,
+            pin_memory=self.is_pinned,
+            generator=torch.Generator(),  # the loader would draw from the generator that dropout uses
+        )
+
+    def _set_learning_rate(self) -> None:
+        """Of the next step: it rises from 0 over the first steps and falls to 0 over the others."""
+        done, rising = self.progress.updates, round(self.settings.warmup_ratio * self.total)
+        share = done / rising if done < rising else (self.total - done) / max(self.total - rising, 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["highest_lr"] * share
 
     def _look_at_losses(self) -> float:
         """The mean loss of the last step, 0 where all have been looked at.
@@ -245,7 +304,6 @@ class _Run:
             total += loss.detach()
         accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
-        self.schedule.step()
         self.optimizer.zero_grad()
         return total
 
@@ -256,16 +314,11 @@ class _Run:
         return send_to_device(inputs, self.accelerator.device, non_blocking=self.is_pinned)
 
     def _validate(self, bar: tqdm) -> None:
-        settings, progress, accelerator = self.settings, self.progress, self.accelerator
-        histories, targets = self.validation
-        users = drawn_users(len(targets), settings.validation_users or None, settings.seed)
-        share = users[accelerator.process_index :: accelerator.num_processes]
+        settings, progress, accelerator, users = self.settings, self.progress, self.accelerator, self.users
         model = whole_model(accelerator, self.model).eval()
         if not torch.stack([weight.isfinite().all() for weight in model.parameters()]).all():
             raise ValueError(self._diverged(f"some weights are not finite after step {progress.updates}"))
-        past, beams = [histories[user] for user in share], settings.validation_beams
-        found = gram_candidates(model, self.tokenizer, past, ["all_items"], num_beams=beams)["all_items"]
-        ranks = target_ranks(found.items, targets[share])
+        ranks = self._ranks(model, users)
         gain = ranking_metrics(ranks, [10])["ndcg@10"]["mean"] * len(ranks) if len(ranks) else 0.0
         ndcg = accelerator.reduce(torch.tensor(gain, device=accelerator.device), "sum").item() / len(users)
         self._log(bar, {"ndcg@10": ndcg})
@@ -273,8 +326,16 @@ class _Run:
             save_model_folder(model, self.adapted, self.tokenizer, self.checkpoints / "best")
         progress.stopped_early = 0 < settings.patience <= progress.validations_since_best
 
+    def _ranks(self, model: GramForConditionalGeneration, users: np.ndarray) -> np.ndarray:
+        """The places of the targets of this process's share of the users."""
+        histories, targets = self.validation
+        share = users[self.accelerator.process_index :: self.accelerator.num_processes]
+        past, beams = [histories[user] for user in share], self.settings.validation_beams
+        found = gram_candidates(model, self.tokenizer, past, ["all_items"], num_beams=beams)["all_items"]
+        return target_ranks(found.items, targets[share])
+
     def _log(self, bar: tqdm, values: dict[str, float]) -> None:
-        epoch = min(self.progress.epoch + 1, self.settings.epochs)
+        epoch = self.progress.epoch + (self.progress.step > 0)
         shown = {"epoch": epoch, "ndcg@10": max(self.progress.best_ndcg, 0.0), **values}
         bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items() if name != "lr"})
         if self.settings.report_to:
@@ -331,7 +392,8 @@ def _parameter_groups(model: torch.nn.Module, settings: TrainingSettings) -> lis
         "norms": {"lr": rate, "weight_decay": 0.0},
         "others": {"lr": rate, "weight_decay": decay},
     }
-    return [{"params": weights, **options[kind]} for kind, weights in groups.items() if weights]
+    found = [{"params": weights, **options[kind]} for kind, weights in groups.items() if weights]
+    return [{**group, "highest_lr": group["lr"]} for group in found]
 
 
 def check_folder(settings: TrainingSettings) -> None:

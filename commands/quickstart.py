@@ -4,6 +4,7 @@ gram quickstart --output-dir runs/quickstart
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 from .command import quiet
@@ -16,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     quiet()
+    logging.basicConfig(format="     %(message)s")
+    logging.getLogger("gram.train_accelerate").setLevel(logging.INFO)
     from ..common.files import locked
     from ..reproduction import quickstart
 

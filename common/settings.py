@@ -23,6 +23,7 @@ _BOUNDS = {
     "below": (operator.lt, "below"),
     "one_of": (lambda value, choices: value in choices, "one of"),
 }
+_ALTERNATIVES = {"epochs": "budget", "budget": "epochs"}  # one is given in place of the other
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -99,7 +100,7 @@ def settings_from(values: Mapping[str, Any], *settings_classes: type) -> list[An
         (5, 64)
     """
     if values.get("config") is not None:
-        values = {**settings_of_file(values["config"], *settings_classes), **values}
+        values = {**settings_of_file(values["config"], *settings_classes, given=values), **values}
     made = []
     for settings_class in settings_classes:
         given = {entry.name: values[entry.name] for entry in fields(settings_class) if entry.name in values}
@@ -110,8 +111,8 @@ def settings_from(values: Mapping[str, Any], *settings_classes: type) -> list[An
     return made
 
 
-def settings_of_file(name: str | Path, *settings_classes: type) -> dict[str, Any]:
-    """What a YAML file, or a recipe of this name, says of settings.
+def settings_of_file(name: str | Path, *settings_classes: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a YAML file, or a recipe of this name, says of settings, but for what is given in another way beside it.
 
     Raises:
         FileNotFoundError: as [`config_file`] does.
@@ -126,7 +127,7 @@ def settings_of_file(name: str | Path, *settings_classes: type) -> dict[str, Any
         if isinstance(value, dict | list | set | bytes):
             raise ValueError(f"{path}: {name} must be a single value")
         try:
-            if value is not None:
+            if value is not None and given.get(_ALTERNATIVES.get(name)) is None:
                 values[name] = readers[name](str(value))
         except ValueError:
             raise ValueError(f"{path}: {name}: invalid {readers[name].__name__} value: {str(value)!r}") from None

@@ -162,11 +162,13 @@ class Plan:
         for name in ("translation", "init_from", "lora", "lexical_ids"):
             if self.settings.get(name) is not None:
                 raise ValueError(f"{name} cannot be given: every row is translated and trained from its own settings")
-        of_file = settings_of_file(self.dataset, TrainingSettings, TranslationSettings)
+        of_file = settings_of_file(self.dataset, TrainingSettings, TranslationSettings, given=self.settings)
         shape = {} if self.size == RECIPE_SIZE else {"backbone": None, **SIZES[self.size]}
         places = {"data": str(self.data), "output_dir": str(self.output_dir)}
         values = {**DEFAULTS, **of_file, **shape, **self.settings, **places}
         self.training, self.translation = settings_from(values, TrainingSettings, TranslationSettings)
+        if self.training.budget is not None:
+            raise ValueError("budget: rows take the same number of steps on any machine; give epochs in its place")
         self.output_dir = Path(self.output_dir)
         self.translations = Path(self.translations or self.output_dir / "translations")
 

@@ -22,6 +22,7 @@ class Progress:
         validations: of each its `epoch`, `updates` and `ndcg@10`.
         losses: the training loss at updates `losses_every`, `2 * losses_every` and so on; at most a thousand.
         losses_every: updates from one of them to the next.
+        budget: `steps`, `epochs`, `step_seconds`, `validation_seconds` that a budget came to; None where there is none.
     """
 
     epoch: int = 0
@@ -35,6 +36,7 @@ class Progress:
     validations: list[dict[str, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     losses_every: int = LOG_EVERY
+    budget: dict[str, float] | None = None
 
     def add_loss(self, loss: float) -> None:
         """Note the loss of this update; of a long run's every second, fourth ... is kept."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.settings import Settings, within
+from .budget import seconds_of
 from .trackers import tracker_names
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
@@ -46,7 +47,9 @@ class TrainingSettings(Settings):
         item_prompts: whether it reads the item prompts; without them the user prompt is all that it reads.
         id_in_item_prompt: whether an item prompt begins with the item's own lexical ID.
         passage_position: whether an item prompt's encoding tells its place in the history.
-        epochs: passes over the training part.
+        epochs: passes over the training part; 30 where no budget is given either.
+        budget: time for training and validations in place of epochs, such as 2h, 90m, 600s or 1h30m: as many steps as
+            fit, by some that are timed before the first. They are not cut should they take longer later.
         batch_size: samples of an optimizer step, over all processes.
         micro_batch_size: samples that a process runs through the model at once.
         micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
@@ -84,7 +87,7 @@ class TrainingSettings(Settings):
         'runs/beauty/translation'
         >>> TrainingSettings("data/beauty", "runs/beauty", epochs=0)
         Traceback (most recent call last):
-        ValueError: epochs is 0; it must be a whole number, at least 1
+        ValueError: epochs is 0; it must be a whole number, at least 1, or none
     """
 
     # Beyond `most` a run only fills the memory, or never ends.
@@ -112,7 +115,8 @@ class TrainingSettings(Settings):
     item_prompts: bool = True
     id_in_item_prompt: bool = True
     passage_position: bool = True
-    epochs: int = within(30, least=1)
+    epochs: int | None = within(None, least=1)
+    budget: str | None = None
     batch_size: int = within(128, least=1)
     micro_batch_size: int = within(128, least=1)
     micro_batch_tokens: int = within(16384, least=1)
@@ -142,6 +146,10 @@ class TrainingSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.budget is None:
+            self.epochs = self.epochs or 30
+        elif seconds_of(self.budget) and self.epochs is not None:
+            raise ValueError("epochs and budget both say how long to train; give one of them")
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):
             raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
         if not (self.user_prompt or self.item_prompts):

@@ -17,8 +17,8 @@ class TranslationSettings(Settings):
     """Settings of the semantic-to-lexical translation; the paper's values for Beauty are the defaults.
 
     Attributes:
-        num_clusters: `c`, how many parts a cluster is split into, and how many items a cluster may have unsplit; without
-            it the power of two that is nearest to the root of the number of items.
+        num_clusters: `c`, how many parts a cluster is split into, and how many items a cluster may have unsplit;
+            without it the power of two that is nearest to the root of the number of items.
         depth: `l`, the tokens of a lexical ID, suffix aside.
         hierarchy: spell lexical IDs along a tree of clusters; without it every item's ID is its own most telling
             tokens, the heaviest first, whatever the others are called: neither an encoder nor `max_fan_out` counts.
