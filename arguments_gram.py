@@ -236,12 +236,12 @@ def read_targets(
     return labels
 
 
-def read_soft_targets(config, labels: torch.Tensor | None, soft_targets: Any, smoothing: float) -> dict | None:
+def read_soft_targets(config, labels: torch.Tensor | None, soft_targets: Any) -> dict | None:
     """Distributions that stand in for the labels, checked; see `GramForConditionalGeneration.forward`."""
     if soft_targets is None:
         return None
-    if labels is None or smoothing:
-        raise ValueError("`soft_targets` stand in for `labels`: give these too, and no `smoothing`")
+    if labels is None:
+        raise ValueError("`soft_targets` stand in for `labels`: give these too")
     tokens = integers("tokens", soft_targets["tokens"], (*labels.shape, "choices"))
     shares = soft_targets["shares"]
     if not isinstance(shares, torch.Tensor) or shares.shape != tokens.shape:

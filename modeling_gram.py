@@ -266,7 +266,6 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         encoder_outputs: BaseModelOutput | None = None,
         history: dict[str, torch.Tensor] | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
-        smoothing: float = 0.0,
         soft_targets: dict[str, torch.Tensor] | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -293,8 +292,6 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
                 items (G, S): the item prompt in each of a group's S slots;
                 positions (G, R, S): place of each slot in each sample's history, 1 the newest; 0 where not in it.
             num_items_in_batch: divisor of the summed loss in place of this batch's number of target tokens.
-            smoothing: share of each target that is spread evenly over the vocabulary. (Trainers of transformers take
-                every argument with `label` in its name for labels.)
             soft_targets: distributions that the loss takes in place of `labels`, which say where there is one:
                 tokens (B, T, F): the tokens that each is over, any where its share is 0;
                 shares (B, T, F): their shares, which sum to 1.
@@ -329,7 +326,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             needless = [name for name, value in of_decoder.items() if value is not False]
             if needless or encoder_outputs is not None:
                 raise ValueError(f"with `history`, forward() has no use for {[*needless, 'encoder_outputs'][0]!r}")
-            of_loss = (num_items_in_batch, smoothing, soft_targets)
+            of_loss = (num_items_in_batch, soft_targets)
             return self._forward_grouped(input_ids, attention_mask, decoder_input_ids, labels, history, *of_loss)
         if encoder_outputs is None:
             input_ids, mask = read_passages(self.config, input_ids, attention_mask)
@@ -337,7 +334,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             states, mask = read_encoded(self.config, encoder_outputs, input_ids, attention_mask)
         decoder_inputs = (decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, past_key_values)
         labels = read_targets(self.config, len(mask), labels, *decoder_inputs)
-        soft_targets = read_soft_targets(self.config, labels, soft_targets, smoothing)
+        soft_targets = read_soft_targets(self.config, labels, soft_targets)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
         if encoder_outputs is None:
@@ -357,7 +354,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         elif labels is not None:
             flat = logits.flatten(0, 1).float(), labels.flatten()  # -100 is what cross_entropy leaves out
             reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = F.cross_entropy(*flat, reduction=reduction, label_smoothing=smoothing)
+            loss = F.cross_entropy(*flat, reduction=reduction)
             loss = loss if num_items_in_batch is None else loss / num_items_in_batch
         return Seq2SeqLMOutput(
             loss=loss,
@@ -370,20 +367,20 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         )
 
     def _forward_grouped(
-        self, input_ids, attention_mask, decoder_input_ids, labels, history, num_items, smoothing, soft_targets
+        self, input_ids, attention_mask, decoder_input_ids, labels, history, num_items, soft_targets
     ) -> Seq2SeqLMOutput:
         input_ids, mask = read_passages(self.config, input_ids, attention_mask, ("samples", "tokens"))
         history = read_history(self.config, len(mask), history)
         targets = decoder_input_ids if labels is None else labels
         each = max(len(targets) // len(mask), 1) if isinstance(targets, torch.Tensor) else 1  # of a sample
         labels = read_targets(self.config, each * len(mask), labels, decoder_input_ids)
-        soft_targets = read_soft_targets(self.config, labels, soft_targets, smoothing)
+        soft_targets = read_soft_targets(self.config, labels, soft_targets)
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
         states = decode_grouped(self, input_ids, mask, decoder_input_ids, history)
         if labels is None:
             return Seq2SeqLMOutput(logits=self._logits(states))
-        return Seq2SeqLMOutput(loss=target_loss(self, states, labels, num_items, smoothing, soft_targets))
+        return Seq2SeqLMOutput(loss=target_loss(self, states, labels, num_items, soft_targets))
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         return self.lm_head(states * self.model_dim**-0.5 if self.config.scale_decoder_outputs else states)

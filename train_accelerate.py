@@ -293,12 +293,11 @@ class _Run:
         """One optimizer step; returns this process's share of the mean loss of the step's target tokens."""
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
         targets = 1 + (self.distillation.draws if self.distillation else 0)  # of a sample
-        options = {"num_items_in_batch": targets * num_tokens, "smoothing": self.settings.label_smoothing}
         for place, micro_batch in enumerate(micro_batches, start=1):
             is_last = place == len(micro_batches)  # only then do processes exchange gradients
             accelerator.sync_gradients = is_last  # DeepSpeed does so, and takes its step, where this is set
             with nullcontext() if is_last else accelerator.no_sync(self.model):
-                loss = self.model(**self._inputs(**micro_batch), **options).loss
+                loss = self.model(**self._inputs(**micro_batch), num_items_in_batch=targets * num_tokens).loss
                 # Gradients are averaged over processes; their sum belongs to the step's mean loss.
                 accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()

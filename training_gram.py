@@ -161,7 +161,6 @@ def target_loss(
     states: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: int | torch.Tensor | None = None,
-    label_smoothing: float = 0.0,
     soft_targets: dict[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy of the targets (N, T), with logits at these alone and never of all of them at once.
@@ -175,7 +174,7 @@ def target_loss(
     def summed(states, targets, tokens=None, shares=None):
         logits = model._logits(states).float()
         if tokens is None:
-            return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+            return F.cross_entropy(logits, targets, reduction="sum")
         return -(shares * logits.log_softmax(-1).gather(-1, tokens)).sum()
 
     num_targets = len(given[0])

@@ -45,7 +45,7 @@ SETTINGS = {
     "item_knn": ItemKNNSettings,
 }
 # Options that are gone, as they stand in results that were made without them.
-RETIRED = {"denoising_epochs": 0, "sasrec_patience": None, "patience": None}
+RETIRED = {"denoising_epochs": 0, "sasrec_patience": None, "patience": None, "label_smoothing": 0.0}
 
 
 def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = True) -> dict[str, Any]:

@@ -229,8 +229,7 @@ def test_a_teacher_who_knows_the_target_or_has_no_say_leaves_cross_entropy(data,
         ({"tokens": torch.zeros(2, 3, 5)}, "`tokens` must be a tensor .* of integers"),
         ({"tokens": torch.full((2, 3, 5), 10_000)}, "`tokens` holds 10000"),
         ({"tokens": torch.zeros(2, 4, 5).long()}, r"`tokens` must be \(2, 3, choices\)"),
-        ({"smoothing": 0.1}, "`soft_targets` stand in for `labels`: give these too, and no `smoothing`"),
-        ({"labels": None}, "`soft_targets` stand in for `labels`: give these too, and no `smoothing`"),
+        ({"labels": None}, "`soft_targets` stand in for `labels`: give these too"),
     ],
 )
 def test_soft_targets_that_cannot_be_are_named(model, changes, message):
@@ -341,7 +340,6 @@ def test_a_teacher_that_is_not_there_or_saw_other_data_is_named(settings, data, 
     [
         ({"distillation_weight": 1.5}, "distillation_weight is 1.5; it must be a number, at least 0 and at most 1"),
         ({"distillation_temperature": 0.0}, "distillation_temperature is 0.0; it must be a number, above 0"),
-        ({"distillation": "sasrec", "label_smoothing": 0.1}, "label_smoothing and distillation both soften"),
     ],
 )
 def test_an_impossible_setting_names_its_field(changes, message):

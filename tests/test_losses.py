@@ -33,20 +33,19 @@ def assert_like(found: dict[str, torch.Tensor], true: dict[str, torch.Tensor], w
         assert (found[name] - gradient).abs().max() <= within * gradient.abs().max() + 1e-12, name
 
 
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("num_items", [None, 7])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("at_once", [None, 40])
-def test_the_loss_is_torchs_cross_entropy(monkeypatch, label_smoothing, num_items, tied, at_once):
+def test_the_loss_is_torchs_cross_entropy(monkeypatch, num_items, tied, at_once):
     model, states = new_model(tie_word_embeddings=tied), torch.randn(4, 5, 16, requires_grad=True)
     reduction = {"reduction": "sum"} if num_items else {}
 
     def plain():
         flat = model._logits(states).flatten(0, 1), LABELS.flatten()
-        return F.cross_entropy(*flat, label_smoothing=label_smoothing, **reduction) / (num_items or 1)
+        return F.cross_entropy(*flat, **reduction) / (num_items or 1)
 
     def chunked():
-        return target_loss(model, states, LABELS, num_items, label_smoothing)
+        return target_loss(model, states, LABELS, num_items)
 
     expected, true = plain(), gradients(model, plain())
     if at_once:
@@ -67,7 +66,7 @@ def test_where_there_is_no_target_every_weight_still_has_a_gradient(data, tokeni
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be a number, at least 0 and below 1"),
+        ({"embedding_rate": 0.0}, "embedding_rate is 0.0; it must be a number, above 0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be a number, at least 0"),
         ({"warmup_ratio": 1.5}, "warmup_ratio is 1.5; it must be a number, at least 0 and at most 1"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; it must be a number, above 0"),
@@ -78,8 +77,7 @@ def test_an_impossible_setting_names_its_field(change, message):
         TrainingSettings("data", "model", **change)
 
 
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, tokenizer, model, label_smoothing):
+def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, tokenizer, model):
     model, training = copy.deepcopy(model), training_part(data)
 
     def grouped(micro_batch_size, num_processes=1):
@@ -90,7 +88,7 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, t
             steps = TrainingSteps(training, tokenizer, 16, micro_batch_size, 4, 0, 0, process, num_processes)
             micro_batches, num_tokens = steps[0]
             for batch in micro_batches:
-                loss = model(**batch, num_items_in_batch=num_tokens, smoothing=label_smoothing).loss
+                loss = model(**batch, num_items_in_batch=num_tokens).loss
                 loss.backward()
                 total += loss.detach()
         return total, {name: p.grad.clone() for name, p in model.named_parameters()}, steps.groups(0)
@@ -101,7 +99,7 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, t
     targets = [torch.tensor(tokenizer.sequences[sequence[place]]) for sequence, place in samples]
     labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
     inputs = {**tokenizer(histories=histories, return_tensors="pt"), "labels": labels}
-    plain = model(**inputs, smoothing=label_smoothing)
+    plain = model(**inputs)
     torch.testing.assert_close(loss, plain.loss.detach())
     true = gradients(model, plain.loss)
     assert_like(found, true, 1e-4)

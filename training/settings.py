@@ -54,7 +54,6 @@ class TrainingSettings(Settings):
         micro_batch_size: samples that a process runs through the model at once.
         micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
         prefixes_per_group: prefixes of one user's sequence that share their encoded history.
-        label_smoothing: share of a target token that is spread evenly over the vocabulary.
         distillation: `sasrec`, to learn also what the SASRec of the translation expects of every training sample, which
             has seen the training part alone; or the file of another one, such as `gram tune` leaves.
         distillation_weight: how much its expectation counts in the loss; what is left is the true item's. 0 is as none.
@@ -121,7 +120,6 @@ class TrainingSettings(Settings):
     micro_batch_size: int = within(128, least=1)
     micro_batch_tokens: int = within(16384, least=1)
     prefixes_per_group: int = within(16, least=1)
-    label_smoothing: float = within(0.0, least=0, below=1)
     distillation: str | None = None
     distillation_weight: float = within(0.7, least=0, most=1)
     distillation_temperature: float = within(1.0, above=0)
@@ -156,8 +154,6 @@ class TrainingSettings(Settings):
             raise ValueError("user_prompt and item_prompts are both off; the model needs one of them to read")
         if self.lora is not None and self.backbone is None and self.init_from is None:
             raise ValueError("lora adapts weights that have been trained before; give backbone or init_from")
-        if self.distillation is not None and self.label_smoothing:
-            raise ValueError("label_smoothing and distillation both soften the targets; give one of them")
         if not self.lora_targets.replace(",", " ").split():
             raise ValueError("lora_targets must name a layer, such as `q v`")
         tracker_names(self.report_to)
