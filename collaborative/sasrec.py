@@ -39,6 +39,8 @@ class SASRecSettings(Settings):
         batch_items: how many items a batch has room for; at least one row of `max_length`.
         learning_rate: the peak, reached after the warm-up.
         weight_decay: of the weights, apart from the gradient (AdamW).
+        negatives: items that are drawn for each batch, beside its targets, to be told from them; a catalogue of no
+            more items is taken whole.
     """
 
     dim: int = within(64, least=1)
@@ -50,6 +52,7 @@ class SASRecSettings(Settings):
     batch_items: int = within(1000, least=1)
     learning_rate: float = within(3e-3, above=0)
     weight_decay: float = within(0.0, least=0)
+    negatives: int = within(1024, least=1)
 
     def __post_init__(self):
         super().__post_init__()
