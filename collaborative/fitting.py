@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..common.provenance import Provenance, hash_of_interactions, read_provenance
 from ..data.interactions import Interactions
+from .neighbours import user_item_matrix
 from .sasrec import SASRec, SASRecSettings
 
 logger = logging.getLogger(__name__)
@@ -72,16 +73,20 @@ def fit_sasrec(
         model = SASRec(num_items, settings).train()
         if vectors is not None:
             parametrize.register_parametrization(model.items, "weight", _WithTexts(vectors, settings.dim))
+        repeats = len(interactions.items) - user_item_matrix(interactions, num_items).nnz
+        model.repeat.fill_(math.log((repeats + 1) / (targets_per_epoch - repeats + 1)))
         candidates = _Candidates(interactions, num_items, settings.negatives, shuffler)
         optimizer = torch.optim.AdamW(model.parameters(), betas=ADAM_BETAS, weight_decay=settings.weight_decay)
         done, mean_loss = 0, 0.0
         for _ in range(settings.epochs):
             for batch in _batches(interactions, settings, shuffler):
                 real = batch.targets >= 0
-                rows, places, rarity = candidates(batch.targets[real])
+                rows, place_of, rarity = candidates(batch.targets[real])
+                targets, histories = place_of[batch.targets[real]], place_of[batch.histories()[real]]
                 with parametrize.cached():  # the embeddings are made once for both
                     hidden = model(batch.items, batch.positions, batch.mask())[real]  # (n, dim)
-                    loss = _SoftmaxLoss.apply(hidden, model.items.weight[rows], places, rarity)
+                    some = model.items.weight[rows]  # (C, dim)
+                    loss = _SoftmaxLoss.apply(hidden, some, targets, histories, model.repeat, rarity)
                 optimizer.zero_grad()
                 loss.backward()
                 part = (done + len(hidden) / 2) / total  # the middle of the batch, so that no rate is 0
@@ -124,6 +129,10 @@ class _Batch:
         """(rows, 1, L, L) bool: a place sees itself and what is before it in the same window."""
         place = torch.arange(self.segments.shape[1])
         return ((self.segments[:, :, None] == self.segments[:, None]) & (place[:, None] >= place))[:, None]
+
+    def histories(self) -> Tensor:
+        """(rows, L, L) the items that each place sees; -1: none."""
+        return self.items[:, None].where(self.mask()[:, 0], -1)
 
 
 def _batches(interactions: Interactions, settings: SASRecSettings, shuffler: np.random.Generator) -> Iterator[_Batch]:
@@ -174,33 +183,48 @@ class _Candidates:
         targets = np.delete(interactions.items, interactions.offsets[:-1][interactions.lengths > 0])
         self.popularity = np.bincount(targets, minlength=num_items) / max(len(targets), 1)
 
+        self.everything = torch.cat([torch.arange(num_items), torch.tensor([-1])])
+
     def __call__(self, targets: Tensor) -> tuple[Tensor | slice, Tensor, Tensor | None]:
-        """Rows of the catalogue (C,), the places of the targets (n,) in them, and what makes up for those left out.
+        """Rows of the catalogue (C,); the place of each item in them (N + 1,), -1: none; what makes up for the rest.
 
         That is (C,) the logarithm of one over the chance to be here. With it added to the others' scores, the sum of
         the softmax is on average that over the catalogue.
         """
         if self.num_items <= self.drawn:
-            return slice(None), targets, None
+            return slice(None), self.everything, None
         drawn = self.shuffler.choice(self.num_items, self.drawn, replace=False)
         rows = np.union1d(drawn, targets.numpy())
         missed = (1 - self.drawn / self.num_items) * (1 - self.popularity[rows]) ** len(targets)
-        rows, rarity = torch.from_numpy(rows), torch.from_numpy(-np.log1p(-missed)).float()
-        return rows, torch.searchsorted(rows, targets), rarity
+        place_of = torch.full_like(self.everything, -1)
+        place_of[rows] = torch.arange(len(rows))
+        return torch.from_numpy(rows), place_of, torch.from_numpy(-np.log1p(-missed)).float()
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Mean of `cross_entropy(hidden @ items.T, targets)`, some rows at a time; rarity is added to what is no target.
+    """Mean of the cross-entropy of `hidden @ items.T` with what is added to it, some rows at a time.
 
-    The gradient is taken along with the loss, so that the (rows, N) matrices are small enough for the processor's
+    The gradient is taken along with the loss, so that the (rows, C) matrices are small enough for the processor's
     cache and are written over by the next rows.
     """
 
     ROWS = 128
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, items: Tensor, targets: Tensor, rarity: Tensor | None = None) -> Tensor:
-        """Loss of hidden (n, d) against targets (n,), rows of items (N, d); rarity is (N,)."""
+    def forward(
+        ctx,
+        hidden: Tensor,
+        items: Tensor,
+        targets: Tensor,
+        histories: Tensor,
+        repeat: Tensor,
+        rarity: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of hidden (n, d) against targets (n,), rows of items (C, d).
+
+        The scores of items in histories (n, L), where -1 is none, are raised by repeat, those of all but the target by
+        rarity (C,).
+        """
         grad_hidden, grad_items = torch.empty_like(hidden), torch.zeros_like(items)
         logits, softmax = hidden.new_empty(2, _SoftmaxLoss.ROWS, len(items))
         loss = hidden.new_zeros(())
@@ -208,9 +232,11 @@ class _SoftmaxLoss(torch.autograd.Function):
             some = slice(start, start + _SoftmaxLoss.ROWS)
             target = targets[some, None]
             scores = torch.mm(hidden[some], items.T, out=logits[: len(target)])
+            row, place = (histories[some] >= 0).nonzero(as_tuple=True)
+            scores[row, histories[some][row, place]] += repeat  # once, however often it is there
             if rarity is not None:
                 scores.add_(rarity).scatter_add_(1, target, -rarity[target])
-            probability = torch.softmax(scores, dim=1, out=softmax[: len(target)])  # (rows, N)
+            probability = torch.softmax(scores, dim=1, out=softmax[: len(target)])  # (rows, C)
             of_target = probability.gather(1, target)
             loss -= of_target.clamp_min(1e-30).log().sum()
             probability.scatter_(1, target, of_target - 1)  # now the gradient of the logits
@@ -220,10 +246,10 @@ class _SoftmaxLoss(torch.autograd.Function):
         return loss / len(hidden)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         """The stored gradients, scaled."""
         grad_hidden, grad_items = ctx.saved_tensors
-        return grad * grad_hidden, grad * grad_items, None, None
+        return grad * grad_hidden, grad * grad_items, None, None, None, None
 
 
 def sasrec_provenance(

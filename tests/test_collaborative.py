@@ -92,12 +92,23 @@ def test_the_loss_is_cross_entropy_with_its_gradients():
     hidden = torch.randn(300, 8, requires_grad=True)
     items = torch.randn(50, 8, requires_grad=True)
     targets = torch.randint(0, 50, (300,))
-    expected = F.cross_entropy(hidden @ items.T, targets)
+    histories = torch.randint(-1, 50, (300, 9))  # some twice, some with the target
+    has = (histories[:, :, None] == torch.arange(50)).any(dim=1)
+    expected = F.cross_entropy(hidden @ items.T - 3 * has, targets)
     expected_gradients = torch.autograd.grad(2 * expected, (hidden, items))
-    loss = _SoftmaxLoss.apply(hidden, items, targets)
+    loss = _SoftmaxLoss.apply(hidden, items, targets, histories, torch.tensor(-3.0))
     torch.testing.assert_close(loss, expected)
     for found, wanted in zip(torch.autograd.grad(2 * loss, (hidden, items)), expected_gradients, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_it_knows_how_often_an_item_comes_again():
+    never, always = cycles(length=6), Interactions.from_sequences(list("abc"), [[0] * 5, [1] * 5, [2] * 5])
+    for interactions, is_new in ((never, True), (always, False)):
+        model = fit_sasrec(interactions, 12, replace(SMALL, epochs=30, learning_rate=1e-2), progress=False)
+        assert model.repeat.sign() == (-1 if is_new else 1)
+        for history in interactions:
+            assert (model.score([history[:3]]).argmax() not in history[:3]) == is_new
 
 
 def test_a_sample_of_the_catalogue_stands_for_the_whole():
@@ -106,11 +117,13 @@ def test_a_sample_of_the_catalogue_stands_for_the_whole():
     drawn, scores, sums = np.random.default_rng(1), torch.randn(20, generator=torch.manual_seed(0)), []
     for _ in range(3000):
         targets = torch.from_numpy(drawn.choice([0, 1, 0, 1, 0, 2, 0, 3], 4))
-        rows, places, rarity = candidates(targets)
-        assert rows[places].equal(targets)
+        rows, place_of, rarity = candidates(targets)
+        assert rows[place_of[targets]].equal(targets)
+        assert [place in rows for place in range(20)] == (place_of[:-1] >= 0).tolist()
         sums.append((scores[rows] + rarity).exp().sum())
     assert torch.stack(sums).mean().item() == pytest.approx(scores.exp().sum().item(), rel=0.02)
-    loss = _SoftmaxLoss.apply(torch.ones(4, 1), scores[rows, None], places, rarity)
+    places, nothing = place_of[targets], torch.full((4, 1), -1)
+    loss = _SoftmaxLoss.apply(torch.ones(4, 1), scores[rows, None], places, nothing, torch.zeros(()), rarity)
     corrected = (scores[rows] + rarity).repeat(4, 1).scatter(1, places[:, None], scores[targets][:, None])
     torch.testing.assert_close(loss, F.cross_entropy(corrected, places))
 
