@@ -176,27 +176,22 @@ class _WithTexts(nn.Module):
 
 
 class _Candidates:
-    """The items of a batch's softmax: all, or of a larger catalogue the batch's targets and `drawn` items at random."""
+    """The items of a batch's softmax: its targets, and `drawn` of the catalogue at random, or all of a smaller one."""
 
     def __init__(self, interactions: Interactions, num_items: int, drawn: int, shuffler: np.random.Generator):
-        self.num_items, self.drawn, self.shuffler = num_items, drawn, shuffler
+        self.num_items, self.drawn, self.shuffler = num_items, min(drawn, num_items), shuffler
         targets = np.delete(interactions.items, interactions.offsets[:-1][interactions.lengths > 0])
         self.popularity = np.bincount(targets, minlength=num_items) / max(len(targets), 1)
 
-        self.everything = torch.cat([torch.arange(num_items), torch.tensor([-1])])
-
-    def __call__(self, targets: Tensor) -> tuple[Tensor | slice, Tensor, Tensor | None]:
+    def __call__(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the catalogue (C,); the place of each item in them (N + 1,), -1: none; what makes up for the rest.
 
         That is (C,) the logarithm of one over the chance to be here. With it added to the others' scores, the sum of
         the softmax is on average that over the catalogue.
         """
-        if self.num_items <= self.drawn:
-            return slice(None), self.everything, None
-        drawn = self.shuffler.choice(self.num_items, self.drawn, replace=False)
-        rows = np.union1d(drawn, targets.numpy())
+        rows = np.union1d(self.shuffler.choice(self.num_items, self.drawn, replace=False), targets.numpy())
         missed = (1 - self.drawn / self.num_items) * (1 - self.popularity[rows]) ** len(targets)
-        place_of = torch.full_like(self.everything, -1)
+        place_of = torch.full((self.num_items + 1,), -1)  # the last is that of -1, no item
         place_of[rows] = torch.arange(len(rows))
         return torch.from_numpy(rows), place_of, torch.from_numpy(-np.log1p(-missed)).float()
 
@@ -212,13 +207,7 @@ class _SoftmaxLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
-        hidden: Tensor,
-        items: Tensor,
-        targets: Tensor,
-        histories: Tensor,
-        repeat: Tensor,
-        rarity: Tensor | None = None,
+        ctx, hidden: Tensor, items: Tensor, targets: Tensor, histories: Tensor, repeat: Tensor, rarity: Tensor
     ) -> Tensor:
         """Loss of hidden (n, d) against targets (n,), rows of items (C, d).
 
@@ -234,8 +223,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             scores = torch.mm(hidden[some], items.T, out=logits[: len(target)])
             row, place = (histories[some] >= 0).nonzero(as_tuple=True)
             scores[row, histories[some][row, place]] += repeat  # once, however often it is there
-            if rarity is not None:
-                scores.add_(rarity).scatter_add_(1, target, -rarity[target])
+            scores.add_(rarity).scatter_add_(1, target, -rarity[target])
             probability = torch.softmax(scores, dim=1, out=softmax[: len(target)])  # (rows, C)
             of_target = probability.gather(1, target)
             loss -= of_target.clamp_min(1e-30).log().sum()

@@ -96,7 +96,7 @@ def test_the_loss_is_cross_entropy_with_its_gradients():
     has = (histories[:, :, None] == torch.arange(50)).any(dim=1)
     expected = F.cross_entropy(hidden @ items.T - 3 * has, targets)
     expected_gradients = torch.autograd.grad(2 * expected, (hidden, items))
-    loss = _SoftmaxLoss.apply(hidden, items, targets, histories, torch.tensor(-3.0))
+    loss = _SoftmaxLoss.apply(hidden, items, targets, histories, torch.tensor(-3.0), torch.zeros(50))
     torch.testing.assert_close(loss, expected)
     for found, wanted in zip(torch.autograd.grad(2 * loss, (hidden, items)), expected_gradients, strict=True):
         torch.testing.assert_close(found, wanted)
