@@ -1,7 +1,8 @@
-"""Collaborative semantics: training the SASRec with the full softmax."""
+"""Collaborative semantics: training the SASRec with a softmax over the catalogue, or over a sample of it."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
 from ..common.provenance import Provenance, hash_of_interactions, read_provenance
 from ..data.interactions import Interactions
+from .neighbours import user_item_matrix
 from .sasrec import SASRec, SASRecSettings
 
 logger = logging.getLogger(__name__)
@@ -30,8 +33,9 @@ def fit_sasrec(
     settings: SASRecSettings | None = None,
     seed: int = 0,
     progress: bool = True,
+    vectors: np.ndarray | None = None,
 ) -> SASRec:
-    """Train a SASRec by cross-entropy over the whole catalogue.
+    """Train a SASRec by cross-entropy over the catalogue, or over a sample of a large one.
 
     It is trained on the CPU wherever the rest runs: a GPU adds up gradients in an order of its own, and would give
     another catalogue every time.
@@ -46,6 +50,8 @@ def fit_sasrec(
         settings: shape and training.
         seed: of weights, order and dropout. The global random state is left as it was.
         progress: show a bar with the loss.
+        vectors: (N, v) of the items' texts. An item's embedding then is their projection and what is learned of the
+            item alone, so that one with few interactions has a place too.
 
     Returns:
         The model, in evaluation mode. The same input gives the same weights on the same machine with as many threads.
@@ -65,13 +71,22 @@ def fit_sasrec(
     ):
         torch.default_generator.manual_seed(seed)  # the CPU's alone, which is what is put back
         model = SASRec(num_items, settings).train()
+        if vectors is not None:
+            parametrize.register_parametrization(model.items, "weight", _WithTexts(vectors, settings.dim))
+        repeats = len(interactions.items) - user_item_matrix(interactions, num_items).nnz
+        model.repeat.fill_(math.log((repeats + 1) / (targets_per_epoch - repeats + 1)))
+        candidates = _Candidates(interactions, num_items, settings.negatives, shuffler)
         optimizer = torch.optim.AdamW(model.parameters(), betas=ADAM_BETAS, weight_decay=settings.weight_decay)
         done, mean_loss = 0, 0.0
         for _ in range(settings.epochs):
             for batch in _batches(interactions, settings, shuffler):
                 real = batch.targets >= 0
-                hidden = model(batch.items, batch.positions, batch.mask())[real]  # (n, dim)
-                loss = _FullSoftmaxLoss.apply(hidden, model.items.weight, batch.targets[real])
+                rows, place_of, rarity = candidates(batch.targets[real])
+                targets, histories = place_of[batch.targets[real]], place_of[batch.histories()[real]]
+                with parametrize.cached():  # the embeddings are made once for both
+                    hidden = model(batch.items, batch.positions, batch.mask())[real]  # (n, dim)
+                    some = model.items.weight[rows]  # (C, dim)
+                    loss = _SoftmaxLoss.apply(hidden, some, targets, histories, model.repeat, rarity)
                 optimizer.zero_grad()
                 loss.backward()
                 part = (done + len(hidden) / 2) / total  # the middle of the batch, so that no rate is 0
@@ -86,6 +101,8 @@ def fit_sasrec(
                 bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
                 bar.update(len(hidden))
                 done += len(hidden)
+    if vectors is not None:
+        parametrize.remove_parametrizations(model.items, "weight")
     if not all(weight.isfinite().all() for weight in model.parameters()):
         raise ValueError(f"SASRec: after its last step some weights are not finite; {_REMEDY}")
     return model.eval()
@@ -112,6 +129,10 @@ class _Batch:
         """(rows, 1, L, L) bool: a place sees itself and what is before it in the same window."""
         place = torch.arange(self.segments.shape[1])
         return ((self.segments[:, :, None] == self.segments[:, None]) & (place[:, None] >= place))[:, None]
+
+    def histories(self) -> Tensor:
+        """(rows, L, L) the items that each place sees; -1: none."""
+        return self.items[:, None].where(self.mask()[:, 0], -1)
 
 
 def _batches(interactions: Interactions, settings: SASRecSettings, shuffler: np.random.Generator) -> Iterator[_Batch]:
@@ -140,26 +161,70 @@ def _windows(interactions: Interactions, length: int, shuffler: np.random.Genera
             yield items[start : start + length + 1]
 
 
-class _FullSoftmaxLoss(torch.autograd.Function):
-    """Mean of `cross_entropy(hidden @ items.T, targets)`, some rows at a time.
+class _WithTexts(nn.Module):
+    """Item embeddings (N, dim) with projections of text vectors (N, v) added."""
 
-    The gradient is taken along with the loss, so that the (rows, N) matrices are small enough for the processor's
+    def __init__(self, vectors: np.ndarray, dim: int):
+        super().__init__()
+        centred = torch.from_numpy(vectors - vectors.mean(axis=0))
+        self.register_buffer("vectors", centred / centred.std().clamp_min(1e-9))
+        self.projection = nn.Linear(vectors.shape[1], dim, bias=False)
+        nn.init.normal_(self.projection.weight, std=0.02 / vectors.shape[1] ** 0.5)  # as large as the embeddings
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return embeddings + self.projection(self.vectors)
+
+
+class _Candidates:
+    """The items of a batch's softmax: its targets, and `drawn` of the catalogue at random, or all of a smaller one."""
+
+    def __init__(self, interactions: Interactions, num_items: int, drawn: int, shuffler: np.random.Generator):
+        self.num_items, self.drawn, self.shuffler = num_items, min(drawn, num_items), shuffler
+        targets = np.delete(interactions.items, interactions.offsets[:-1][interactions.lengths > 0])
+        self.popularity = np.bincount(targets, minlength=num_items) / max(len(targets), 1)
+
+    def __call__(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the catalogue (C,); the place of each item in them (N + 1,), -1: none; what makes up for the rest.
+
+        That is (C,) the logarithm of one over the chance to be here. With it added to the others' scores, the sum of
+        the softmax is on average that over the catalogue.
+        """
+        rows = np.union1d(self.shuffler.choice(self.num_items, self.drawn, replace=False), targets.numpy())
+        missed = (1 - self.drawn / self.num_items) * (1 - self.popularity[rows]) ** len(targets)
+        place_of = torch.full((self.num_items + 1,), -1)  # the last is that of -1, no item
+        place_of[rows] = torch.arange(len(rows))
+        return torch.from_numpy(rows), place_of, torch.from_numpy(-np.log1p(-missed)).float()
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """Mean of the cross-entropy of `hidden @ items.T` with what is added to it, some rows at a time.
+
+    The gradient is taken along with the loss, so that the (rows, C) matrices are small enough for the processor's
     cache and are written over by the next rows.
     """
 
     ROWS = 128
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-        """Loss of hidden (n, d) against targets (n,), rows of items (N, d)."""
+    def forward(
+        ctx, hidden: Tensor, items: Tensor, targets: Tensor, histories: Tensor, repeat: Tensor, rarity: Tensor
+    ) -> Tensor:
+        """Loss of hidden (n, d) against targets (n,), rows of items (C, d).
+
+        The scores of items in histories (n, L), where -1 is none, are raised by repeat, those of all but the target by
+        rarity (C,).
+        """
         grad_hidden, grad_items = torch.empty_like(hidden), torch.zeros_like(items)
-        logits, softmax = hidden.new_empty(2, _FullSoftmaxLoss.ROWS, len(items))
+        logits, softmax = hidden.new_empty(2, _SoftmaxLoss.ROWS, len(items))
         loss = hidden.new_zeros(())
-        for start in range(0, len(hidden), _FullSoftmaxLoss.ROWS):
-            some = slice(start, start + _FullSoftmaxLoss.ROWS)
+        for start in range(0, len(hidden), _SoftmaxLoss.ROWS):
+            some = slice(start, start + _SoftmaxLoss.ROWS)
             target = targets[some, None]
-            torch.mm(hidden[some], items.T, out=logits[: len(target)])
-            probability = torch.softmax(logits[: len(target)], dim=1, out=softmax[: len(target)])  # (rows, N)
+            scores = torch.mm(hidden[some], items.T, out=logits[: len(target)])
+            row, place = (histories[some] >= 0).nonzero(as_tuple=True)
+            scores[row, histories[some][row, place]] += repeat  # once, however often it is there
+            scores.add_(rarity).scatter_add_(1, target, -rarity[target])
+            probability = torch.softmax(scores, dim=1, out=softmax[: len(target)])  # (rows, C)
             of_target = probability.gather(1, target)
             loss -= of_target.clamp_min(1e-30).log().sum()
             probability.scatter_(1, target, of_target - 1)  # now the gradient of the logits
@@ -169,17 +234,20 @@ class _FullSoftmaxLoss(torch.autograd.Function):
         return loss / len(hidden)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         """The stored gradients, scaled."""
         grad_hidden, grad_items = ctx.saved_tensors
-        return grad * grad_hidden, grad * grad_items, None
+        return grad * grad_hidden, grad * grad_items, None, None, None, None
 
 
-def sasrec_provenance(interactions: Interactions, num_items: int, settings: SASRecSettings, seed: int) -> Provenance:
+def sasrec_provenance(
+    interactions: Interactions, num_items: int, settings: SASRecSettings, seed: int, vectors: np.ndarray | None = None
+) -> Provenance:
     """Everything that decides what `fit_sasrec` learns."""
-    shape = {**asdict(settings), "patience": None}  # a setting of earlier versions, whose files stay of use
-    facts = {"num_items": num_items, "sasrec": shape, "seed": seed}
-    return Provenance("sasrec", {"training interactions": hash_of_interactions(interactions)}, facts)
+    inputs = {"training interactions": hash_of_interactions(interactions)}
+    if vectors is not None:
+        inputs["item vectors"] = hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()
+    return Provenance("sasrec", inputs, {"num_items": num_items, "sasrec": asdict(settings), "seed": seed})
 
 
 def fit_or_load(
@@ -189,13 +257,14 @@ def fit_or_load(
     settings: SASRecSettings | None = None,
     seed: int = 0,
     progress: bool = True,
+    vectors: np.ndarray | None = None,
 ) -> SASRec:
     """The SASRec in the file if it was trained on exactly this; otherwise one that is trained now and saved there."""
     settings = settings or SASRecSettings()
-    provenance = sasrec_provenance(interactions, num_items, settings, seed)
+    provenance = sasrec_provenance(interactions, num_items, settings, seed, vectors)
     if path is not None and read_provenance(path).get("key") == provenance.key:
         return SASRec.load(path)
-    model = fit_sasrec(interactions, num_items, settings, seed, progress)
+    model = fit_sasrec(interactions, num_items, settings, seed, progress, vectors)
     if path is not None:
         model.save(path, provenance)
     return model

@@ -39,6 +39,8 @@ class SASRecSettings(Settings):
         batch_items: how many items a batch has room for; at least one row of `max_length`.
         learning_rate: the peak, reached after the warm-up.
         weight_decay: of the weights, apart from the gradient (AdamW).
+        negatives: items that are drawn for each batch, beside its targets, to be told from them; a catalogue of no
+            more items is taken whole.
     """
 
     dim: int = within(64, least=1)
@@ -50,6 +52,7 @@ class SASRecSettings(Settings):
     batch_items: int = within(1000, least=1)
     learning_rate: float = within(3e-3, above=0)
     weight_decay: float = within(0.0, least=0)
+    negatives: int = within(1024, least=1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -84,7 +87,9 @@ class _Block(nn.Module):
 class SASRec(nn.Module):
     """Scores every item of the catalogue as the next one of a user.
 
-    Input and output share the item embeddings, whose cosines say which items are alike to the same users.
+    Input and output share the item embeddings, whose cosines say which items are alike to the same users. Embeddings
+    so shared take the items of a history for likely ones; `repeat`, the log odds in training that the next item is one
+    of these, is added to their scores.
 
     Args:
         num_items: size of the catalogue, N.
@@ -97,6 +102,7 @@ class SASRec(nn.Module):
         self.num_items, self.settings = num_items, settings
         self.items = nn.Embedding(num_items, settings.dim)
         self.positions = nn.Embedding(settings.max_length, settings.dim)
+        self.register_buffer("repeat", torch.zeros(()))
         self.norm = nn.LayerNorm(settings.dim)
         self.blocks = nn.ModuleList(_Block(settings) for _ in range(settings.num_layers))
         for module in self.modules():
@@ -114,7 +120,7 @@ class SASRec(nn.Module):
             mask: bool, True where place i may look at place j, broadcast to (B, heads, L, L).
 
         Returns:
-            (B, L, dim) hidden states; their products with the item embeddings are the scores.
+            (B, L, dim) hidden states; their products with the item embeddings are the scores, `repeat` aside.
         """
         hidden = self.norm(self.items(items) + self.positions(positions))
         hidden = F.dropout(hidden, self.settings.dropout, self.training)
@@ -140,7 +146,10 @@ class SASRec(nn.Module):
         recent = [torch.as_tensor(np.asarray(history[-self.settings.max_length :], np.int64)) for history in histories]
         last = torch.tensor([len(items) - 1 for items in recent])
         hidden = self._read(nn.utils.rnn.pad_sequence(recent, batch_first=True))  # padded behind the last item
-        return hidden[torch.arange(len(recent)), last] @ self.items.weight.T
+        scores = hidden[torch.arange(len(recent)), last] @ self.items.weight.T
+        for of_user, history in zip(scores, histories, strict=True):
+            of_user[np.unique(history)] += self.repeat
+        return scores
 
     @torch.no_grad()
     def states(self, interactions: Interactions) -> Tensor:
@@ -148,7 +157,8 @@ class SASRec(nn.Module):
 
         Returns:
             (total, dim) float32, in the order of `interactions.items`: what [`score`] knows of the histories that end
-            there. Beyond `max_length` items windows overlap by half, so that at least so many items are read.
+            there, `repeat` aside. Beyond `max_length` items windows overlap by half, so that at least so many items
+            are read.
         """
         length, windows = self.settings.max_length, []
         for start, end in pairwise(interactions.offsets.tolist()):
@@ -194,7 +204,7 @@ class SASRec(nn.Module):
             weights, facts = load_file(path), read_provenance(path)["settings"]
             settings = {name: value for name, value in facts["sasrec"].items() if name != "patience"}
             model = cls(facts["num_items"], SASRecSettings(**settings))
-            model.load_state_dict(weights)
+            model.load_state_dict({"repeat": torch.zeros(()), **weights})  # which earlier files lack
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path}: not a SASRec ({reason}); train it again") from None

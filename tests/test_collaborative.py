@@ -1,7 +1,7 @@
 """SASRec: it learns what follows what, is the same every time, and is kept with what it was trained on."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.collaborative.fitting import _batches, _FullSoftmaxLoss, fit_or_load, fit_sasrec, sasrec_provenance
+from gram.collaborative.fitting import _batches, _Candidates, _SoftmaxLoss, fit_or_load, fit_sasrec, sasrec_provenance
 from gram.collaborative.neighbours import nearest_items
 from gram.collaborative.sasrec import SASRec, SASRecSettings
 from gram.common.provenance import read_provenance
@@ -29,8 +29,9 @@ def same(one, two):
     return all(weight.equal(two.state_dict()[name]) for name, weight in one.state_dict().items())
 
 
-def test_it_learns_what_follows_what():
-    learner = SASRecSettings(dim=16, num_layers=1, num_heads=2, max_length=8, dropout=0.1, epochs=60, batch_items=64)
+@pytest.mark.parametrize("negatives", [12, 4])  # all items, or some
+def test_it_learns_what_follows_what(negatives):
+    learner = replace(SMALL, epochs=60, negatives=negatives)
     model = fit_sasrec(cycles(), 12, learner, progress=False)
     scores = model.score([np.array([3, 4, 5]), np.array([11])])
     assert scores.shape == (2, 12)
@@ -91,12 +92,55 @@ def test_the_loss_is_cross_entropy_with_its_gradients():
     hidden = torch.randn(300, 8, requires_grad=True)
     items = torch.randn(50, 8, requires_grad=True)
     targets = torch.randint(0, 50, (300,))
-    expected = F.cross_entropy(hidden @ items.T, targets)
+    histories = torch.randint(-1, 50, (300, 9))  # some twice, some with the target
+    has = (histories[:, :, None] == torch.arange(50)).any(dim=1)
+    expected = F.cross_entropy(hidden @ items.T - 3 * has, targets)
     expected_gradients = torch.autograd.grad(2 * expected, (hidden, items))
-    loss = _FullSoftmaxLoss.apply(hidden, items, targets)
+    loss = _SoftmaxLoss.apply(hidden, items, targets, histories, torch.tensor(-3.0), torch.zeros(50))
     torch.testing.assert_close(loss, expected)
     for found, wanted in zip(torch.autograd.grad(2 * loss, (hidden, items)), expected_gradients, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_it_knows_how_often_an_item_comes_again():
+    never, always = cycles(length=6), Interactions.from_sequences(list("abc"), [[0] * 5, [1] * 5, [2] * 5])
+    for interactions, is_new in ((never, True), (always, False)):
+        model = fit_sasrec(interactions, 12, replace(SMALL, epochs=30, learning_rate=1e-2), progress=False)
+        assert model.repeat.sign() == (-1 if is_new else 1)
+        for history in interactions:
+            assert (model.score([history[:3]]).argmax() not in history[:3]) == is_new
+
+
+def test_a_sample_of_the_catalogue_stands_for_the_whole():
+    interactions = Interactions.from_sequences(list("ab"), [[5, 0, 1, 0, 1, 0, 2], [7, 0, 3]])
+    candidates = _Candidates(interactions, 20, 6, np.random.default_rng(0))
+    drawn, scores, sums = np.random.default_rng(1), torch.randn(20, generator=torch.manual_seed(0)), []
+    for _ in range(3000):
+        targets = torch.from_numpy(drawn.choice([0, 1, 0, 1, 0, 2, 0, 3], 4))
+        rows, place_of, rarity = candidates(targets)
+        assert rows[place_of[targets]].equal(targets)
+        assert [place in rows for place in range(20)] == (place_of[:-1] >= 0).tolist()
+        sums.append((scores[rows] + rarity).exp().sum())
+    assert torch.stack(sums).mean().item() == pytest.approx(scores.exp().sum().item(), rel=0.02)
+    places, nothing = place_of[targets], torch.full((4, 1), -1)
+    loss = _SoftmaxLoss.apply(torch.ones(4, 1), scores[rows, None], places, nothing, torch.zeros(()), rarity)
+    corrected = (scores[rows] + rarity).repeat(4, 1).scatter(1, places[:, None], scores[targets][:, None])
+    torch.testing.assert_close(loss, F.cross_entropy(corrected, places))
+
+
+def test_texts_give_a_place_to_items_that_nobody_has():
+    kinds = np.arange(16) % 4  # everybody keeps to one; items 12 to 15 are in no sequence
+    draw = np.random.default_rng(0)
+    sequences = [4 * draw.integers(0, 3, 8) + user % 4 for user in range(60)]
+    of_kind = Interactions.from_sequences([str(user) for user in range(60)], sequences)
+    learner = replace(SMALL, epochs=40)
+    model, again = (
+        fit_sasrec(of_kind, 16, learner, progress=False, vectors=np.eye(4, dtype=np.float32)[kinds]) for _ in range(2)
+    )
+    assert same(model, again)
+    assert list(model.state_dict()) == list(SASRec(16, learner).state_dict())
+    embeddings = F.normalize(model.items.weight.detach(), dim=1)
+    assert ((embeddings[12:] @ embeddings[:12].T).argmax(dim=1) % 4).tolist() == [0, 1, 2, 3]
 
 
 def test_a_saved_model_scores_alike(tmp_path):
@@ -106,8 +150,7 @@ def test_a_saved_model_scores_alike(tmp_path):
     assert loaded.settings == SMALL
     assert loaded.score([np.array([1, 2])]).equal(model.score([np.array([1, 2])]))
     assert [path.name for path in tmp_path.iterdir()] == ["sasrec.safetensors"]
-    written = read_provenance(tmp_path / "sasrec.safetensors")  # with "patience", as files of earlier versions have it
-    assert written["settings"]["sasrec"] == {**asdict(SMALL), "patience": None}
+    assert read_provenance(tmp_path / "sasrec.safetensors")["settings"]["sasrec"] == asdict(SMALL)
 
 
 def test_a_file_that_is_no_sasrec_is_refused(tmp_path):
@@ -139,8 +182,11 @@ def test_the_key_is_of_all_that_matters():
         sasrec_provenance(cycles(), 12, changed, 0).key,
         sasrec_provenance(cycles(), 12, SMALL, 1).key,
         sasrec_provenance(cycles(users=39), 12, SMALL, 0).key,
+        sasrec_provenance(cycles(), 12, replace(SMALL, negatives=7), 0).key,
+        sasrec_provenance(cycles(), 12, SMALL, 0, np.zeros((12, 2), np.float32)).key,
+        sasrec_provenance(cycles(), 12, SMALL, 0, np.ones((12, 2), np.float32)).key,
     }
-    assert len(prints) == 5
+    assert len(prints) == 8
     assert sasrec_provenance(cycles(), 12, SMALL, 0).key in prints
 
 

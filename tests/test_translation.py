@@ -81,10 +81,11 @@ def test_a_translation_is_one_row_per_item_in_catalogue_order(vocabulary):
     assert result.sasrec.num_items == len(TEXTS)
 
 
-def test_the_validation_and_test_items_of_users_change_nothing(vocabulary):
+@pytest.mark.parametrize("sasrec_texts", [False, True])
+def test_the_validation_and_test_items_of_users_change_nothing(vocabulary, sasrec_texts):
     sequences = [(0, 1, 2, 3, 4), (2, 3, 4, 5, 6), (5, 1, 7, 9, 8)]
     others = [(*sequence[:-2], 20 + user, 30 + user) for user, sequence in enumerate(sequences)]
-    chosen = TranslationSettings(num_clusters=4, depth=3)
+    chosen = TranslationSettings(num_clusters=4, depth=3, sasrec_texts=sasrec_texts)
     one, two = (
         translate(catalogue_of(TEXTS, s), vocabulary, chosen, sasrec_settings=SASREC, progress=False)
         for s in (sequences, others)

@@ -88,7 +88,8 @@ class Distillation:
         self.weight, self.temperature, self.draws, self.device = weight, temperature, draws, device
         self.trie = copy.deepcopy(trie).to(device)
         starts = torch.from_numpy(_starts(trie))
-        self.order = starts[trie.leaves.cpu()].argsort().to(device)  # (I,) items in the trie's order
+        self.places = starts[trie.leaves.cpu()].to(device)  # (I,) of the items in the trie's order
+        self.order = self.places.argsort()  # (I,) items in the trie's order
         self.starts = starts.to(device)  # (N,)
         self.states = None
         if isinstance(teacher, SASRec):
@@ -160,11 +161,15 @@ class Distillation:
 
     def _scores(self, samples: torch.Tensor) -> torch.Tensor:
         """(n, I) the teacher's scores of the catalogue in the trie's order, over the temperature."""
-        if self.states is not None:
-            return self.states[samples - 1].to(self.device) @ self.embeddings.T
         places, offsets = samples.numpy(), self.interactions.offsets
         starts = offsets[np.searchsorted(offsets, places, side="right") - 1]
         histories = [self.interactions.items[start:place] for start, place in zip(starts, places, strict=True)]
+        if self.states is not None:
+            scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
+            row = torch.from_numpy(np.repeat(np.arange(len(places)), places - starts)).to(self.device)
+            item = torch.from_numpy(np.concatenate(histories).astype(np.int64)).to(self.device)
+            scores[row, self.places[item]] += self.teacher.repeat.to(self.device) / self.temperature
+            return scores
         return torch.as_tensor(self.teacher.score(histories)).to(self.device)[:, self.order] / self.temperature
 
 

@@ -111,6 +111,7 @@ def encode_together(
 ) -> None:
     """Let several processes fill the folder with the shards of a sentence-transformers encoder; all must call this."""
     has_vectors = settings.id_tokens == CODES or (settings.hierarchy and settings.lexical_ids is None)
+    has_vectors |= settings.sasrec_texts and settings.similar_items == SASREC and settings.num_similar > 0
     if has_vectors and settings.vectors is None and settings.encoder != BUILT_IN_ENCODER:
         options = _encoder_options(settings, folder)
         encode_in_shards(texts, settings.encoder, **options, processes=processes, progress=progress)
@@ -229,8 +230,9 @@ class _Stages:
         sasrec, inputs = None, {"training interactions": hash_of_interactions(training)}
         if source == SASREC:
             arguments = (training, num_items, self.sasrec_settings, self.settings.seed)
-            inputs = {"sasrec": sasrec_provenance(*arguments).key}
-            sasrec = fit_or_load(self._file(SASREC_FILE), *arguments, self.progress)
+            vectors = self.vectors()[0] if self.settings.sasrec_texts else None
+            inputs = {"sasrec": sasrec_provenance(*arguments, vectors).key}
+            sasrec = fit_or_load(self._file(SASREC_FILE), *arguments, self.progress, vectors)
         provenance = Provenance("similar items", inputs, {"num_similar": k, "source": source, "num_items": num_items})
 
         def make() -> pa.Table:
