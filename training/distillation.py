@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,21 @@ _GOLDEN, _PLASTIC = 0.6180339887498949, 0.7548776662466927  # multiples of these
 _SCORES_AT_ONCE, _LEAST_ROWS = 1 << 19, 16  # so that scores stay in a processor's cache, or embeddings are read rarely
 
 
-def teacher_of(settings: TrainingSettings, data: RecommendationData) -> SASRec | None:
-    """The SASRec that a run learns from, if it does.
+def teachers_of(settings: TrainingSettings, data: RecommendationData) -> list[SASRec]:
+    """The SASRecs that a run learns from, if it does.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: the file is no SASRec, or one that was fitted on anything but the training part of these data.
+        FileNotFoundError: one is not there.
+        ValueError: a file is no SASRec, or one that was fitted on anything but the training part of these data.
     """
     if settings.distillation is None or not settings.distillation_weight:
-        return None
+        return []
     own = settings.translation_folder / SASREC_FILE
-    path = own if settings.distillation == SASREC else Path(settings.distillation)
+    names = settings.distillation.split(",")
+    return [_teacher(own if name == SASREC else Path(name), settings, data) for name in names]
+
+
+def _teacher(path: Path, settings: TrainingSettings, data: RecommendationData) -> SASRec:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file, and distillation learns from a SASRec; translate with --similar-items sasrec and a "
@@ -48,14 +53,15 @@ def teacher_of(settings: TrainingSettings, data: RecommendationData) -> SASRec |
 
 
 class Distillation:
-    """Soft targets of training samples: at each token of the target's lexical ID, what the teacher expects there.
+    """Soft targets of training samples: at each token of the target's lexical ID, what the teachers expect there.
 
-    The teacher's softmax over the catalogue, summed over the subtrees of a node's children, is a distribution over
+    Their softmax over the catalogue, summed over the subtrees of a node's children, is a distribution over
     these. With the catalogue in the trie's order a subtree is a run of items, and its sum the difference of two entries
-    of one cumulative sum. Where the teacher expects next to nothing below a node, the target stays as it is.
+    of one cumulative sum. Where they expect next to nothing below a node, the target stays as it is.
 
     Args:
-        teacher: whatever can score the catalogue for histories; a SASRec reads every history once, at the start.
+        teachers: whatever can score the catalogue for histories; their scores are averaged. A SASRec reads every
+            history once, at the start.
         interactions: the training part.
         trie: of the whole catalogue.
         weight: the teacher's share of a soft target; the rest is the true token's.
@@ -68,7 +74,7 @@ class Distillation:
         >>> from gram.collaborative.baselines import Popularity
         >>> training = Interactions.from_sequences(["a", "b"], [[0, 1], [1, 2]])
         >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
-        >>> distillation = Distillation(Popularity(training, 3), training, trie, weight=0.5)
+        >>> distillation = Distillation([Popularity(training, 3)], training, trie, weight=0.5)
         >>> soft = distillation(torch.tensor([1]), labels=torch.tensor([[5, 9, 1]]))["soft_targets"]
         >>> soft["tokens"][0, 0], soft["shares"][0, 0].round(decimals=2)  # of item 1, which starts with token 5
         (tensor([5, 7]), tensor([0.8900, 0.1100]))
@@ -76,7 +82,7 @@ class Distillation:
 
     def __init__(
         self,
-        teacher: Recommender,
+        teachers: Sequence[Recommender],
         interactions: Interactions,
         trie: ItemTrie,
         weight: float,
@@ -84,17 +90,22 @@ class Distillation:
         draws: int = 0,
         device: torch.device | str = "cpu",
     ):
-        self.teacher, self.interactions = teacher, interactions
-        self.weight, self.temperature, self.draws, self.device = weight, temperature, draws, device
+        self.interactions = interactions
+        self.weight, self.draws, self.device = weight, draws, device
         self.trie = copy.deepcopy(trie).to(device)
         starts = torch.from_numpy(_starts(trie))
         self.places = starts[trie.leaves.cpu()].to(device)  # (I,) of the items in the trie's order
         self.order = self.places.argsort()  # (I,) items in the trie's order
         self.starts = starts.to(device)  # (N,)
+        self.share = 1 / (len(teachers) * temperature)  # of one teacher in the scores
+        sasrecs = [teacher for teacher in teachers if isinstance(teacher, SASRec)]
+        self.others = [teacher for teacher in teachers if not isinstance(teacher, SASRec)]
         self.states = None
-        if isinstance(teacher, SASRec):
-            self.states = teacher.states(interactions)  # (total, dim)
-            self.embeddings = teacher.items.weight.detach().to(device)[self.order] / temperature  # (I, dim)
+        if sasrecs:  # as wide as all of them: the sum of their scores is one product
+            self.states = torch.cat([teacher.states(interactions) for teacher in sasrecs], dim=-1)  # (total, dims)
+            embeddings = torch.cat([teacher.items.weight.detach() for teacher in sasrecs], dim=-1)
+            self.embeddings = self.share * embeddings.to(device)[self.order]  # (I, dims)
+            self.repeat = self.share * sum(teacher.repeat for teacher in sasrecs).to(device)
 
     @torch.no_grad()
     def __call__(self, samples: torch.Tensor, labels: torch.Tensor, epoch: int = 0) -> dict:
@@ -160,17 +171,19 @@ class Distillation:
         return self.order[row if places is None else places.gather(1, row)]
 
     def _scores(self, samples: torch.Tensor) -> torch.Tensor:
-        """(n, I) the teacher's scores of the catalogue in the trie's order, over the temperature."""
+        """(n, I) the teachers' scores of the catalogue in the trie's order, over the temperature."""
         places, offsets = samples.numpy(), self.interactions.offsets
         starts = offsets[np.searchsorted(offsets, places, side="right") - 1]
         histories = [self.interactions.items[start:place] for start, place in zip(starts, places, strict=True)]
+        scores = torch.zeros((), device=self.device)
         if self.states is not None:
             scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
             row = torch.from_numpy(np.repeat(np.arange(len(places)), places - starts)).to(self.device)
             item = torch.from_numpy(np.concatenate(histories).astype(np.int64)).to(self.device)
-            scores[row, self.places[item]] += self.teacher.repeat.to(self.device) / self.temperature
-            return scores
-        return torch.as_tensor(self.teacher.score(histories)).to(self.device)[:, self.order] / self.temperature
+            scores[row, self.places[item]] += self.repeat  # once, however often an item is there
+        for teacher in self.others:
+            scores = scores + self.share * torch.as_tensor(teacher.score(histories)).to(self.device)[:, self.order]
+        return scores
 
 
 def _starts(trie: ItemTrie) -> np.ndarray:
