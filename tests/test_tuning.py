@@ -67,14 +67,16 @@ def test_the_test_items_reach_nothing_bit_for_bit(data, tuned, tmp_path):
     tuning = tune_sasrec(other, tmp_path / "sasrec", progress=False, grid=GRID)
     assert tuning == tuned[1]
     assert content(tmp_path / "sasrec") == content(tuned[0])
-    one = tune_counted("item-kNN", data, tmp_path / "one", progress=False)
-    assert one == tune_counted("item-kNN", other, tmp_path / "two", progress=False)
-    assert content(tmp_path / "one") == content(tmp_path / "two")
+    for name in COUNTED_SETTINGS:
+        one, two = (tmp_path / name / part for part in ("one", "two"))
+        assert tune_counted(name, data, one, progress=False) == tune_counted(name, other, two, progress=False)
+        assert content(one) == content(two)
 
 
-def test_the_validation_items_do_count(data, tmp_path):
+@pytest.mark.parametrize("baseline", COUNTED_SETTINGS)
+def test_the_validation_items_do_count(data, tmp_path, baseline):
     one, two = (
-        tune_counted("item-kNN", some, tmp_path / name, progress=False)
+        tune_counted(baseline, some, tmp_path / name, progress=False)
         for name, some in {"one": data, "two": with_last_items(data, 2)}.items()
     )
     assert one.trials[0].settings == two.trials[0].settings
@@ -144,9 +146,8 @@ def test_item_knn_is_the_sum_over_the_whole_matrix(data, settings, recency):
     scores = knn.score([np.array([3, 7, 3]), np.array([29]), np.array([], dtype=np.int32)])
     assert scores[0].numpy() == pytest.approx(cosines[3] + recency * cosines[7], rel=1e-5, abs=1e-5)  # 3 is the newest
     assert scores[1:].abs().max() == 0
-    plain = ItemKNN(training, 30, ItemKNNSettings(recency=recency)).score([np.array([3, 7, 3])])
-    by_matrix = ItemKNN(training, 30, ItemKNNSettings(recency=recency, neighbours=30)).score([np.array([3, 7, 3])])
-    np.testing.assert_allclose(plain, by_matrix, atol=1e-5)
+    every, thirty = (ItemKNN(training, 30, ItemKNNSettings(recency=recency, neighbours=k)) for k in (None, 30))
+    np.testing.assert_allclose(every.score([np.array([3, 7, 3])]), thirty.score([np.array([3, 7, 3])]), atol=1e-5)
 
 
 def test_weights_of_long_histories_may_vanish():
@@ -196,6 +197,8 @@ def test_the_command(data_folder, tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "item-kNN, validation items"
     assert said[-1] == f"the best SASRec: {tmp_path / 'tuned' / 'sasrec' / 'sasrec.safetensors'}"
-    assert (tmp_path / "tuned" / "item-knn" / "tuning.json").is_file()
+    assert "transition-graph, validation items" in said
+    for name in ("item-knn", "transition-graph", "sasrec"):
+        assert (tmp_path / "tuned" / name / "tuning.json").is_file()
     assert cli.main([*arguments, "--seed", "x"]) == 2
     assert "'x' is no whole number from 0 to 999999999" in capsys.readouterr().err
