@@ -227,8 +227,8 @@ def dense_rankings(
     and never in the target's favour. A target that is masked has the rank 0.
 
     Example:
-        >>> popularity = Popularity(training_part(data), len(data.items))
-        >>> dense_rankings(popularity, [np.array([3, 1])], np.array([1]), len(data.items))["unseen_items"].ranks
+        >>> popularity = counted_baselines(training_part(data), np.zeros((30, 1)))["popularity"]()
+        >>> dense_rankings(popularity, [np.array([3, 1])], np.array([1]), num_items=30)["unseen_items"].ranks
         array([0])
     """
     best = best_items(recommender, histories, min(max(CUTOFFS), num_items))
