@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from gram import GramForConditionalGeneration, GramTokenizer
 from gram.data import drawn_users, evaluation_histories, read_folder
-from gram.evaluation.full_ranking import ranking_metrics
+from gram.evaluation.rankings import ranking_metrics
 from gram.item_cache_gram import ItemCache
 
 from .measuring import markdown, write_json

@@ -1,1 +1,1 @@
-"""What knows users but no text: SASRec and its fitting, neighbours, item-kNN, popularity."""
+"""What knows users and reads no text: SASRec and its fitting, neighbours, item-kNN, transition graph, popularity."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from ..common.settings import Settings, within
 from ..data.interactions import Interactions
-from .neighbours import item_cosines, user_item_matrix
+from .neighbours import item_cosines, row_shares, similar_texts
+
+FARTHEST = 10  # items after one that still count as what came after it
 
 
 class Recommender(Protocol):
@@ -44,15 +47,16 @@ class Popularity:
 
 @dataclass(frozen=True)
 class ItemKNNSettings(Settings):
-    """What an item-kNN is made of. The defaults are the plain one: all neighbours, all items of a history alike.
+    """What an item-kNN is made of. By default all items of a history are alike.
 
     Attributes:
-        neighbours: how many of an item's most similar items it speaks for; none: all.
+        neighbours: how many of an item's most similar items it speaks for; none: all, which takes memory where users
+            have many items.
         shrinkage: is added to the denominator of the cosines, and lowers those of items with few users.
         recency: weight of an item of the history over that of the one after it; 1: all weigh the same.
     """
 
-    neighbours: int | None = within(None, least=1)
+    neighbours: int | None = within(200, least=1)
     shrinkage: float = within(0.0, least=0)
     recency: float = within(1.0, above=0, most=1)
 
@@ -61,7 +65,6 @@ class ItemKNN:
     """Scores an item by the weighted sum of its cosines with the history's items.
 
     The cosine of two items is that of their columns of the binary user-item matrix. An item is not its own neighbour.
-    With all neighbours and no shrinkage the item-item matrix is never made: scores pass through the users.
 
     Example:
         >>> training = Interactions.from_sequences(["u1", "u2"], [[0, 1], [0, 1, 2]])
@@ -75,30 +78,81 @@ class ItemKNN:
     def __init__(self, training: Interactions, num_items: int, settings: ItemKNNSettings | None = None):
         """Take the columns from the training part over a catalogue of `num_items`."""
         self.settings = settings = settings or ItemKNNSettings()
-        self.cosines = self.columns = None
-        if settings.neighbours is not None or settings.shrinkage:
-            self.cosines = item_cosines(training, num_items, settings.neighbours, settings.shrinkage)  # (N, N)
-            return
-        seen = user_item_matrix(training, num_items).astype(np.float32)
-        norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
-        self.columns = (seen @ sparse.diags(1 / np.maximum(norms, 1))).tocsr()  # (U, N), columns of length 1
-        self.present = norms > 0
+        self.cosines = item_cosines(training, num_items, settings.neighbours, settings.shrinkage)  # (N, N)
 
     def score(self, histories: Sequence[np.ndarray]) -> Tensor:
         """(B, N) float32; 0 for an item that shares no user with the history."""
-        query = self._query(histories)
-        if self.cosines is not None:
-            return torch.from_numpy((query @ self.cosines).toarray().astype(np.float32))
-        scores = ((query @ self.columns.T) @ self.columns).toarray()
-        own = query.tocoo()
-        scores[own.row, own.col] -= own.data * self.present[own.col]
-        return torch.from_numpy(scores.astype(np.float32))
+        return _sums_of_rows(self.cosines, histories, self.settings.recency)
 
-    def _query(self, histories: Sequence[np.ndarray]) -> sparse.csr_matrix:
-        """(B, N) weight of every item of the histories, once, by the last time that it is there."""
-        latest = [np.unique(np.asarray(history, np.int64)[::-1], return_index=True) for history in histories]
-        offsets = np.concatenate([[0], np.cumsum([len(items) for items, _ in latest])])
-        items = np.concatenate([np.zeros(0, np.int64), *(items for items, _ in latest)])
-        ages = np.concatenate([np.zeros(0, np.int64), *(age for _, age in latest)])
-        num_items = (self.columns if self.cosines is None else self.cosines).shape[1]
-        return sparse.csr_matrix((self.settings.recency**ages, items, offsets), (len(histories), num_items))
+
+@dataclass(frozen=True)
+class TransitionGraphSettings(Settings):
+    """What a transition graph is made of.
+
+    Attributes:
+        smoothing: as how many transitions the similarity of texts counts: an item with fewer speaks by its text first.
+        reach: weight of the item after next over that of the next one, and so on; 0: the next one alone counts.
+        neighbours: for how many items of the most similar texts an item speaks.
+        recency: weight of an item of the history over that of the one after it; near 0: the last one alone counts.
+    """
+
+    smoothing: float = within(20.0, least=0)
+    reach: float = within(0.5, least=0, most=1)
+    neighbours: int = within(20, least=1)
+    recency: float = within(0.5, above=0, most=1)
+
+
+class TransitionGraph:
+    """Scores an item by how often it came after the history's items in training, and by how its text is like theirs.
+
+    Each item of the history has a vote. It is shared out over what came after it, in proportion to the counted
+    transitions, with some that are not counted and go to the items of the most similar texts. Nothing is trained.
+
+    Example:
+        >>> training = Interactions.from_sequences(["u1", "u2"], [[0, 1, 2], [0, 1]])
+        >>> vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> graph = TransitionGraph(training, vectors, TransitionGraphSettings(smoothing=2.5))
+        >>> graph.score([np.array([0])])  # item 1 came next twice, item 2 after next, and item 3 has the same text
+        tensor([[0.0000, 0.4000, 0.1000, 0.5000]])
+    """
+
+    def __init__(self, training: Interactions, vectors: np.ndarray, settings: TransitionGraphSettings | None = None):
+        """Count the transitions of the training part over a catalogue whose texts have the `vectors` (N, d)."""
+        self.settings = settings = settings or TransitionGraphSettings()
+        counted = _transitions(training, len(vectors), settings.reach)
+        self.votes = row_shares(counted + settings.smoothing * similar_texts(vectors, settings.neighbours))  # (N, N)
+
+    def score(self, histories: Sequence[np.ndarray]) -> Tensor:
+        """(B, N) float32; 0 for an item that never came after one of the history, and whose text is another."""
+        return _sums_of_rows(self.votes, histories, self.settings.recency)
+
+
+def counted_baselines(training: Interactions, vectors: np.ndarray) -> dict[str, Callable[..., Recommender]]:
+    """What makes each baseline that is not trained, of its settings, if it has any; `vectors` (N, d) of the texts."""
+    return {
+        "item-kNN": partial(ItemKNN, training, len(vectors)),
+        "transition-graph": partial(TransitionGraph, training, vectors),
+        "popularity": partial(Popularity, training, len(vectors)),
+    }
+
+
+def _transitions(training: Interactions, num_items: int, reach: float) -> sparse.csr_matrix:
+    """(N, N) how often an item came after another; of those farther on each counts `reach` times the one before it."""
+    users = np.repeat(np.arange(len(training)), training.lengths)
+    total = sparse.csr_matrix((num_items, num_items))
+    for distance in range(1, FARTHEST + 1 if reach else 2):
+        same = users[distance:] == users[:-distance]
+        pairs = training.items[:-distance][same], training.items[distance:][same]
+        weight = np.full(same.sum(), reach ** (distance - 1))
+        total += sparse.csr_matrix((weight, pairs), total.shape)
+    return total
+
+
+def _sums_of_rows(matrix: sparse.csr_matrix, histories: Sequence[np.ndarray], recency: float) -> Tensor:
+    """(B, N) sum of the rows of a history's items, each once, weighted by the last time that it is there."""
+    latest = [np.unique(np.asarray(history, np.int64)[::-1], return_index=True) for history in histories]
+    offsets = np.concatenate([[0], np.cumsum([len(items) for items, _ in latest])])
+    items = np.concatenate([np.zeros(0, np.int64), *(items for items, _ in latest)])
+    ages = np.concatenate([np.zeros(0, np.int64), *(age for _, age in latest)])
+    query = sparse.csr_matrix((recency**ages, items, offsets), (len(histories), matrix.shape[0]))
+    return torch.from_numpy((query @ matrix).toarray().astype(np.float32))

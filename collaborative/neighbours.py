@@ -49,19 +49,18 @@ def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
         cosines = vectors[start : start + rows] @ vectors.T  # (rows, N)
         own = torch.arange(len(cosines))
         cosines[own, start + own] = -torch.inf
-        found[start : start + rows, :kept] = _largest(cosines, kept)
+        found[start : start + rows, :kept] = largest(cosines, kept)
     return found
 
 
-def _largest(values: Tensor, k: int) -> Tensor:
+def largest(values: Tensor, k: int) -> Tensor:
     """(rows, k) columns of the largest values, equal ones by column; `topk` alone breaks ties at will."""
-    top, columns = values.topk(k, dim=1)
-    columns, by_column = columns.sort(dim=1)
-    by_value = top.gather(1, by_column).sort(dim=1, descending=True, stable=True).indices
-    columns = columns.gather(1, by_value)
-    for row in ((values >= top[:, -1:]).sum(dim=1) > k).nonzero()[:, 0]:  # a tie with one that was left out
-        columns[row] = values[row].sort(descending=True, stable=True).indices[:k]
-    return columns
+    least = values.topk(k, dim=1).values[:, -1:]
+    above, tied = values > least, values == least
+    wanted = k - above.sum(dim=1, keepdim=True)
+    columns = (above | (tied & (tied.cumsum(dim=1, dtype=torch.int32) <= wanted))).nonzero()[:, 1].view(-1, k)
+    by_value = values.gather(1, columns).sort(dim=1, descending=True, stable=True).indices
+    return columns.gather(1, by_value)
 
 
 def _approximate(vectors: np.ndarray, k: int) -> np.ndarray:
@@ -127,17 +126,26 @@ def item_cosines(
     return sparse.csr_matrix((value.astype(np.float32), (row, column)), (num_items, num_items))
 
 
-def user_item_matrix(interactions: Interactions, num_items: int) -> sparse.csr_matrix:
-    """(U, N) float64: 1 where the user has the item, however often."""
-    users = np.repeat(np.arange(len(interactions)), interactions.lengths)
-    seen = sparse.csr_matrix((np.ones(len(users)), (users, interactions.items)), (len(interactions), num_items))
-    seen.data[:] = 1  # bought twice is bought
-    return seen
+def similar_texts(vectors: np.ndarray, k: int) -> sparse.csr_matrix:
+    """(N, N) shares of each item's `k` nearest by the vectors (N, d), in proportion to the cosines above 0."""
+    nearest = nearest_items(vectors, k)
+    vectors = F.normalize(torch.as_tensor(vectors, dtype=torch.float32), dim=1).numpy()
+    cosines = np.stack([(vectors * vectors[rows]).sum(axis=1) for rows in nearest.T], axis=1)  # (N, k)
+    row, place = ((nearest >= 0) & (cosines > 0)).nonzero()
+    return row_shares(sparse.csr_matrix((cosines[row, place], (row, nearest[row, place])), (len(vectors),) * 2))
+
+
+def row_shares(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The matrix with each row divided by its sum; an empty one stays empty."""
+    total = np.asarray(matrix.sum(axis=1)).ravel()
+    return (sparse.diags(1 / np.where(total > 0, total, 1)) @ matrix).tocsr()
 
 
 def _cosines(interactions: Interactions, num_items: int, k: int | None, shrinkage: float) -> tuple[np.ndarray, ...]:
     """Rows, columns and values of `item_cosines`, and their places in the rows; it is worked on some rows at once."""
-    seen = user_item_matrix(interactions, num_items)
+    users = np.repeat(np.arange(len(interactions)), interactions.lengths)
+    seen = sparse.csr_matrix((np.ones(len(users)), (users, interactions.items)), (len(interactions), num_items))
+    seen.data[:] = 1  # bought twice is bought
     norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
     by_item, rows, parts = seen.tocsc(), 1 << 12, []
     for start in range(0, num_items, rows):

@@ -1,4 +1,4 @@
-"""Rank the held-out item of every user, by the model and by popularity, item-kNN and SASRec.
+"""Rank the held-out item of every user, by the model and by the baselines.
 
 gram evaluate runs/quickstart --data runs/quickstart/data --split test --output results.json
 gram evaluate runs/quickstart --data runs/quickstart/data --output quick.json --max-users 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -15,6 +16,12 @@ def plain(text: Any) -> str:
 def _in_one_line(text: Any) -> str:
     """Without what UTF-8 cannot hold, as in the name of a folder that is not UTF-8."""
     return " ".join(str(text).encode("utf-8", "replace").decode().split())
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table from those of its cells, the head first."""
+    head, *others = lines
+    return [f"| {' | '.join(line)} |" for line in (head, ["---", *["---:"] * (len(head) - 1)], *others)]
 
 
 def duration(seconds: float) -> str:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..collaborative.baselines import Recommender
+from ..collaborative.neighbours import largest
+from ..common.processes import gather_users
 from ..item_cache_gram import ItemCache
 from ..pipeline_gram import recommend_rows
 from ..serving.user_batches import batches_of_users
@@ -43,6 +46,30 @@ class Candidates:
         """Beam search's alone."""
         columns = slice(self.num_generated)
         return Candidates(self.items[:, columns], self.scores[:, columns], self.num_generated)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What became of the ranked lists of U users, under one protocol.
+
+    Attributes:
+        ranks: (U,) int64 place of every user's target, from 1; 0 where it was not found.
+        shown: (N,) int64 how many users have each item of the catalogue among their first ten.
+    """
+
+    ranks: np.ndarray
+    shown: np.ndarray
+
+    @classmethod
+    def of(cls, items: np.ndarray, targets: np.ndarray, num_items: int) -> Ranking:
+        """Of the users' items (U, K), best first, -1 for none."""
+        first = items[:, :10]
+        return cls(target_ranks(items, targets), np.bincount(first[first >= 0], minlength=num_items))
+
+    def of_all(self, num_users: int, accelerator: Accelerator) -> Ranking:
+        """What all processes have found, each for its own share."""
+        shown = accelerator.reduce(torch.from_numpy(self.shown).to(accelerator.device), reduction="sum")
+        return Ranking(gather_users(self.ranks, num_users, accelerator), shown.cpu().numpy())
 
 
 def gram_candidates(
@@ -120,6 +147,17 @@ def allowed(scores: torch.Tensor, histories: Sequence[np.ndarray], protocol: str
     for row, history in zip(scores, histories, strict=True):
         row[torch.as_tensor(np.asarray(history, dtype=np.int64))] = -torch.inf
     return scores
+
+
+def best_items(recommender: Recommender, histories: Sequence[np.ndarray], k: int) -> dict[str, np.ndarray]:
+    """For each protocol a recommender's best items (U, k), equally good ones by row; -1 where there are no more."""
+    best = {protocol: np.full((len(histories), k), -1) for protocol in PROTOCOLS}
+    for some, catalogue in scored(recommender, histories):
+        for protocol, items in best.items():
+            scores = allowed(catalogue, histories[some], protocol)
+            found = largest(scores, k)
+            items[some] = found.masked_fill(scores.gather(1, found) == -torch.inf, -1).numpy()
+    return best
 
 
 def target_ranks(items: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -21,19 +21,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import Accelerator
 
-from ..collaborative.baselines import ItemKNN, Popularity, Recommender
+from ..collaborative.baselines import Recommender, counted_baselines
 from ..collaborative.fitting import fit_or_load
 from ..collaborative.sasrec import SASRec
 from ..common.files import check_outputs, holds_json, holds_table, new_files
-from ..common.processes import gather_users, make_accelerator, own_share
+from ..common.processes import make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_weights, read_provenance
-from ..data import Interactions, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
+from ..common.text import markdown_table, plain
+from ..data import RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
-from .candidates import PROTOCOLS, allowed, gram_candidates, scored, target_ranks
-from .rankings import CUTOFFS, ranking_metrics
+from ..translation.embedding import embed_texts
+from .candidates import PROTOCOLS, Ranking, best_items, gram_candidates
+from .rankings import CUTOFFS, row_metrics
 from .reranking import choose_reranking, hashes_of, put_forward
 
+SHOWN = {"coverage@10": 3, "popularity@10": 1}  # digits
+SERVED = "By how often the target was seen in training; coverage is the share of the items in anybody's first ten, "
+SERVED += "popularity how often these were seen"
 PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
 
 
@@ -43,7 +48,8 @@ class Evaluation:
 
     Attributes:
         results: `{"model", "weights", "provenance", "split", "users", "num_beams", "data", "models": {name: {protocol:
-            {metric: {"mean", "low", "high"}}}}, "seconds": {name: seconds}}`. `weights` is the SHA-256 of GRAM's;
+            {metric: {"mean", "low", "high"}}}}, "seconds": {name: seconds}}`. Beside its metrics a row has
+            `by_times_seen` and more, see `row_metrics` of `rankings`. `weights` is the SHA-256 of GRAM's;
             `provenance` is what was measured on what, and stands in the head of the file of ranks too: two files of one
             key belong together. A baseline's seconds include its training. With re-ranking, GRAM's include that of
             SASRec's items, and there is `"reranking": {"file", "key", "seconds", "weights"}`: the file of the weights,
@@ -93,7 +99,7 @@ def evaluate(
     item_cache: ItemCache | None = None,
     reranking_file: str | Path | None = None,
 ) -> Evaluation:
-    """Rank the held-out item of every user by GRAM, popularity, item-kNN and SASRec, under both protocols.
+    """Rank the held-out item of every user by GRAM, SASRec and the counted baselines, under both protocols.
 
     The baselines learn from the training part of the users' sequences only. Every process of `accelerator` calls this,
     evaluates its share of the users, and returns the results of all.
@@ -131,10 +137,11 @@ def evaluate(
     share = users[own_share(num_users, accelerator)]
     own_histories, own_targets = [histories[user] for user in share], targets[share]
     training, model = training_part(data), model.to(accelerator.device)
+    counts = np.bincount(training.items, minlength=num_items)
     search = {"num_beams": num_beams, "batch_size": batch_size, "progress": progress, "item_cache": item_cache}
-    scorers, ranks, seconds, start = {}, {}, {}, time.perf_counter()
+    scorers, rankings, seconds, start = {}, {}, {}, time.perf_counter()
 
-    def sasrec(training: Interactions, num_items: int) -> SASRec:
+    def sasrec() -> SASRec:
         given = {} if model_sasrec is None else read_provenance(model_sasrec)
         is_known = given.get("inputs", {}).get("training interactions") == hash_of_interactions(training)
         if is_known and given["settings"].get("num_items") == num_items:
@@ -147,12 +154,14 @@ def evaluate(
         now = time.perf_counter()
         seconds[name], start = round(seconds.get(name, 0.0) + now - start, 2), now
 
-    def add(name: str, by_protocol: dict[str, np.ndarray]) -> None:
-        ranks[name] = {key: gather_users(own, num_users, accelerator) for key, own in by_protocol.items()}
+    def add(name: str, by_protocol: dict[str, Ranking]) -> None:
+        rankings[name] = {key: own.of_all(num_users, accelerator) for key, own in by_protocol.items()}
         took(name)
 
-    for name, fit in (("SASRec", sasrec), ("item-kNN", ItemKNN), ("popularity", Popularity)):
-        scorers[name] = fit(training, num_items)
+    vectors = embed_texts(tokenizer.catalogue["text"].to_pylist())
+    took("transition-graph")
+    for name, make in {"SASRec": sasrec, **counted_baselines(training, vectors)}.items():
+        scorers[name] = make()
         took(name)
     if reranking_file is None:
         reranking, candidates = None, gram_candidates(model, tokenizer, own_histories, **search)
@@ -162,11 +171,12 @@ def evaluate(
         took("choosing")  # before anything of the test split is ranked
         found = put_forward(model, tokenizer, own_histories, scorers, **search)
         candidates = found.candidates
-    add("GRAM", {protocol: target_ranks(of.generated.items, own_targets) for protocol, of in candidates.items()})
-    for name, by_protocol in reranking.ranks(found, own_targets).items() if reranking else ():
+    generated = {protocol: of.generated.items for protocol, of in candidates.items()}
+    add("GRAM", {protocol: Ranking.of(items, own_targets, num_items) for protocol, items in generated.items()})
+    for name, by_protocol in reranking.rankings(found, own_targets, num_items).items() if reranking else ():
         add(name, by_protocol)
     for name, scorer in scorers.items():
-        add(name, dense_ranks_by_protocol(scorer, own_histories, own_targets))
+        add(name, dense_rankings(scorer, own_histories, own_targets, num_items))
 
     inputs = hashes_of(model, tokenizer, scorers["SASRec"])
     inputs["interactions"] = hash_of_interactions(data.interactions, data.splits)
@@ -183,8 +193,8 @@ def evaluate(
         **facts,
         "data": {"folder": None if data.folder is None else str(data.folder), **sizes},
         "models": {
-            name: {protocol: ranking_metrics(values) for protocol, values in by_protocol.items()}
-            for name, by_protocol in ranks.items()
+            name: {key: row_metrics(of, targets[users], counts) for key, of in by_protocol.items()}
+            for name, by_protocol in rankings.items()
         },
         "seconds": seconds,
     }
@@ -193,7 +203,7 @@ def evaluate(
         results["reranking"] = {**facts, "seconds": seconds.pop("choosing"), "weights": reranking.weights}
     names = [histories.user_ids[user] for user in users]
     target_ids = [tokenizer.item_ids[row] for row in targets[users]]
-    per_user = ranks_table(names, target_ids, ranks).replace_schema_metadata(provenance.metadata)
+    per_user = ranks_table(names, target_ids, rankings).replace_schema_metadata(provenance.metadata)
     return Evaluation(results, per_user)
 
 
@@ -208,50 +218,35 @@ def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationDat
     return replace(data, interactions=replace(data.interactions, items=items))
 
 
-def dense_ranks_by_protocol(
-    recommender: Recommender, histories: list[np.ndarray], targets: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Under each protocol the rank of every user's target, where a recommender scores the whole catalogue.
+def dense_rankings(
+    recommender: Recommender, histories: list[np.ndarray], targets: np.ndarray, num_items: int
+) -> dict[str, Ranking]:
+    """Under each protocol what becomes of the users' targets (U,), where a recommender scores the whole catalogue.
 
     Of items with equal scores the one with the lower catalogue row comes first: ties are broken alike for every user
-    and never in the target's favour.
-
-    Args:
-        recommender: of scores (U, N), higher is better.
-        histories: U histories of catalogue rows.
-        targets: (U,) catalogue rows.
-
-    Returns:
-        (U,) int64 ranks from 1; 0 where the target itself is masked.
+    and never in the target's favour. A target that is masked has the rank 0.
 
     Example:
-        >>> popularity = Popularity(training_part(data), len(data.items))
-        >>> dense_ranks_by_protocol(popularity, [np.array([3, 1])], targets=np.array([1]))["unseen_items"]
+        >>> popularity = counted_baselines(training_part(data), np.zeros((30, 1)))["popularity"]()
+        >>> dense_rankings(popularity, [np.array([3, 1])], np.array([1]), num_items=30)["unseen_items"].ranks
         array([0])
     """
-    targets = np.asarray(targets, dtype=np.int64)
-    ranks = {protocol: np.zeros_like(targets) for protocol in PROTOCOLS}
-    for users, every in scored(recommender, histories):
-        of_user = targets[users, None]
-        for protocol in PROTOCOLS:
-            scores = allowed(every, histories[users], protocol).numpy()  # (U, N)
-            own = np.take_along_axis(scores, of_user, axis=1)  # (U, 1)
-            before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < of_user))
-            ranks[protocol][users] = np.where(np.isneginf(own[:, 0]), 0, before.sum(axis=1) + 1)
-    return ranks
+    best = best_items(recommender, histories, min(max(CUTOFFS), num_items))
+    return {protocol: Ranking.of(items, targets, num_items) for protocol, items in best.items()}
 
 
-def ranks_table(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[str, np.ndarray]]) -> pa.Table:
+def ranks_table(user_ids: list[str], item_ids: list[str], rankings: dict[str, dict[str, Ranking]]) -> pa.Table:
     """One row per model, protocol and user, as [`Evaluation`] has it.
 
     Args:
         user_ids: U users.
         item_ids: their targets.
-        ranks: for each model and protocol (U,) ranks from 1, 0 where not found.
+        rankings: for each model and protocol.
     """
     blocks = []
-    for name, by_protocol in ranks.items():
-        for protocol, values in by_protocol.items():
+    for name, by_protocol in rankings.items():
+        for protocol, ranking in by_protocol.items():
+            values = ranking.ranks
             place = pa.array(values.astype(np.int32), mask=(values < 1) | (values > max(CUTOFFS)))
             model, of = (pa.repeat(text, len(values)) for text in (name, protocol))
             blocks.append(pa.table([user_ids, item_ids, model, of, place], names=PER_USER))
@@ -259,7 +254,10 @@ def ranks_table(user_ids: list[str], item_ids: list[str], ranks: dict[str, dict[
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """The results as text, a table per protocol: R is recall, N is NDCG, and the interval is that of N@10."""
+    """The results as text, a table per protocol: R is recall, N is NDCG, and the interval is that of N@10.
+
+    Below each there is another: N@10 by how often the target was seen in training, and what is recommended.
+    """
     columns = [f"{metric}@{k}" for k in CUTOFFS for metric in ("recall", "ndcg") if (metric, k) != ("ndcg", 1)]
     head = "".join(f"{name[0].upper() + name[name.index('@') :]:>7}" for name in columns) + f"{'N@10, 95 %':>15}"
     width, lines = max(11, *(len(name) + 2 for name in results["models"])), []
@@ -269,4 +267,29 @@ def format_table(results: dict[str, Any]) -> str:
             metrics = by_protocol[protocol]
             row = "".join(f"{metrics[column]['mean']:>7.4f}" for column in columns)
             lines.append(f"{name:<{width}}{row}  {metrics['ndcg@10']['low']:.4f}-{metrics['ndcg@10']['high']:.4f}")
+        served = _served(results["models"], protocol)
+        lines += [""] if served else []
+        for name, *cells in served:
+            lines.append(f"{name:<{width}}" + "".join(f"{cell.split(' ')[0]:>12}" for cell in cells))
     return "\n".join(lines[1:])
+
+
+def served_table(models: dict[str, Any], protocol: str) -> list[str]:
+    """Lines of Markdown on whom each row of results serves, and with what; none where all of them are older."""
+    return ["", f"{SERVED}:", "", *markdown_table(cells)] if (cells := _served(models, protocol)) else []
+
+
+def _served(models: dict[str, Any], protocol: str) -> list[list[str]]:
+    """Cells of a table of NDCG@10 by how often the target was seen, coverage and popularity."""
+    metrics_of = {name: by_protocol[protocol] for name, by_protocol in models.items()}
+    known = [metrics["by_times_seen"] for metrics in metrics_of.values() if "by_times_seen" in metrics]
+    if not known:
+        return []
+    lines = [["N@10, seen", *known[0], "coverage", "popularity"]]
+    lines += [["users", *(f"{of['users']:,.0f}" for of in known[0].values()), "", ""]]
+    for name, metrics in metrics_of.items():
+        groups = [metrics.get("by_times_seen", {}).get(group, {}).get("ndcg@10") for group in known[0]]
+        cells = [f"{of['mean']:.4f} ({of['low']:.4f}-{of['high']:.4f})" if of else "" for of in groups]
+        shown = [f"{metrics[key]:.{digits}f}" if key in metrics else "" for key, digits in SHOWN.items()]
+        lines.append([plain(name), *cells, *shown])
+    return lines

@@ -1,15 +1,19 @@
 """What a ranked list is worth: recall and NDCG of every user's one held-out item, and their mean with an interval.
 
+And whom it serves: the same by how often the item was there to learn from, and how much of the catalogue is ever shown.
+
 `ranks` (U,) are the items' places in the lists, from 1; 0 where an item was not found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 CUTOFFS = (1, 5, 10, 20, 50)
+TIMES_SEEN = {"0": 0, "1-4": 1, "5-19": 5, "20+": 20}  # groups of items, from how many training interactions on
 _Z_95 = 1.959964  # of the normal distribution: 95 % lie within this many standard errors
 
 
@@ -87,3 +91,23 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict
     if not len(ranks):
         raise ValueError("there are no users to evaluate; give at least one")
     return {name: estimate(values) for name, values in gains(ranks, cutoffs).items()}
+
+
+def row_metrics(ranking, targets: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+    """All that is told of a `gram.evaluation.candidates.Ranking`, which is of users whose `targets` (U,) are such rows.
+
+    That is [`ranking_metrics`]; `by_times_seen`, at 5 and 10, of the users whose targets were in training about as
+    often; `coverage@10`, the share of items that anybody is shown; `popularity@10`, how often these were in training,
+    on average. `counts` (N,) are each item's training interactions.
+    """
+    by_times, group = {}, np.searchsorted([*TIMES_SEEN.values()], counts[targets], side="right") - 1
+    for number, name in enumerate(TIMES_SEEN):
+        some = group == number
+        metrics = ranking_metrics(ranking.ranks[some], (5, 10)) if some.any() else {}
+        by_times[name] = {"users": int(some.sum()), **metrics}
+    return {
+        **ranking_metrics(ranking.ranks),
+        "by_times_seen": by_times,
+        "coverage@10": float((ranking.shown > 0).mean()),
+        "popularity@10": float(ranking.shown @ counts / max(ranking.shown.sum(), 1)),
+    }

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from ..collaborative.baselines import Recommender
@@ -22,7 +21,7 @@ from ..common.processes import gather_users, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_model, hash_of_tokenizer, hash_of_weights
 from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
 from ..item_cache_gram import ItemCache
-from .candidates import PROTOCOLS, Candidates, allowed, gram_candidates, scored, target_ranks
+from .candidates import PROTOCOLS, Candidates, Ranking, best_items, gram_candidates, scored, target_ranks
 from .rankings import ranking_metrics
 from .weighting import GRID, ROUNDS, choose_weights, weighted_ranking
 
@@ -43,7 +42,10 @@ FUSIONS: Mapping[str, Fusion] = {
     RERANKED: Fusion(("GRAM",), ("SASRec", "item-kNN", "popularity")),
     "GRAM + SASRec": Fusion(("GRAM", "SASRec"), ("SASRec",)),
     "GRAM + SASRec + kNN": Fusion(("GRAM", "SASRec"), ("SASRec", "item-kNN")),
-    "SASRec + kNN": Fusion(("SASRec",), ("item-kNN",)),  # the same without GRAM, for what GRAM adds
+    "GRAM + all": Fusion(("GRAM", "SASRec"), ("SASRec", "item-kNN", "transition-graph")),
+    # The same without GRAM, for what GRAM adds.
+    "SASRec + kNN": Fusion(("SASRec",), ("item-kNN",)),
+    "all but GRAM": Fusion(("SASRec",), ("item-kNN", "transition-graph")),
 }
 
 
@@ -66,14 +68,14 @@ class Reranking:
         rows = self.record["rows"].items()
         return {row: {protocol: of["weights"] for protocol, of in by.items()} for row, by in rows}
 
-    def ranks(self, found: PutForward, targets: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        """`{row: {protocol: (U,) ranks}}` of the targets, from 1; 0 where the target is no candidate."""
-        ranks = {row: {} for row in self.weights}
+    def rankings(self, found: PutForward, targets: np.ndarray, num_items: int) -> dict[str, dict[str, Ranking]]:
+        """What becomes of each row's candidates, `{row: {protocol: ranking}}`, in a catalogue of so many items."""
+        rankings = {row: {} for row in self.weights}
         for row, by_protocol in self.weights.items():
             for protocol, weights in by_protocol.items():
                 ranked = weighted_ranking(*found.of(FUSIONS[row], protocol), weights, self.record["spread"])
-                ranks[row][protocol] = target_ranks(ranked, targets)
-        return ranks
+                rankings[row][protocol] = Ranking.of(ranked, targets, num_items)
+        return rankings
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,7 @@ def put_forward(
         model, tokenizer, histories, num_beams, search: as of [`gram_candidates`].
         scorers: recommenders by name, SASRec among them.
     """
-    best = _best_items(scorers["SASRec"], histories, min(num_beams, len(tokenizer.item_ids)))
+    best = best_items(scorers["SASRec"], histories, min(num_beams, len(tokenizer.item_ids)))
     candidates = gram_candidates(model, tokenizer, histories, num_beams=num_beams, others=best, **search)
     spread = {name: np.zeros(len(histories), dtype=np.float32) for name in scorers}
     scores = {key: {name: np.zeros_like(of.scores) for name in scorers} for key, of in candidates.items()}
@@ -196,16 +198,6 @@ def _choose(found: PutForward, row: str, protocol: str, spread, targets: np.ndar
     return {"weights": weights, "validation": validation, "tried": tried}
 
 
-def _best_items(scorer: Recommender, histories: Sequence[np.ndarray], num_items: int) -> dict[str, np.ndarray]:
-    """For each protocol the recommender's best items (U, num_items), -1 where there are no more."""
-    best = {protocol: np.full((len(histories), num_items), -1) for protocol in PROTOCOLS}
-    for some, scores in scored(scorer, histories):
-        for protocol in PROTOCOLS:
-            values, items = allowed(scores, histories[some], protocol).topk(num_items)
-            best[protocol][some] = items.masked_fill(values == -torch.inf, -1).numpy()
-    return best
-
-
 def _gather(found: PutForward, num_users: int, accelerator: Accelerator) -> PutForward:
     """What all processes have found for their users."""
 
@@ -232,7 +224,7 @@ def _provenance(model, tokenizer, known, scorers, num_beams, num_users, item_cac
         "users": num_users,
         "drawn": "at random, seed 0",
         "num_beams": num_beams,
-        "item-kNN": asdict(scorers["item-kNN"].settings),
+        **{name: asdict(scorers[name].settings) for name in ("item-kNN", "transition-graph")},
         "item_encodings": item_cache.dtype if item_cache else "float32",
         "fusions": {row: [list(fusion.of), list(fusion.by)] for row, fusion in FUSIONS.items()},
         "grid": list(GRID),

@@ -9,20 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Recommender
+from ..collaborative.baselines import ItemKNNSettings, Recommender, TransitionGraphSettings, counted_baselines
 from ..collaborative.fitting import fit_or_load, fit_sasrec, sasrec_provenance
 from ..collaborative.sasrec import SASRecSettings
 from ..common.files import json_in, locked, write_json
 from ..common.provenance import Provenance, hash_of_interactions
 from ..data import RecommendationData, evaluation_histories, training_part, without_test
 from ..translation import SASREC_FILE
-from .full_ranking import dense_ranks_by_protocol
+from ..translation.embedding import embed_texts
+from .full_ranking import dense_rankings
 from .rankings import ranking_metrics
 
 TUNING_FILE, TRIALS_FOLDER = "tuning.json", "trials"
@@ -42,7 +42,17 @@ SASREC_GRID: Grid = {
 ITEM_KNN_GRID: Grid = {
     "shrinkage": (0.0, 5.0, 20.0, 50.0, 100.0, 200.0),
     "recency": (1.0, 0.8, 0.6, 0.4, 0.25),
-    "neighbours": (None, 50, 100, 200),
+    "neighbours": (200, 50, 100, None),
+}
+TRANSITION_GRID: Grid = {
+    "smoothing": (20.0, 1.0, 5.0, 10.0, 50.0),
+    "reach": (0.5, 0.0, 0.25, 0.75),
+    "recency": (0.5, 0.1, 0.25, 0.75),
+    "neighbours": (20, 5, 10, 50),
+}
+COUNTED_SETTINGS: Mapping[str, tuple[type, Grid]] = {  # of those of `counted_baselines` that have settings
+    "item-kNN": (ItemKNNSettings, ITEM_KNN_GRID),
+    "transition-graph": (TransitionGraphSettings, TRANSITION_GRID),
 }
 
 
@@ -106,19 +116,20 @@ def tune_sasrec(
     return tuning
 
 
-def tune_item_knn(
-    data: RecommendationData, folder: str | Path, progress: bool = True, grid: Grid = ITEM_KNN_GRID
+def tune_counted(
+    name: str, data: RecommendationData, folder: str | Path, progress: bool = True, grid: Grid | None = None
 ) -> Tuning:
-    """Choose an item-kNN's settings by the validation items; for all else see [`tune_sasrec`].
+    """Choose the settings of one of [`COUNTED_SETTINGS`] by the validation items; for all else see [`tune_sasrec`].
 
     Example:
-        >>> tuning = tune_item_knn(data, "tuned-knn", progress=False, grid={"recency": (1.0, 0.5)})
+        >>> tuning = tune_counted("item-kNN", data, "tuned-knn", progress=False, grid={"recency": (1.0, 0.5)})
         >>> len(tuning.trials), tuning.best.shrinkage
         (2, 0.0)
     """
-    fit = partial(ItemKNN, training_part(data), len(data.items))
+    settings_class, own_grid = COUNTED_SETTINGS[name]
+    fit = counted_baselines(training_part(data), embed_texts(data.items.texts))[name]
     with locked(folder, inside=True, wait=True):
-        return _Search("item-kNN", ItemKNNSettings, data, Path(folder), fit).run(grid, progress)
+        return _Search(name, settings_class, data, Path(folder), fit).run(grid or own_grid, progress)
 
 
 @dataclass
@@ -173,8 +184,8 @@ class _Search:
         trial = Trial(own, json_in(path).get("metrics"))
         if trial.metrics is None:
             start, model = time.perf_counter(), self.fit(settings)
-            ranks = dense_ranks_by_protocol(model, list(self.histories), self.targets)
-            found = {protocol: ranking_metrics(of, CUTOFFS).items() for protocol, of in ranks.items()}
+            rankings = dense_rankings(model, list(self.histories), self.targets, len(self.data.items))
+            found = {protocol: ranking_metrics(of.ranks, CUTOFFS).items() for protocol, of in rankings.items()}
             trial = Trial(
                 own, {protocol: {name: value["mean"] for name, value in of} for protocol, of in found.items()}
             )

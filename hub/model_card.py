@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from ..common.files import new_file
 from ..common.text import _in_one_line, duration, plain
 from ..evaluation.candidates import PROTOCOLS
+from ..evaluation.full_ranking import served_table
 from ..pipeline_gram import TASK
 from ..training.settings import PLACES
 from .card_data import CARD, METRICS, GramCardData
@@ -117,6 +118,7 @@ def _template() -> Template:
         "shell": shlex.quote,
     }
     environment.globals |= {"task": TASK, "protocols": PROTOCOLS, "groups": setting_groups, "table": metrics_table}
+    environment.globals |= {"served": served_table}
     return environment.get_template(TEMPLATE)
 
 

@@ -16,7 +16,7 @@ from ..data.splits import sample_users
 from ..training.settings import PLACES, TrainingSettings
 from ..translation import TranslationSettings
 
-GRAM, FUSION, SASREC, ITEM_KNN, POPULARITY = "gram", "fusion", "sasrec", "item-knn", "popularity"
+GRAM, FUSION, SASREC, COUNTED = "gram", "fusion", "sasrec", "counted"
 IDENTITY_FILE, RESULTS_FOLDER = "reproduction.json", "results"
 RECIPE_SIZE = "recipe"
 
@@ -46,7 +46,8 @@ class Row:
 
     Attributes:
         name: on the command line and in the names of files.
-        title: in tables; that of a fusion is a key of `gram.evaluation.reranking.FUSIONS`.
+        title: in tables; that of a fusion is a key of `gram.evaluation.reranking.FUSIONS`, of what is counted one of
+            `gram.collaborative.baselines.counted_baselines`.
         changes: fields of `TranslationSettings` and `TrainingSettings` in which it differs from GRAM.
         kind: how it is made, a key of `gram.reproduction.runs.KINDS`.
         is_ablation: whether the model card lists it as one.
@@ -61,7 +62,7 @@ class Row:
     @property
     def is_seeded(self) -> bool:
         """Whether another seed gives another result."""
-        return self.kind not in (ITEM_KNN, POPULARITY)
+        return self.kind != COUNTED
 
 
 ROWS: dict[str, Row] = {
@@ -77,11 +78,14 @@ ROWS: dict[str, Row] = {
         Row("reranked", "GRAM, re-ranked", kind=FUSION),
         Row("with-sasrec", "GRAM + SASRec", kind=FUSION),
         Row("with-sasrec-and-knn", "GRAM + SASRec + kNN", kind=FUSION),
+        Row("with-all", "GRAM + all", kind=FUSION),
         Row("sasrec-and-knn", "SASRec + kNN", kind=FUSION),
+        Row("all-but-gram", "all but GRAM", kind=FUSION),
         Row("tiger", "TIGER-like", {"id_tokens": "codes", "item_prompts": False, "num_similar": 0}),
         Row(SASREC, "SASRec", kind=SASREC),
-        Row(ITEM_KNN, "item-kNN", kind=ITEM_KNN),
-        Row(POPULARITY, "popularity", kind=POPULARITY),
+        Row("item-knn", "item-kNN", kind=COUNTED),
+        Row("transition-graph", "transition-graph", kind=COUNTED),
+        Row("popularity", "popularity", kind=COUNTED),
     )
 }
 
@@ -93,8 +97,8 @@ class Run:
     Attributes:
         row: which.
         seed: of its training.
-        settings: `training` and `translation` of a GRAM, without places and seed of the training; `sasrec`, `item_knn`
-            of baselines, which are chosen where they are not given.
+        settings: `training` and `translation` of a GRAM, without places and seed of the training; those
+            of a baseline by its name, such as `item_knn`, which are chosen where they are not given.
         translation: folder of its translation; None where it needs none.
     """
 

@@ -16,29 +16,30 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from ..collaborative.baselines import ItemKNN, ItemKNNSettings, Popularity, Recommender
+from ..collaborative.baselines import Recommender, counted_baselines
 from ..collaborative.fitting import fit_or_load
 from ..collaborative.sasrec import SASRecSettings
 from ..common.files import json_in, locked, new_file, new_folder, write_json
 from ..common.provenance import changes, hash_of_data, hash_of_file
 from ..data import RecommendationData, evaluation_histories, training_part, without_test
-from ..evaluation.candidates import gram_candidates, target_ranks
-from ..evaluation.full_ranking import CUTOFFS, dense_ranks_by_protocol
+from ..evaluation.candidates import Ranking, gram_candidates
+from ..evaluation.full_ranking import CUTOFFS, dense_rankings
 from ..evaluation.reranking import choose_reranking, put_forward
-from ..evaluation.tuning import tune_item_knn, tune_sasrec
+from ..evaluation.tuning import COUNTED_SETTINGS, tune_counted, tune_sasrec
 from ..serving.loading import load_model
 from ..tokenization_gram import CATALOGUE_FILE
 from ..train_accelerate import FINISHED_FILE, train
 from ..training.settings import TrainingSettings
 from ..training.start import tokenizer_of
 from ..translation import SASREC_FILE, TranslationSettings
+from ..translation.embedding import embed_texts
 from ..translation.tokenizer_folder import make_tokenizer_folder
-from .plan import FUSION, GRAM, ITEM_KNN, POPULARITY, ROWS, SASREC, Run
+from .plan import COUNTED, FUSION, GRAM, ROWS, SASREC, Run
 
 SPLIT, NUM_BEAMS = "test", max(CUTOFFS)
 WEIGHTS_FILE = "model.safetensors"
 CHOOSING_USERS = 5000  # on whose validation items a fusion's weights are chosen
-Ranks = dict[str, np.ndarray]
+Rankings = dict[str, Ranking]
 Facts = dict[str, Any]
 
 
@@ -114,7 +115,7 @@ def train_gram(run: Run, work: Workspace) -> tuple[Path, Facts]:
     }
 
 
-def run_gram(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
+def run_gram(run: Run, work: Workspace) -> tuple[Rankings, Facts]:
     """Train a GRAM, and search for every test user."""
     folder, facts = train_gram(run, work)
     start = time.perf_counter()
@@ -122,9 +123,9 @@ def run_gram(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
     model = model.to(work.accelerator.device)
     histories, targets = evaluation_histories(work.data, SPLIT)
     found = gram_candidates(model, tokenizer, histories, num_beams=NUM_BEAMS, progress=work.progress)
-    ranks = {protocol: target_ranks(of.items, targets) for protocol, of in found.items()}
+    rankings = {key: Ranking.of(of.items, targets, len(work.data.items)) for key, of in found.items()}
     facts["seconds"]["evaluation"] = _since(start)
-    return ranks, {**facts, "parameters": model.num_parameters()}
+    return rankings, {**facts, "parameters": model.num_parameters()}
 
 
 def fit_sasrec(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
@@ -145,44 +146,43 @@ def fit_sasrec(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
     return model, {"settings": {"sasrec": asdict(settings)}, "hashes": hashes, "parameters": parameters}
 
 
-def fit_item_knn(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
-    """Who bought what together, with the run's settings or those that are best on the validation items."""
-    given = run.settings.get("item_knn")
-    tuning = work.folder / "tuning" / ITEM_KNN
-    settings = ItemKNNSettings(**given) if given else tune_item_knn(work.data, tuning, work.progress).best
-    model = ItemKNN(training_part(work.data), len(work.data.items), settings)
-    return model, {"settings": {"item_knn": asdict(settings)}, "hashes": {}}
+def fit_counted(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
+    """A baseline that is counted, with the run's settings or those that are best on the validation items."""
+    name, key = run.row.title, run.row.name.replace("-", "_")
+    vectors, settings = embed_texts(work.data.items.texts), {}
+    if name in COUNTED_SETTINGS:
+        given, tuning = run.settings.get(key), work.folder / "tuning" / run.row.name
+        settings_class, _ = COUNTED_SETTINGS[name]
+        settings[key] = settings_class(**given) if given else tune_counted(name, work.data, tuning, work.progress).best
+    model = counted_baselines(training_part(work.data), vectors)[name](*settings.values())
+    return model, {"settings": {key: asdict(of) for key, of in settings.items()}, "hashes": {}}
 
 
-def fit_popularity(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
-    """How often each item is in the training part."""
-    return Popularity(training_part(work.data), len(work.data.items)), {"settings": {}, "hashes": {}}
+BASELINES = {SASREC: fit_sasrec, COUNTED: fit_counted}
 
 
-BASELINES = {SASREC: fit_sasrec, ITEM_KNN: fit_item_knn, POPULARITY: fit_popularity}
-
-
-def run_baseline(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
+def run_baseline(run: Run, work: Workspace) -> tuple[Rankings, Facts]:
     """Fit a baseline, and let it score the catalogue for every test user."""
     start = time.perf_counter()
     model, facts = BASELINES[run.row.kind](run, work)
     seconds = {"training": _since(start)}  # with the search for settings, unless that was done before
     start = time.perf_counter()
     histories, targets = evaluation_histories(work.data, SPLIT)
-    ranks = dense_ranks_by_protocol(model, list(histories), targets)
-    return ranks, {**facts, "seconds": {**seconds, "evaluation": _since(start)}}
+    rankings = dense_rankings(model, list(histories), targets, len(work.data.items))
+    return rankings, {**facts, "seconds": {**seconds, "evaluation": _since(start)}}
 
 
-def run_fusion(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
+def run_fusion(run: Run, work: Workspace) -> tuple[Rankings, Facts]:
     """Train what the row fuses, choose its weights on validation items, and rank for every test user.
 
-    Weights and ranks of all fusions are kept in `runs/fusion-of-gram-seedN`: the first row that needs them searches for
-    all.
+    Weights and rankings of all fusions are kept in `runs/fusion-of-gram-seedN`: the first row that needs them searches
+    for all.
     """
     title, of = run.row.title, replace(run, row=ROWS[GRAM])
     gram_folder, facts = train_gram(of, work)
-    (sasrec, of_sasrec), (item_knn, of_knn) = fit_sasrec(run, work), fit_item_knn(run, work)
-    scorers = {"SASRec": sasrec, "item-kNN": item_knn, "popularity": fit_popularity(run, work)[0]}
+    rows = [row for row in ROWS.values() if row.kind in BASELINES]
+    fitted = {row.title: BASELINES[row.kind](replace(run, row=row), work) for row in rows}
+    scorers = {name: scorer for name, (scorer, _) in fitted.items()}
     model, tokenizer = load_model(gram_folder)
     model = model.to(work.accelerator.device)
     start = time.perf_counter()
@@ -196,14 +196,15 @@ def run_fusion(run: Run, work: Workspace) -> tuple[Ranks, Facts]:
         if kept.get("key") != key:
             seconds, start = {"choosing": _since(start)}, time.perf_counter()
             histories, targets = evaluation_histories(work.data, SPLIT)
-            ranks = fused.ranks(put_forward(model, tokenizer, list(histories), scorers, **search), targets)
-            listed = {row: {name: one.tolist() for name, one in by_name.items()} for row, by_name in ranks.items()}
-            kept = {"key": key, "seconds": {**seconds, "evaluation": _since(start)}, "ranks": listed}
+            found = put_forward(model, tokenizer, list(histories), scorers, **search)
+            rows = fused.rankings(found, targets, len(work.data.items)).items()
+            lists = {row: {key: [of.ranks.tolist(), of.shown.tolist()] for key, of in by.items()} for row, by in rows}
+            kept = {"key": key, "seconds": {**seconds, "evaluation": _since(start)}, "rankings": lists}
             write_json(path, kept)
-    settings = {**run.settings, **of_sasrec["settings"], **of_knn["settings"], "weights": fused.weights[title]}
-    return {protocol: np.array(ranks) for protocol, ranks in kept["ranks"][title].items()}, {
-        "settings": settings,
-        "hashes": {**facts["hashes"], "sasrec": of_sasrec["hashes"]["model"]},
+    settings = {name: of for _, known in fitted.values() for name, of in known["settings"].items()}
+    return {key: Ranking(*map(np.array, of)) for key, of in kept["rankings"][title].items()}, {
+        "settings": {**run.settings, **settings, "weights": fused.weights[title]},
+        "hashes": {**facts["hashes"], "sasrec": fitted["SASRec"][1]["hashes"]["model"]},
         "seconds": {**facts["seconds"], **kept["seconds"]},
         "parameters": model.num_parameters(),
         "fusion": fused.record["rows"][title],

@@ -11,20 +11,21 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
-from ..collaborative.baselines import ItemKNNSettings
 from ..collaborative.sasrec import SASRecSettings
 from ..common.files import check_outputs, holds_json, json_text, locked, new_file, new_files, write_json
 from ..common.processes import make_accelerator, precision
 from ..common.provenance import changes, flat, hash_of_data, hash_of_file, hash_of_weights
 from ..common.text import duration
-from ..data import evaluation_histories, read_folder
+from ..data import evaluation_histories, read_folder, training_part
 from ..data.splits import sample_users
 from ..evaluation.full_ranking import ranks_table
-from ..evaluation.rankings import ranking_metrics
+from ..evaluation.rankings import row_metrics
+from ..evaluation.tuning import COUNTED_SETTINGS
 from ..hub import refresh_model_card
 from ..hub.card_data import ABLATIONS_FILE, EVALUATION_FILE
 from ..hub.model_card import CARD
@@ -33,7 +34,7 @@ from ..training.facts import data_facts, environment
 from ..training.settings import TrainingSettings
 from ..translation import TranslationSettings
 from .plan import GRAM, IDENTITY_FILE, RESULTS_FOLDER, ROWS, Plan, Run
-from .runs import KINDS, NUM_BEAMS, SPLIT, WEIGHTS_FILE, Facts, Ranks, Workspace, make_translation
+from .runs import KINDS, NUM_BEAMS, SPLIT, WEIGHTS_FILE, Facts, Rankings, Workspace, make_translation
 from .tables import join_results, results_table
 
 TABLE_FILE = "results.md"
@@ -42,7 +43,7 @@ SETTINGS = {
     "training": TrainingSettings,
     "translation": TranslationSettings,
     "sasrec": SASRecSettings,
-    "item_knn": ItemKNNSettings,
+    **{name.lower().replace("-", "_"): of for name, (of, _) in COUNTED_SETTINGS.items()},
 }
 # Options that are gone, as they stand in results that were made without them.
 RETIRED = {"denoising_epochs": 0, "sasrec_patience": None, "patience": None, "label_smoothing": 0.0}
@@ -128,7 +129,7 @@ def rerun(
     again = _make(run, work, common)
     say(_in_short(again))
     before, now = (flat({name: one.get(name) for name in SAME}) for one in (result, again))
-    return [name for name in before | now if before.get(name) != now.get(name)]
+    return [name for name in before if before[name] != now.get(name)]  # a later version may tell more
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -171,29 +172,30 @@ def is_done(folder: Path, run: Run, data_hash: str) -> bool:
     return True
 
 
-def save_result(run: Run, ranks: Ranks, facts: Facts, common: Mapping[str, Any], work: Workspace) -> dict[str, Any]:
+def save_result(run: Run, found: Rankings, facts: Facts, common: Mapping[str, Any], work: Workspace) -> dict[str, Any]:
     """Write `results/NAME.parquet`, every user's rank, and then `results/NAME.json`, which says that all is there.
 
-    `ranks` and `facts` are what the run's kind gave, `common` is what all results of a reproduction share. Returns what
+    `found` and `facts` are what the run's kind gave, `common` is what all results of a reproduction share. Returns what
     the JSON file says.
     """
     path = result_file(work.folder, run)
     path.parent.mkdir(parents=True, exist_ok=True)
     histories, targets = evaluation_histories(work.data, SPLIT)
     item_ids = [work.data.items.item_ids[row] for row in targets]
+    counts = np.bincount(training_part(work.data).items, minlength=len(work.data.items))
     digest = hashlib.sha256()
-    for protocol in sorted(ranks):
-        digest.update(protocol.encode() + ranks[protocol].astype("<i8").tobytes())
+    for protocol in sorted(found):
+        digest.update(protocol.encode() + found[protocol].ranks.astype("<i8").tobytes())
     result = {
         **{"row": run.row.name, "title": run.row.title, "seed": run.seed},
         **common,
         **facts,
         "hashes": {**common["hashes"], **facts["hashes"], "ranks": digest.hexdigest()},
         **{"split": SPLIT, "users": len(targets), "num_beams": NUM_BEAMS},
-        "metrics": {protocol: ranking_metrics(of) for protocol, of in ranks.items()},
+        "metrics": {key: row_metrics(of, targets, counts) for key, of in found.items()},
     }
     with new_files(path.with_suffix(".parquet"), path) as (table, part):
-        pq.write_table(ranks_table(histories.user_ids, item_ids, {run.row.name: ranks}), table)
+        pq.write_table(ranks_table(histories.user_ids, item_ids, {run.row.name: found}), table)
         part.write_text(json_text(result), encoding="utf-8")
     return _read(path)
 

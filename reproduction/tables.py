@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from ..common.files import new_file, write_json
 from ..common.provenance import hash_of_file
-from ..common.text import duration
+from ..common.text import duration, markdown_table
 from ..evaluation.candidates import PROTOCOLS
+from ..evaluation.full_ranking import served_table
 from ..evaluation.rankings import estimate, gains, interval
 from .plan import RECIPE_SIZE, RESULTS_FOLDER, ROWS
 
@@ -31,7 +32,8 @@ def join_results(folder: Path) -> dict[str, Any]:
     Returns:
         What is in the file: `reproduction`, `data`, `users` and `split`, which all results share; `rows`, for each row
         `title`, `seeds`, of the first seed `parameters`, `settings` and `environment`, means over seeds of
-        `validation` and `seconds`, and `metrics` `{protocol: {metric: {"mean", "low", "high", "spread"}}}`;
+        `validation` and `seconds`, and `metrics` `{protocol: {metric: {"mean", "low", "high", "spread"}}}`, with
+        means over seeds of what else `gram.evaluation.rankings.row_metrics` tells, unless the results are older;
         `differences` in NDCG@10 of every two rows, users paired, see `gram.evaluation.rankings.interval`; `files`, the
         SHA-256 of the results. Of several seeds, a user's value is the mean over seeds, the interval is that over
         users, and `spread` is the standard deviation over seeds of the mean over users; None for one seed.
@@ -88,6 +90,9 @@ def _row(results: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str
             metric: {**estimate(of.mean(axis=0)), "spread": float(of.mean(axis=1).std(ddof=1)) if len(of) > 1 else None}
             for metric, of in values.items()
         }
+        of_seeds = [result["metrics"][protocol] for result in results]
+        others = [name for name in of_seeds[0] if all(name in of for of in of_seeds) and name not in values]
+        metrics[protocol] |= {name: _mean([of[name] for of in of_seeds]) for name in others}
     validation = first.get("validation")  # fusions and baselines have none
     if validation:
         validation = {**validation, COMPARED: float(np.mean([result["validation"][COMPARED] for result in results]))}
@@ -104,6 +109,13 @@ def _row(results: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str
     }
 
 
+def _mean(trees: list[Any]) -> Any:
+    """The means of the numbers of like trees, as such a tree."""
+    if isinstance(trees[0], dict):
+        return {name: _mean([tree[name] for tree in trees]) for name in trees[0]}
+    return float(np.mean(trees))
+
+
 def read_results(folder: str | Path) -> dict[str, Any]:
     """The joined results of a reproduction."""
     path = Path(folder) / JOINED_FILE
@@ -117,6 +129,7 @@ def results_table(results: Mapping[str, Any]) -> str:
     lines = [_caption(results)]
     for protocol, meaning in PROTOCOLS.items():
         lines += ["", f"{meaning[0].upper()}{meaning[1:]}:", "", *_table(results, protocol)]
+        lines += served_table({row["title"]: row["metrics"] for row in results["rows"].values()}, protocol)
     return "\n".join(lines)
 
 
@@ -166,13 +179,13 @@ def _table(results: Mapping[str, Any], protocol: str) -> list[str]:
     apart = {of["other"]: of for of in results["differences"] if (of["row"], of["protocol"]) == (first, protocol)}
     head = ["", "seeds", *(f"{name[0].upper()}{name[name.index('@') :]}" for name in SHOWN)]
     head += [f"N@10 less that of {rows[first]['title']}"] if len(rows) > 1 else []
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    lines = [head]
     best = {metric: max(row["metrics"][protocol][metric]["mean"] for row in rows.values()) for metric in SHOWN}
     for name, row in rows.items():
         cells = [_cell(row["metrics"][protocol][metric], best[metric]) for metric in SHOWN]
         cells += [_less(apart[name]) if name in apart else ""] if len(rows) > 1 else []
         lines.append([row["title"], str(len(row["seeds"])), *cells])
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return markdown_table(lines)
 
 
 def _cell(value: Mapping[str, Any], best: float) -> str:

@@ -27,19 +27,13 @@ from gram.data import (
     training_part,
 )
 from gram.evaluation import full_ranking as evaluation
-from gram.evaluation.candidates import gram_candidates, target_ranks
-from gram.evaluation.full_ranking import (
-    PROTOCOLS,
-    dense_ranks_by_protocol,
-    evaluate,
-    format_table,
-    ranking_metrics,
-    result_files,
-)
+from gram.evaluation.candidates import Ranking, gram_candidates, target_ranks
+from gram.evaluation.full_ranking import PROTOCOLS, dense_rankings, evaluate, format_table, result_files
+from gram.evaluation.rankings import ranking_metrics, row_metrics
 
 from .forks import GRAM
 
-NAMES = ["GRAM", "SASRec", "item-kNN", "popularity"]
+NAMES = ["GRAM", "SASRec", "item-kNN", "transition-graph", "popularity"]
 
 
 def test_metrics_by_hand():
@@ -79,9 +73,33 @@ def test_one_user_says_nothing_of_others_and_none_is_an_error():
         ranking_metrics(np.array([]))
 
 
+def test_whom_a_row_serves_by_hand():
+    items = np.array([[2, 0], [2, -1], [1, 2], [2, 3], [0, 2]])  # of five users, in a catalogue of six items
+    targets, counts = np.array([0, 1, 1, 5, 4]), np.array([5, 20, 4, 1, 0, 19])
+    metrics = row_metrics(Ranking.of(items, targets, num_items=6), targets, counts)
+    groups = metrics["by_times_seen"]
+    assert {name: group["users"] for name, group in groups.items()} == {"0": 1, "1-4": 0, "5-19": 2, "20+": 2}
+    assert groups["1-4"] == {"users": 0}
+    assert groups["0"]["recall@10"] == {"mean": 0.0, "low": 0.0, "high": 1.0}  # of a single user
+    assert groups["5-19"]["ndcg@10"]["mean"] == pytest.approx(1 / np.log2(3) / 2)
+    assert groups["20+"] == {"users": 2, **ranking_metrics(np.array([0, 1]), (5, 10))}
+    assert metrics["coverage@10"] == pytest.approx(4 / 6)  # 0, 1, 2 and 3 are shown
+    assert metrics["popularity@10"] == pytest.approx((2 * 5 + 20 + 5 * 4 + 1) / 9)
+    assert {name: metrics[name] for name in ranking_metrics(np.array([2, 0, 1, 0, 0]))} == ranking_metrics(
+        np.array([2, 0, 1, 0, 0])
+    )
+
+
+def test_only_the_first_ten_count_as_shown():
+    ranking = Ranking.of(np.arange(12)[None], targets=np.array([11]), num_items=20)
+    assert ranking.ranks.tolist() == [12]
+    assert ranking.shown.tolist() == [1] * 10 + [0] * 10
+
+
 def dense_ranks(scores, histories, targets, exclude_seen):
     recommender = SimpleNamespace(score=lambda histories: scores)
-    return dense_ranks_by_protocol(recommender, histories, targets)["unseen_items" if exclude_seen else "all_items"]
+    rankings = dense_rankings(recommender, histories, targets, num_items=len(scores[0]))
+    return rankings["unseen_items" if exclude_seen else "all_items"].ranks
 
 
 def test_ties_go_to_the_lower_row():
@@ -184,24 +202,42 @@ def test_saved_ranks_give_the_saved_metrics(measured, tmp_path):
     for name in NAMES:
         for protocol in PROTOCOLS:
             rows = ranks.filter((pc.field("model") == name) & (pc.field("protocol") == protocol))
-            assert ranking_metrics(rows["rank"].fill_null(0).to_numpy()) == results["models"][name][protocol]
+            found = ranking_metrics(rows["rank"].fill_null(0).to_numpy())
+            assert found == {metric: results["models"][name][protocol][metric] for metric in found}
+
+
+def test_every_row_tells_whom_it_serves(measured, model, tokenizer, data):
+    results = measured[0].results["models"]
+    histories, targets = evaluation_histories(data, "test")
+    counts = np.bincount(training_part(data).items, minlength=30)
+    found = gram_candidates(model, tokenizer, list(histories), progress=False)
+    best = {"GRAM": {protocol: of.items[:, :10] for protocol, of in found.items()}}
+    in_order = np.argsort(-counts, kind="stable")
+    unseen = [[item for item in in_order if item not in history][:10] for history in histories]
+    best["popularity"] = {"all_items": np.tile(in_order[:10], (len(targets), 1)), "unseen_items": np.array(unseen)}
+    for name, by_protocol in best.items():
+        for protocol, items in by_protocol.items():
+            assert results[name][protocol]["coverage@10"] == pytest.approx(len(np.unique(items)) / 30)
+            assert results[name][protocol]["popularity@10"] == pytest.approx(counts[items].mean())
+    for by_protocol in results.values():
+        for metrics in by_protocol.values():
+            groups = metrics["by_times_seen"].values()
+            assert sum(group["users"] for group in groups) == len(targets)
+            mean = sum(group["users"] * group["ndcg@10"]["mean"] for group in groups if group["users"]) / len(targets)
+            assert mean == pytest.approx(metrics["ndcg@10"]["mean"])
 
 
 def test_baselines_learn_from_the_training_part_only(model, tokenizer, data, measured, monkeypatch):
     _, folder = measured
     given = []
-    for name in ("ItemKNN", "Popularity"):
-        kind = getattr(evaluation, name)
-        monkeypatch.setattr(
-            evaluation, name, lambda training, size, kind=kind: given.append(training) or kind(training, size)
-        )
-    fit = evaluation.fit_or_load
+    counted, fit = evaluation.counted_baselines, evaluation.fit_or_load
+    monkeypatch.setattr(evaluation, "counted_baselines", lambda *args: given.append(args[0]) or counted(*args))
     monkeypatch.setattr(
         evaluation, "fit_or_load", lambda *args, **kwargs: given.append(args[1]) or fit(*args, **kwargs)
     )
     evaluate(model, tokenizer, data, folder / "sasrec.safetensors", split="validation", max_users=3, progress=False)
     expected = training_part(data)
-    assert len(given) == 3
+    assert len(given) == 2
     for training in given:
         assert np.array_equal(training.items, expected.items)
         assert np.array_equal(training.offsets, expected.offsets)
@@ -274,10 +310,24 @@ def test_table_shows_every_model_under_both_protocols(measured):
     measured, _ = measured
     table = format_table(measured.results)
     for name in NAMES:
-        rows = [line for line in table.splitlines() if line.startswith(name)]
+        rows = [line for line in table.splitlines() if line.startswith(f"{name} ") and len(line.split(".")) > 9]
         means = [measured.results["models"][name][protocol]["recall@10"]["mean"] for protocol in PROTOCOLS]
-        assert [float(row.split()[4]) for row in rows] == [pytest.approx(mean, abs=5e-5) for mean in means]
+        assert [float(row[len(name) :].split()[3]) for row in rows] == [pytest.approx(mean, abs=5e-5) for mean in means]
     assert max(map(len, table.splitlines())) <= 100
+
+
+def test_results_of_older_versions_are_shown_as_far_as_they_tell(measured):
+    results = json.loads(json.dumps(measured[0].results))
+    whole = format_table(results)
+    assert whole.count("N@10, seen") == len(PROTOCOLS)
+    for metrics in results["models"]["GRAM"].values():
+        for name in ("by_times_seen", "coverage@10", "popularity@10"):
+            del metrics[name]
+    lines = format_table(results).splitlines()
+    assert sum(line.strip() == "GRAM" for line in lines) == len(PROTOCOLS)  # empty cells
+    for name in NAMES:
+        results["models"][name] = results["models"]["GRAM"]
+    assert "seen" not in format_table(results)
 
 
 def test_failed_writing_leaves_nothing(measured, tmp_path, monkeypatch):

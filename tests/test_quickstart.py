@@ -49,7 +49,7 @@ def test_run_leaves_a_model_folder_and_shows_films_by_title(quickstart_run):
     names |= {"sasrec.safetensors", "evaluation.json", "evaluation.parquet", "data", "translation"}
     assert names <= {path.name for path in folder.iterdir()}
     assert [line[:3] for line in said if line[1:3] == "/5"] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
-    assert sum(line.startswith(("GRAM", "SASRec", "item-kNN", "popularity")) for line in said) == 8
+    assert sum(line.startswith(("GRAM", "SASRec", "item-kNN", "transition-graph", "popularity")) for line in said) == 20
     shown = [line for line in said if line.startswith("  ") and ". The Long Film Number" in line]
     assert len(shown) == quickstart.NUM_SHOWN_USERS * quickstart.NUM_SHOWN_ITEMS
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from gram.cli import main
 from gram.common.provenance import hash_of_file
 from gram.data.splits import sample_users
+from gram.evaluation.candidates import Ranking
 from gram.evaluation.full_ranking import PROTOCOLS
 from gram.evaluation.rankings import interval, ndcg
 from gram.reproduction import ROWS, Plan, reproduce, rerun, results_table, write_table
@@ -182,16 +183,19 @@ def test_fusions_take_the_trained_model_and_search_once(reproduced, recipe, data
     folder = shutil.copytree(reproduced[0], tmp_path / "copied")
     weights = folder / "runs" / "gram-seed0" / "model.safetensors"
     trained = weights.stat().st_mtime_ns
-    rows = ("reranked", "sasrec-and-knn")
+    rows = ("reranked", "sasrec-and-knn", "with-all")
     reproduce(Plan(str(recipe), data_folder, folder, rows=rows, size="recipe"), progress=False)
     assert weights.stat().st_mtime_ns == trained
-    assert capsys.readouterr().out.count("choosing") == 2
-    gram, reranked, without_gram = (read(folder / f"results/{name}-seed0.json") for name in ("gram", *rows))
+    assert capsys.readouterr().out.count("choosing") == 3
+    gram, reranked, without_gram, with_all = (read(folder / f"results/{name}-seed0.json") for name in ("gram", *rows))
     for protocol in PROTOCOLS:
         assert reranked["metrics"][protocol]["recall@50"] == gram["metrics"][protocol]["recall@50"]
         assert set(reranked["settings"]["weights"][protocol]) == {"SASRec", "item-kNN", "popularity"}
         assert without_gram["settings"]["weights"][protocol]["SASRec"] == 1
+        assert list(with_all["settings"]["weights"][protocol]) == ["SASRec", "item-kNN", "transition-graph"]
+        assert sum(of["users"] for of in with_all["metrics"][protocol]["by_times_seen"].values()) == with_all["users"]
         assert set(reranked["fusion"][protocol]["validation"]) == {"GRAM", "GRAM, re-ranked"}
+    assert {"sasrec", "item_knn", "transition_graph"} <= with_all["settings"].keys()
     assert reranked["hashes"]["model"] == gram["hashes"]["model"]
     assert reranked["seconds"] == without_gram["seconds"]
     assert sorted(path.name for path in (folder / "runs" / "fusion-of-gram-seed0").iterdir()) == [
@@ -328,13 +332,15 @@ def made_up(folder, data):
     }
     users = len(data.interactions)
     first, tenth, never = np.full(users, 1), np.full(users, 10), np.zeros(users, dtype=np.int64)
-    half = np.where(np.arange(users) % 2, 1, 0)
+    half, twice = np.where(np.arange(users) % 2, 1, 0), np.repeat([0, 2], 15)  # as often is the second half shown
     known = {"settings": {"training": {"backbone": None}}, "hashes": {}, "validation": {"ndcg@10": 0.5}}
     known |= {"parameters": 12_345_678, "seconds": {"translation": 3.0, "training": 60.0, "evaluation": 1.0}}
     for seed, ranks in ((0, first), (1, half)):
-        save_result(Run(ROWS["gram"], seed), {"all_items": ranks, "unseen_items": tenth}, known, common, work)
+        found = {"all_items": Ranking(ranks, twice), "unseen_items": Ranking(tenth, twice * seed)}
+        save_result(Run(ROWS["gram"], seed), found, known, common, work)
     known = {"settings": {}, "hashes": {}, "seconds": {"training": 1.0}}
-    save_result(Run(ROWS["popularity"], 0), {"all_items": half, "unseen_items": never}, known, common, work)
+    found = {"all_items": Ranking(half, twice), "unseen_items": Ranking(never, twice * 0)}
+    save_result(Run(ROWS["popularity"], 0), found, known, common, work)
 
 
 TABLE = """\
@@ -352,6 +358,15 @@ All items may be recommended:
 | popularity | 1 | 0.5000 (0.3431-0.6569) | 0.5000 (0.3431-0.6569) | 0.5000 (0.3431-0.6569) | 0.5000 (0.3431-0.6569) | \
 -0.2500 (-0.3285 to -0.1715) |
 
+By how often the target was seen in training; coverage is the share of the items in anybody's first ten, popularity \
+how often these were seen:
+
+| N@10, seen | 0 | 1-4 | 5-19 | 20+ | coverage | popularity |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| users | 0 | 0 | 40 | 0 |  |  |
+| GRAM |  |  | 0.7500 (0.6715-0.8285) |  | 0.500 | 8.2 |
+| popularity |  |  | 0.5000 (0.3431-0.6569) |  | 0.500 | 8.2 |
+
 Items of the history are masked:
 
 |  | seeds | R@5 | N@5 | R@10 | N@10 | N@10 less that of GRAM |
@@ -359,12 +374,35 @@ Items of the history are masked:
 | GRAM | 2 | **0.0000** ± 0.0000 (0.0000-0.0000) | **0.0000** ± 0.0000 (0.0000-0.0000) | \
 **1.0000** ± 0.0000 (1.0000-1.0000) | **0.2891** ± 0.0000 (0.2891-0.2891) |  |
 | popularity | 1 | **0.0000** (0.0000-0.0000) | **0.0000** (0.0000-0.0000) | 0.0000 (0.0000-0.0000) | \
-0.0000 (0.0000-0.0000) | -0.2891 (-0.2891 to -0.2891) |"""
+0.0000 (0.0000-0.0000) | -0.2891 (-0.2891 to -0.2891) |
+
+By how often the target was seen in training; coverage is the share of the items in anybody's first ten, popularity \
+how often these were seen:
+
+| N@10, seen | 0 | 1-4 | 5-19 | 20+ | coverage | popularity |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| users | 0 | 0 | 40 | 0 |  |  |
+| GRAM |  |  | 0.2891 (0.2891-0.2891) |  | 0.250 | 4.1 |
+| popularity |  |  | 0.0000 (0.0000-0.0000) |  | 0.000 | 0.0 |"""
 
 
 def test_the_whole_table(data, tmp_path):
     made_up(tmp_path, data)
     assert results_table(join_results(tmp_path)) == TABLE
+
+
+def test_results_of_older_versions_leave_cells_empty(data, tmp_path):
+    made_up(tmp_path, data)
+    for name, lines in (("popularity-seed0", 2), ("gram-seed1", 0)):  # GRAM tells where all of its seeds do
+        path = tmp_path / "results" / f"{name}.json"
+        result = read(path)
+        for metrics in result["metrics"].values():
+            for key in ("by_times_seen", "coverage@10", "popularity@10"):
+                del metrics[key]
+        path.write_text(json.dumps(result))
+        table = results_table(join_results(tmp_path))
+        assert table.count("| popularity |  |  |  |  |  |  |") == lines
+        assert table.count("N@10, seen") == lines
 
 
 def test_a_table_goes_between_its_marks(data, tmp_path, capsys):

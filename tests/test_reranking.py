@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gram import ItemTrie
 from gram.cli import main
-from gram.collaborative.baselines import ItemKNN, ItemKNNSettings, Popularity
+from gram.collaborative.baselines import ItemKNN, ItemKNNSettings, counted_baselines
 from gram.collaborative.fitting import fit_sasrec
 from gram.collaborative.sasrec import SASRec, SASRecSettings
 from gram.data import evaluation_histories, read_folder, training_part, without_test
@@ -40,7 +40,8 @@ def scorers(data):
     training = training_part(data)
     settings = SASRecSettings(dim=8, num_layers=1, num_heads=1, epochs=1)
     sasrec = fit_sasrec(training, NUM_ITEMS, settings, progress=False)
-    return {"SASRec": sasrec, "item-kNN": ItemKNN(training, NUM_ITEMS), "popularity": Popularity(training, NUM_ITEMS)}
+    vectors = np.random.default_rng(0).normal(size=(NUM_ITEMS, 8))
+    return {"SASRec": sasrec, **{name: make() for name, make in counted_baselines(training, vectors).items()}}
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +262,7 @@ def measured(model, tokenizer, data, tmp_path_factory):
 def test_rows_of_the_evaluation(measured, model, tokenizer, data):
     evaluation, folder = measured
     models = evaluation.results["models"]
-    assert list(models) == ["GRAM", *FUSIONS, "SASRec", "item-kNN", "popularity"]
+    assert list(models) == ["GRAM", *FUSIONS, "SASRec", "item-kNN", "transition-graph", "popularity"]
     for protocol in PROTOCOLS:
         assert models[RERANKED][protocol]["recall@50"] == models["GRAM"][protocol]["recall@50"]
     plain = evaluate(model, tokenizer, data, folder / "sasrec.safetensors", progress=False)
@@ -270,7 +271,7 @@ def test_rows_of_the_evaluation(measured, model, tokenizer, data):
     rows = evaluation.per_user.filter(pc.field("model") == ENSEMBLE)
     assert rows.num_rows == 2 * len(data.interactions)
     table = format_table(evaluation.results)
-    assert sum(line.startswith(tuple(FUSIONS)) for line in table.splitlines()) == 2 * len(FUSIONS)
+    assert sum(line.startswith(tuple(FUSIONS)) for line in table.splitlines()) == 4 * len(FUSIONS)
     assert max(map(len, table.splitlines())) <= 100
 
 

@@ -10,14 +10,15 @@ from gram.collaborative.baselines import ItemKNN, ItemKNNSettings
 from gram.collaborative.sasrec import SASRec, SASRecSettings
 from gram.data import Interactions, RecommendationData, evaluation_histories, training_part, without_test
 from gram.evaluation import tuning
-from gram.evaluation.full_ranking import dense_ranks_by_protocol, evaluate, ranking_metrics
+from gram.evaluation.full_ranking import dense_rankings, evaluate
+from gram.evaluation.rankings import ranking_metrics
 from gram.evaluation.tuning import (
-    ITEM_KNN_GRID,
+    COUNTED_SETTINGS,
     SASREC_GRID,
     Trial,
     Tuning,
     format_trials,
-    tune_item_knn,
+    tune_counted,
     tune_sasrec,
 )
 
@@ -49,10 +50,10 @@ def test_the_best_trial_is_what_the_validation_items_say(data, tuned):
     histories, targets = evaluation_histories(data, "validation")
     model = SASRec.load(folder / "sasrec.safetensors")
     assert model.settings == tuning.best
-    ranks = dense_ranks_by_protocol(model, list(histories), targets)
+    ranks = dense_rankings(model, list(histories), targets, len(data.items))
     best = max(tuning.trials, key=lambda trial: trial.gain)
     for protocol, values in ranks.items():
-        found = {name: value["mean"] for name, value in ranking_metrics(values, (5, 10)).items()}
+        found = {name: value["mean"] for name, value in ranking_metrics(values.ranks, (5, 10)).items()}
         assert best.metrics[protocol] == pytest.approx(found)
     written = json.loads((folder / "tuning.json").read_text())
     assert [trial["settings"] for trial in written["trials"]] == [trial.settings for trial in tuning.trials]
@@ -66,14 +67,16 @@ def test_the_test_items_reach_nothing_bit_for_bit(data, tuned, tmp_path):
     tuning = tune_sasrec(other, tmp_path / "sasrec", progress=False, grid=GRID)
     assert tuning == tuned[1]
     assert content(tmp_path / "sasrec") == content(tuned[0])
-    one = tune_item_knn(data, tmp_path / "one", progress=False)
-    assert one == tune_item_knn(other, tmp_path / "two", progress=False)
-    assert content(tmp_path / "one") == content(tmp_path / "two")
+    for name in COUNTED_SETTINGS:
+        one, two = (tmp_path / name / part for part in ("one", "two"))
+        assert tune_counted(name, data, one, progress=False) == tune_counted(name, other, two, progress=False)
+        assert content(one) == content(two)
 
 
-def test_the_validation_items_do_count(data, tmp_path):
+@pytest.mark.parametrize("baseline", COUNTED_SETTINGS)
+def test_the_validation_items_do_count(data, tmp_path, baseline):
     one, two = (
-        tune_item_knn(some, tmp_path / name, progress=False)
+        tune_counted(baseline, some, tmp_path / name, progress=False)
         for name, some in {"one": data, "two": with_last_items(data, 2)}.items()
     )
     assert one.trials[0].settings == two.trials[0].settings
@@ -112,9 +115,9 @@ def test_evaluation_takes_the_tuned_sasrec(data, tuned, model, tokenizer, tmp_pa
     results = evaluate(model, tokenizer, data, **arguments, progress=False).results["models"]["SASRec"]
     assert not (tmp_path / "another.safetensors").exists()
     histories, targets = evaluation_histories(data, "test")
-    ranks = dense_ranks_by_protocol(SASRec.load(path), list(histories), targets)
+    ranks = dense_rankings(SASRec.load(path), list(histories), targets, len(data.items))
     for protocol, values in ranks.items():
-        assert results[protocol]["ndcg@10"] == ranking_metrics(values, (10,))["ndcg@10"]
+        assert results[protocol]["ndcg@10"] == ranking_metrics(values.ranks, (10,))["ndcg@10"]
 
 
 def test_data_without_the_test_split(data):
@@ -143,9 +146,8 @@ def test_item_knn_is_the_sum_over_the_whole_matrix(data, settings, recency):
     scores = knn.score([np.array([3, 7, 3]), np.array([29]), np.array([], dtype=np.int32)])
     assert scores[0].numpy() == pytest.approx(cosines[3] + recency * cosines[7], rel=1e-5, abs=1e-5)  # 3 is the newest
     assert scores[1:].abs().max() == 0
-    plain = ItemKNN(training, 30, ItemKNNSettings(recency=recency)).score([np.array([3, 7, 3])])
-    by_matrix = ItemKNN(training, 30, ItemKNNSettings(recency=recency, neighbours=30)).score([np.array([3, 7, 3])])
-    np.testing.assert_allclose(plain, by_matrix, atol=1e-5)
+    every, thirty = (ItemKNN(training, 30, ItemKNNSettings(recency=recency, neighbours=k)) for k in (None, 30))
+    np.testing.assert_allclose(every.score([np.array([3, 7, 3])]), thirty.score([np.array([3, 7, 3])]), atol=1e-5)
 
 
 def test_weights_of_long_histories_may_vanish():
@@ -177,7 +179,8 @@ def test_item_knn_settings_that_cannot_be(wrong):
 
 
 def test_the_grids_start_from_the_defaults():
-    for grid, defaults in ((SASREC_GRID, SASRecSettings()), (ITEM_KNN_GRID, ItemKNNSettings())):
+    for settings_class, grid in ((SASRecSettings, SASREC_GRID), *COUNTED_SETTINGS.values()):
+        defaults = settings_class()
         assert {name: values[0] for name, values in grid.items()} == {name: getattr(defaults, name) for name in grid}
 
 
@@ -194,6 +197,8 @@ def test_the_command(data_folder, tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "item-kNN, validation items"
     assert said[-1] == f"the best SASRec: {tmp_path / 'tuned' / 'sasrec' / 'sasrec.safetensors'}"
-    assert (tmp_path / "tuned" / "item-knn" / "tuning.json").is_file()
+    assert "transition-graph, validation items" in said
+    for name in ("item-knn", "transition-graph", "sasrec"):
+        assert (tmp_path / "tuned" / name / "tuning.json").is_file()
     assert cli.main([*arguments, "--seed", "x"]) == 2
     assert "'x' is no whole number from 0 to 999999999" in capsys.readouterr().err
