@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from ..common.provenance import Provenance, hash_of_interactions, read_provenance
 from ..data.interactions import Interactions
-from .neighbours import user_item_matrix
 from .sasrec import SASRec, SASRecSettings
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,8 @@ def fit_sasrec(
         model = SASRec(num_items, settings).train()
         if vectors is not None:
             parametrize.register_parametrization(model.items, "weight", _WithTexts(vectors, settings.dim))
-        repeats = len(interactions.items) - user_item_matrix(interactions, num_items).nnz
+        pairs = np.repeat(np.arange(len(interactions)), interactions.lengths) * num_items + interactions.items
+        repeats = len(pairs) - len(np.unique(pairs))
         model.repeat.fill_(math.log((repeats + 1) / (targets_per_epoch - repeats + 1)))
         candidates = _Candidates(interactions, num_items, settings.negatives, shuffler)
         optimizer = torch.optim.AdamW(model.parameters(), betas=ADAM_BETAS, weight_decay=settings.weight_decay)
