@@ -55,7 +55,7 @@ from gram.training.checkpoints import (
     save_checkpoint,
     save_model_folder,
 )
-from gram.training.distillation import Distillation, teachers_of
+from gram.training.distillation import distillation_of
 from gram.training.facts import run_facts
 from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
@@ -130,12 +130,8 @@ class _Run:
             keep_freed_memory()
         set_seed(settings.seed)
         model = build_model(settings, tokenizer)
-        self.distillation, teachers = None, teachers_of(settings, data)
-        if teachers:
-            names = ("weight", "temperature", "draws")
-            given = [getattr(settings, f"distillation_{name}") for name in names]
-            where = self.accelerator.device if device == "cuda" else "cpu"  # not all devices know float64
-            self.distillation = Distillation(teachers, self.training, model.item_trie, *given, where)
+        where = self.accelerator.device if device == "cuda" else "cpu"  # not all devices know float64
+        self.distillation = distillation_of(settings, data, model.item_trie, where)
         self.adapted = None if settings.lora is None else add_lora(model, settings)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable()

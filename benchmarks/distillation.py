@@ -21,7 +21,7 @@ from gram import GramTokenizer
 from gram.common.processes import keep_freed_memory
 from gram.common.settings import add_flags, settings_from
 from gram.data import read_folder, training_part
-from gram.training.distillation import Distillation, teachers_of
+from gram.training.distillation import distillation_of
 from gram.training.settings import TrainingSettings
 from gram.training.start import build_model
 from gram.training.steps import TrainingSteps
@@ -47,9 +47,8 @@ class Work:
         places = np.unique(np.linspace(0, len(steps) - 1, count).astype(int)).tolist()
         self.steps = [steps[place] for place in places]
         self.samples = sum(map(steps.num_samples, places))
-        start, teachers = time.perf_counter(), teachers_of(settings, self.data)
-        given = [getattr(settings, f"distillation_{name}") for name in ("weight", "temperature", "draws")]
-        self.distillation = Distillation(teachers, training, self.model.item_trie, *given) if teachers else None
+        start = time.perf_counter()
+        self.distillation = distillation_of(settings, self.data, self.model.item_trie)
         self.seconds_to_start = time.perf_counter() - start
 
     def run(self, form: str) -> None:

@@ -118,13 +118,38 @@ class TransitionGraph:
 
     def __init__(self, training: Interactions, vectors: np.ndarray, settings: TransitionGraphSettings | None = None):
         """Count the transitions of the training part over a catalogue whose texts have the `vectors` (N, d)."""
-        self.settings = settings = settings or TransitionGraphSettings()
-        counted = _transitions(training, len(vectors), settings.reach)
-        self.votes = row_shares(counted + settings.smoothing * similar_texts(vectors, settings.neighbours))  # (N, N)
+        self.training, self.settings = training, settings or TransitionGraphSettings()
+        reach, neighbours, smoothing = self.settings.reach, self.settings.neighbours, self.settings.smoothing
+        counted = _transitions(training, len(vectors), reach) + smoothing * similar_texts(vectors, neighbours)
+        self.votes, self.counted = row_shares(counted), counted  # each (N, N)
 
     def score(self, histories: Sequence[np.ndarray]) -> Tensor:
         """(B, N) float32; 0 for an item that never came after one of the history, and whose text is another."""
         return _sums_of_rows(self.votes, histories, self.settings.recency)
+
+    def score_without(self, places: np.ndarray) -> Tensor:
+        """Scores at places (B,) of the training part, had the transitions of the place's own user not been counted.
+
+        With these a graph would know what comes next in training, where it has counted it, and not in any other place.
+
+        Returns:
+            (B, N) float32: the scores of what the user has before each place.
+        """
+        offsets, totals = self.training.offsets, np.asarray(self.counted.sum(axis=1)).ravel()
+        weights, own, user = [], [], -1
+        for place in places.tolist():
+            if user < 0 or not offsets[user] <= place < offsets[user + 1]:
+                user = int(np.searchsorted(offsets, place, side="right")) - 1
+                items, row = np.unique(self.training[user].astype(np.int64), return_inverse=True)
+                counts = _transitions_of(row, len(items), self.settings.reach)  # (n, n) of the user
+                left = totals[items] - counts.sum(axis=1)
+            weight = np.zeros(len(items))  # of the last time that each item is there
+            weight[row[: place - offsets[user]]] = self.settings.recency ** np.arange(place - offsets[user])[::-1]
+            weight = np.where(left > 1e-9, weight / left.clip(min=1e-9), 0)
+            weights.append((weight, items))
+            own.append((weight @ counts, items))
+        shape = (len(places), len(totals))
+        return torch.from_numpy((_of_rows(weights, shape) @ self.counted - _of_rows(own, shape)).toarray()).float()
 
 
 def counted_baselines(training: Interactions, vectors: np.ndarray) -> dict[str, Callable[..., Recommender]]:
@@ -148,11 +173,22 @@ def _transitions(training: Interactions, num_items: int, reach: float) -> sparse
     return total
 
 
+def _transitions_of(items: np.ndarray, num_items: int, reach: float) -> np.ndarray:
+    """(N, N) as `_transitions`, of one user's items."""
+    total = np.zeros((num_items, num_items))
+    for distance in range(1, FARTHEST + 1 if reach else 2):
+        np.add.at(total, (items[:-distance], items[distance:]), reach ** (distance - 1))
+    return total
+
+
+def _of_rows(rows: Sequence[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> sparse.csr_matrix:
+    """A matrix of values and their columns, row by row."""
+    values, columns = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    return sparse.csr_matrix((values, columns, np.cumsum([0, *(len(of) for of, _ in rows)])), shape)
+
+
 def _sums_of_rows(matrix: sparse.csr_matrix, histories: Sequence[np.ndarray], recency: float) -> Tensor:
     """(B, N) sum of the rows of a history's items, each once, weighted by the last time that it is there."""
     latest = [np.unique(np.asarray(history, np.int64)[::-1], return_index=True) for history in histories]
-    offsets = np.concatenate([[0], np.cumsum([len(items) for items, _ in latest])])
-    items = np.concatenate([np.zeros(0, np.int64), *(items for items, _ in latest)])
-    ages = np.concatenate([np.zeros(0, np.int64), *(age for _, age in latest)])
-    query = sparse.csr_matrix((recency**ages, items, offsets), (len(histories), matrix.shape[0]))
+    query = _of_rows([(recency**age, items) for items, age in latest], (len(histories), matrix.shape[0]))
     return torch.from_numpy((query @ matrix).toarray().astype(np.float32))

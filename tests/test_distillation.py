@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
 from gram import ItemTrie, training_gram
-from gram.collaborative.baselines import Popularity
+from gram.collaborative.baselines import Popularity, TransitionGraph
 from gram.collaborative.fitting import fit_or_load
 from gram.collaborative.sasrec import SASRec, SASRecSettings
 from gram.data import Interactions, RecommendationData, training_part
@@ -162,6 +162,32 @@ def test_any_teacher_that_scores_will_do(teacher, data, model):
     )
     assert torch.equal(one["tokens"], other["tokens"])
     torch.testing.assert_close(one["shares"], other["shares"])
+
+
+def test_a_graph_teaches_what_it_has_not_counted_of_the_user(teacher, data, tokenizer, model):
+    training, vectors = training_part(data), np.random.default_rng(0).normal(size=(len(data.items), 8))
+    graph = TransitionGraph(training, vectors)
+    samples = torch.from_numpy(np.setdiff1d(np.arange(len(training.items)), training.offsets))[::7]
+    found = graph.score_without(samples.numpy())
+    for row, place in enumerate(samples.tolist()):
+        user = int(np.searchsorted(training.offsets, place, side="right")) - 1
+        others = [[] if one == user else sequence for one, sequence in enumerate(training)]
+        without = TransitionGraph(Interactions.from_sequences(training.user_ids, others), vectors)
+        expected = without.score([training[user][: place - training.offsets[user]]])[0]
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-6)
+
+    others = [SimpleNamespace(score=teacher.score)]
+    distil = Distillation(others, training, model.item_trie, 1.0, graph=graph, graph_share=0.4)
+    soft = distil(samples, torch.zeros(len(samples), 1))["soft_targets"]
+    for row, place in enumerate(samples.tolist()):
+        user = int(np.searchsorted(training.offsets, place, side="right")) - 1
+        history = training[user][: place - training.offsets[user]]
+        expected = teacher.score([history])[0].softmax(-1)
+        of_graph = found[row].clone()
+        of_graph[history] = expected[history]
+        chances = 0.6 * expected + 0.4 * of_graph / of_graph.sum()
+        first = next(sums_over_subtrees(tokenizer.sequences, training.items[place], chances.tolist(), 1.0))
+        assert as_shares(soft, row, 0) == pytest.approx(first, abs=1e-5)
 
 
 @pytest.mark.parametrize(("draws", "at_once"), [(0, None), (0, 4000), (3, None)])

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..collaborative.baselines import Recommender
+from ..collaborative.baselines import Recommender, TransitionGraph
 from ..collaborative.sasrec import SASRec
 from ..common.provenance import hash_of_interactions, read_provenance
 from ..data import Interactions, RecommendationData, training_part
 from ..translation import SASREC_FILE
+from ..translation.embedding import embed_texts
 from ..translation.settings import SASREC
 from ..trie_gram import ItemTrie
 from .settings import TrainingSettings
@@ -52,6 +53,22 @@ def _teacher(path: Path, settings: TrainingSettings, data: RecommendationData) -
     return teacher
 
 
+def distillation_of(
+    settings: TrainingSettings, data: RecommendationData, trie: ItemTrie, device: torch.device | str = "cpu"
+) -> Distillation | None:
+    """What a run learns from beside its targets, if it does; see [`teachers_of`] for the errors."""
+    teachers, training, graph = teachers_of(settings, data), training_part(data), None
+    if not teachers:
+        return None
+    if settings.distillation_graph:
+        graph = TransitionGraph(training, embed_texts(data.items.texts))
+    names = ("weight", "temperature", "draws")
+    options = {name: getattr(settings, f"distillation_{name}") for name in names}
+    return Distillation(
+        teachers, training, trie, **options, graph=graph, graph_share=settings.distillation_graph, device=device
+    )
+
+
 class Distillation:
     """Soft targets of training samples: at each token of the target's lexical ID, what the teachers expect there.
 
@@ -66,8 +83,10 @@ class Distillation:
         trie: of the whole catalogue.
         weight: the teacher's share of a soft target; the rest is the true token's.
         temperature: divides the teacher's scores.
-        draws: items that every sample gets as further targets, drawn from what the teacher expects; for these the
-            teacher alone counts.
+        draws: items that every sample gets as further targets, drawn from what the teachers expect; for these they
+            alone count.
+        graph: one more teacher, of the same interactions; it speaks of each without what it counted of its user.
+        graph_share: how much of what is expected is the graph's.
         device: where the soft targets are computed.
 
     Example:
@@ -88,6 +107,8 @@ class Distillation:
         weight: float,
         temperature: float = 1.0,
         draws: int = 0,
+        graph: TransitionGraph | None = None,
+        graph_share: float = 0.0,
         device: torch.device | str = "cpu",
     ):
         self.interactions = interactions
@@ -97,6 +118,7 @@ class Distillation:
         self.places = starts[trie.leaves.cpu()].to(device)  # (I,) of the items in the trie's order
         self.order = self.places.argsort()  # (I,) items in the trie's order
         self.starts = starts.to(device)  # (N,)
+        self.graph, self.graph_share = graph, graph_share
         self.share = 1 / (len(teachers) * temperature)  # of one teacher in the scores
         sasrecs = [teacher for teacher in teachers if isinstance(teacher, SASRec)]
         self.others = [teacher for teacher in teachers if not isinstance(teacher, SASRec)]
@@ -131,11 +153,11 @@ class Distillation:
     def _targets(self, samples: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Labels (n * K, D), and tokens and shares (n * K, D, F), of some samples (n,)."""
         trie, places = self.trie, None
-        scores = self._scores(samples)
-        if scores.shape[1] > MANY_ITEMS:
-            places = scores.topk(BEST_ITEMS, sorted=False).indices.sort().values  # (n, best)
-            scores = scores.gather(1, places)
-        sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # (n, I or best), in the trie's order
+        expected = self._expected(samples)
+        if expected.shape[1] > MANY_ITEMS:
+            places = expected.topk(BEST_ITEMS, sorted=False).indices.sort().values  # (n, best)
+            expected = expected.gather(1, places)
+        sums = expected.cumsum(-1, dtype=torch.float64)  # (n, I or best), in the trie's order
         own = torch.from_numpy(self.interactions.items[samples.numpy()].astype(np.int64)).to(self.device)
         targets = torch.cat([own[:, None], self._drawn(samples, sums, places, epoch)], dim=1)  # (n, K)
         path = trie.paths(trie.leaves[targets.flatten()].long())  # (n * K, D), from the leaf up
@@ -170,20 +192,25 @@ class Distillation:
         row = torch.searchsorted(sums, share * sums[:, -1:]).clamp(max=sums.shape[1] - 1)
         return self.order[row if places is None else places.gather(1, row)]
 
-    def _scores(self, samples: torch.Tensor) -> torch.Tensor:
-        """(n, I) the teachers' scores of the catalogue in the trie's order, over the temperature."""
+    def _expected(self, samples: torch.Tensor) -> torch.Tensor:
+        """(n, I) what share of each item the teachers expect, in the trie's order."""
         places, offsets = samples.numpy(), self.interactions.offsets
         starts = offsets[np.searchsorted(offsets, places, side="right") - 1]
         histories = [self.interactions.items[start:place] for start, place in zip(starts, places, strict=True)]
+        row = torch.from_numpy(np.repeat(np.arange(len(places)), places - starts)).to(self.device)
+        had = row, self.places[torch.from_numpy(np.concatenate(histories).astype(np.int64)).to(self.device)]
         scores = torch.zeros((), device=self.device)
         if self.states is not None:
             scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
-            row = torch.from_numpy(np.repeat(np.arange(len(places)), places - starts)).to(self.device)
-            item = torch.from_numpy(np.concatenate(histories).astype(np.int64)).to(self.device)
-            scores[row, self.places[item]] += self.repeat  # once, however often an item is there
+            scores[had] += self.repeat  # once, however often an item is there
         for teacher in self.others:
             scores = scores + self.share * torch.as_tensor(teacher.score(histories)).to(self.device)[:, self.order]
-        return scores
+        expected = scores.softmax(-1)
+        if self.graph_share:
+            of_graph = self.graph.score_without(places).to(self.device)[:, self.order]
+            of_graph[had] = expected[had]  # a graph takes no item for had
+            expected = (1 - self.graph_share) * expected + self.graph_share * F.normalize(of_graph, p=1, dim=-1)
+        return expected
 
 
 def _starts(trie: ItemTrie) -> np.ndarray:

@@ -61,6 +61,8 @@ class TrainingSettings(Settings):
         distillation_temperature: its scores are divided by this; above 1 it is less sure of what it expects.
         distillation_draws: items that every sample gets as further targets, drawn from its expectation, which alone
             counts for them; they cost the decoder's work, not the encoder's.
+        distillation_graph: share of a transition graph in what is expected; it knows what came after an item, and for
+            items of which few know that, which texts are similar.
         learning_rate: highest learning rate of AdamW.
         embedding_rate: that of the token embeddings, as a multiple; T5's random ones are some ten times larger than its
             other weights, and learn slowly at the same rate.
@@ -125,6 +127,7 @@ class TrainingSettings(Settings):
     distillation_weight: float = within(0.7, least=0, most=1)
     distillation_temperature: float = within(1.0, above=0)
     distillation_draws: int = within(0, least=0, most=1024)
+    distillation_graph: float = within(0.0, least=0, most=1)
     learning_rate: float = within(1e-3, above=0)
     embedding_rate: float = within(1.0, above=0)
     adam_epsilon: float = within(1e-6, above=0)
