@@ -144,6 +144,8 @@ class Distillation:
         """
         rows = max(_SCORES_AT_ONCE // len(self.order), _LEAST_ROWS)
         parts = [self._targets(some, epoch) for some in samples.split(rows)]
+        widest = max(shares.shape[-1] for _, _, shares in parts)
+        parts = [(of, *(F.pad(soft, (0, widest - soft.shape[-1])) for soft in more)) for of, *more in parts]
         drawn, *soft = (torch.cat(part) for part in zip(*parts, strict=True))
         drawn.masked_fill_((labels[:, :1] < 0).repeat_interleave(1 + self.draws, 0).to(drawn.device), -100)
         length = max(int((drawn >= 0).sum(-1).max()), 1)
