@@ -26,7 +26,7 @@ from ..data import RecommendationData, without_test
 from ..modeling_gram import GramForConditionalGeneration
 from ..tokenization_gram import GramTokenizer
 from ..translation.settings import SASREC
-from .distillation import teachers_of
+from .distillation import teacher_of
 from .settings import PLACES, TrainingSettings
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # either of which says that there is a model
@@ -102,8 +102,8 @@ def provenance_of(
         inputs["translation"] = hash_of_tokenizer(tokenizer)
         inputs |= {"weights to start from": hash_of_pretrained(start)} if start else {}
     if tokenizer is not None or settings.distillation != SASREC:  # a file of one's own is there before
-        teachers = teachers_of(settings, data)
-        inputs |= {"teacher": " ".join(map(hash_of_weights, teachers))} if teachers else {}
+        teacher = teacher_of(settings, data)
+        inputs |= {"teacher": hash_of_weights(teacher)} if teacher is not None else {}
     return Provenance("training", inputs, {name: of for name, of in asdict(settings).items() if name not in PLACES})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,21 +26,17 @@ _GOLDEN, _PLASTIC = 0.6180339887498949, 0.7548776662466927  # multiples of these
 _SCORES_AT_ONCE, _LEAST_ROWS = 1 << 19, 16  # so that scores stay in a processor's cache, or embeddings are read rarely
 
 
-def teachers_of(settings: TrainingSettings, data: RecommendationData) -> list[SASRec]:
-    """The SASRecs that a run learns from, if it does.
+def teacher_of(settings: TrainingSettings, data: RecommendationData) -> SASRec | None:
+    """The SASRec that a run learns from, if it does.
 
     Raises:
-        FileNotFoundError: one is not there.
-        ValueError: a file is no SASRec, or one that was fitted on anything but the training part of these data.
+        FileNotFoundError: there is none.
+        ValueError: the file is no SASRec, or one that was fitted on anything but the training part of these data.
     """
     if settings.distillation is None or not settings.distillation_weight:
-        return []
+        return None
     own = settings.translation_folder / SASREC_FILE
-    names = settings.distillation.split(",")
-    return [_teacher(own if name == SASREC else Path(name), settings, data) for name in names]
-
-
-def _teacher(path: Path, settings: TrainingSettings, data: RecommendationData) -> SASRec:
+    path = own if settings.distillation == SASREC else Path(settings.distillation)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file, and distillation learns from a SASRec; translate with --similar-items sasrec and a "
@@ -56,36 +51,36 @@ def _teacher(path: Path, settings: TrainingSettings, data: RecommendationData) -
 def distillation_of(
     settings: TrainingSettings, data: RecommendationData, trie: ItemTrie, device: torch.device | str = "cpu"
 ) -> Distillation | None:
-    """What a run learns from beside its targets, if it does; see [`teachers_of`] for the errors."""
-    teachers, training, graph = teachers_of(settings, data), training_part(data), None
-    if not teachers:
+    """What a run learns from beside its targets, if it does; see [`teacher_of`] for the errors."""
+    teacher, training, graph = teacher_of(settings, data), training_part(data), None
+    if teacher is None:
         return None
     if settings.distillation_graph:
         graph = TransitionGraph(training, embed_texts(data.items.texts))
     names = ("weight", "temperature", "draws")
     options = {name: getattr(settings, f"distillation_{name}") for name in names}
     return Distillation(
-        teachers, training, trie, **options, graph=graph, graph_share=settings.distillation_graph, device=device
+        teacher, training, trie, **options, graph=graph, graph_share=settings.distillation_graph, device=device
     )
 
 
 class Distillation:
-    """Soft targets of training samples: at each token of the target's lexical ID, what the teachers expect there.
+    """Soft targets of training samples: at each token of the target's lexical ID, what the teacher expects there.
 
-    Their softmax over the catalogue, summed over the subtrees of a node's children, is a distribution over
+    The teacher's softmax over the catalogue, summed over the subtrees of a node's children, is a distribution over
     these. With the catalogue in the trie's order a subtree is a run of items, and its sum the difference of two entries
-    of one cumulative sum. Where they expect next to nothing below a node, the target stays as it is.
+    of one cumulative sum. Where the teacher expects next to nothing below a node, the target stays as it is.
 
     Args:
-        teachers: whatever can score the catalogue for histories; their scores are averaged. A SASRec reads every
-            history once, at the start.
+        teacher: whatever can score the catalogue for histories; a SASRec reads every history once, at the start.
         interactions: the training part.
         trie: of the whole catalogue.
         weight: the teacher's share of a soft target; the rest is the true token's.
         temperature: divides the teacher's scores.
-        draws: items that every sample gets as further targets, drawn from what the teachers expect; for these they
-            alone count.
-        graph: one more teacher, of the same interactions; it speaks of each without what it counted of its user.
+        draws: items that every sample gets as further targets, drawn from what the teacher expects; for these it
+            alone counts.
+        graph: a second teacher, counted in the same interactions; of each it says what it had said, had it not counted
+            this user.
         graph_share: how much of what is expected is the graph's.
         device: where the soft targets are computed.
 
@@ -93,7 +88,7 @@ class Distillation:
         >>> from gram.collaborative.baselines import Popularity
         >>> training = Interactions.from_sequences(["a", "b"], [[0, 1], [1, 2]])
         >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
-        >>> distillation = Distillation([Popularity(training, 3)], training, trie, weight=0.5)
+        >>> distillation = Distillation(Popularity(training, 3), training, trie, weight=0.5)
         >>> soft = distillation(torch.tensor([1]), labels=torch.tensor([[5, 9, 1]]))["soft_targets"]
         >>> soft["tokens"][0, 0], soft["shares"][0, 0].round(decimals=2)  # of item 1, which starts with token 5
         (tensor([5, 7]), tensor([0.8900, 0.1100]))
@@ -101,7 +96,7 @@ class Distillation:
 
     def __init__(
         self,
-        teachers: Sequence[Recommender],
+        teacher: Recommender,
         interactions: Interactions,
         trie: ItemTrie,
         weight: float,
@@ -111,7 +106,7 @@ class Distillation:
         graph_share: float = 0.0,
         device: torch.device | str = "cpu",
     ):
-        self.interactions = interactions
+        self.teacher, self.interactions, self.temperature = teacher, interactions, temperature
         self.weight, self.draws, self.device = weight, draws, device
         self.trie = copy.deepcopy(trie).to(device)
         starts = torch.from_numpy(_starts(trie))
@@ -119,15 +114,10 @@ class Distillation:
         self.order = self.places.argsort()  # (I,) items in the trie's order
         self.starts = starts.to(device)  # (N,)
         self.graph, self.graph_share = graph, graph_share
-        self.share = 1 / (len(teachers) * temperature)  # of one teacher in the scores
-        sasrecs = [teacher for teacher in teachers if isinstance(teacher, SASRec)]
-        self.others = [teacher for teacher in teachers if not isinstance(teacher, SASRec)]
         self.states = None
-        if sasrecs:  # as wide as all of them: the sum of their scores is one product
-            self.states = torch.cat([teacher.states(interactions) for teacher in sasrecs], dim=-1)  # (total, dims)
-            embeddings = torch.cat([teacher.items.weight.detach() for teacher in sasrecs], dim=-1)
-            self.embeddings = self.share * embeddings.to(device)[self.order]  # (I, dims)
-            self.repeat = self.share * sum(teacher.repeat for teacher in sasrecs).to(device)
+        if isinstance(teacher, SASRec):
+            self.states = teacher.states(interactions)  # (total, dim)
+            self.embeddings = teacher.items.weight.detach().to(device)[self.order]  # (I, dim)
 
     @torch.no_grad()
     def __call__(self, samples: torch.Tensor, labels: torch.Tensor, epoch: int = 0) -> dict:
@@ -195,19 +185,18 @@ class Distillation:
         return self.order[row if places is None else places.gather(1, row)]
 
     def _expected(self, samples: torch.Tensor) -> torch.Tensor:
-        """(n, I) what share of each item the teachers expect, in the trie's order."""
+        """(n, I) how likely the teacher holds each item, in the trie's order."""
         places, offsets = samples.numpy(), self.interactions.offsets
         starts = offsets[np.searchsorted(offsets, places, side="right") - 1]
         histories = [self.interactions.items[start:place] for start, place in zip(starts, places, strict=True)]
         row = torch.from_numpy(np.repeat(np.arange(len(places)), places - starts)).to(self.device)
         had = row, self.places[torch.from_numpy(np.concatenate(histories).astype(np.int64)).to(self.device)]
-        scores = torch.zeros((), device=self.device)
-        if self.states is not None:
+        if self.states is None:
+            scores = torch.as_tensor(self.teacher.score(histories)).to(self.device)[:, self.order]
+        else:
             scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
-            scores[had] += self.repeat  # once, however often an item is there
-        for teacher in self.others:
-            scores = scores + self.share * torch.as_tensor(teacher.score(histories)).to(self.device)[:, self.order]
-        expected = scores.softmax(-1)
+            scores[had] += self.teacher.repeat.to(self.device)  # once, however often an item is there
+        expected = (scores / self.temperature).softmax(-1)
         if self.graph_share:
             of_graph = self.graph.score_without(places).to(self.device)[:, self.order]
             of_graph[had] = expected[had]  # a graph takes no item for had

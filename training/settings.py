@@ -55,8 +55,7 @@ class TrainingSettings(Settings):
         micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
         prefixes_per_group: prefixes of one user's sequence that share their encoded history.
         distillation: `sasrec`, to learn also what the SASRec of the translation expects of every training sample, which
-            has seen the training part alone; or the file of another one, such as `gram tune` leaves; or several of
-            these with commas, whose scores are averaged.
+            has seen the training part alone; or the file of another one, such as `gram tune` leaves.
         distillation_weight: how much its expectation counts in the loss; what is left is the true item's. 0 is as none.
         distillation_temperature: its scores are divided by this; above 1 it is less sure of what it expects.
         distillation_draws: items that every sample gets as further targets, drawn from its expectation, which alone
