@@ -138,20 +138,6 @@ class ItemTrie(nn.Module):
             distance += first < after
         return distance
 
-    def nearest(self, nodes: torch.Tensor, leaves_before: torch.Tensor) -> torch.Tensor:
-        """Levels from each node (...) down to the nearest leaf below it, 0 at a leaf; takes [`leaves_before`]'s."""
-        first, after = nodes, nodes + 1
-        distance, found = torch.zeros_like(nodes), torch.zeros_like(nodes, dtype=torch.bool)
-        for _ in range(self.depth):
-            found |= leaves_before[first] < leaves_before[after]
-            distance += ~found
-            first, after = self.offsets[first], self.offsets[after]
-        return distance
-
-    def leaves_before(self) -> torch.Tensor:
-        """Number (N + 1,) of leaves among the nodes before each, and in all."""
-        return nn.functional.pad((self.items >= 0).cumsum(0, dtype=torch.int32), (1, 0))
-
     def paths(self, leaves: torch.Tensor) -> torch.Tensor:
         """Nodes (..., D) from each leaf (...) up to the root's child, then the root, 0, again and again."""
         path = [leaves]
