@@ -146,9 +146,6 @@ def exact_search(
         excluded_items (E,): catalogue rows that the user must not get; -1 is none.
         nodes_per_step: most prefixes expanded at once, W.
 
-    Raises:
-        ValueError: `num_return_sequences` or `nodes_per_step` is below 1.
-
     Example:
         >>> def step(tokens, slots, candidates, legal):
         ...     return torch.where(candidates == 7, -0.1, -2.0).masked_fill(~legal, -torch.inf)
@@ -157,11 +154,6 @@ def exact_search(
         >>> trie.items[found.leaves], found.num_scored_nodes
         (tensor([1], dtype=torch.int32), 3)
     """
-    if min(num_return_sequences, nodes_per_step) < 1:
-        raise ValueError(
-            "`num_return_sequences` and `nodes_per_step` must be at least 1, "
-            f"got {num_return_sequences} and {nodes_per_step}"
-        )
     device = trie.offsets.device
     exhausted = None if excluded_items is None else trie.exhausted_nodes(excluded_items.to(device)[None])
     divisors = np.arange(1, trie.depth + 1, dtype=np.float64) ** length_penalty  # of lengths 1, 2, ...
@@ -192,10 +184,12 @@ def exact_search(
         best = np.concatenate([best, found[ends]])
         best = best[np.lexsort((best["item"], -best["bound"]))[:num_return_sequences]]
         enough = best["bound"][-1] if len(best) == num_return_sequences else -np.inf
-        open_prefixes = np.concatenate([open_prefixes, found[~ends]])
-        open_prefixes = open_prefixes[open_prefixes["bound"] >= enough]
-        open_prefixes = open_prefixes[np.argsort(-open_prefixes["bound"], kind="stable")]  # most of them are in order
+        found = found[~ends & (found["bound"] >= enough)]
+        found = found[np.argsort(-found["bound"], kind="stable")]
+        places = np.searchsorted(-open_prefixes["bound"], -found["bound"], side="right")
+        open_prefixes = np.insert(open_prefixes, places, found)  # highest bound first
         batch, open_prefixes = np.split(open_prefixes, [nodes_per_step])
+        batch = batch[batch["bound"] >= enough]
 
     leaves = torch.full((num_return_sequences,), -1, device=device)
     scores = torch.full((num_return_sequences,), -torch.inf, dtype=torch.float32, device=device)

@@ -125,10 +125,6 @@ class ItemCache:
         """Encode items on the model's device and keep the encodings there; the model is left in its mode.
 
         `rows`: the catalogue rows to encode; by default all. For the rest see [`encode_items`].
-
-        Example:
-            >>> ItemCache.in_memory(model, tokenizer, rows=[3, 7]).num_items  # of the catalogue; two of them are held
-            30
         """
         prompts = tokenizer.item_prompts
         rows = np.arange(len(prompts)) if rows is None else np.unique(np.asarray(rows, dtype=np.int64))

@@ -154,14 +154,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         return model
 
     def set_item_trie(self, trie: ItemTrie) -> None:
-        """Make `trie` the model's own: it is saved with the checkpoint and used by [`generate`].
-
-        Example:
-            >>> small = GramForConditionalGeneration(GramConfig(vocab_size=10, d_model=8, d_ff=8, num_layers=1))
-            >>> small.set_item_trie(ItemTrie.from_sequences([[5, 1], [7, 1]]))
-            >>> small.config.trie_num_items
-            2
-        """
+        """Make `trie` the model's own: it is saved with the checkpoint and used by [`generate`]."""
         check_trie(trie, self.config.vocab_size)
         self.item_trie = trie.to(self.device)
         self.config.trie_num_items = trie.num_items
@@ -180,12 +173,6 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         """Where the model computes; accelerate may keep its weights elsewhere."""
         place = getattr(getattr(self.shared, "_hf_hook", None), "execution_device", None)
         return super().device if place is None else torch.device(place)
-
-    @property
-    def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        """Two users of two passages each, for tools that need something to run the model on."""
-        input_ids = torch.tensor([[[7, 6, 1], [5, 1, 0]], [[3, 4, 1], [0, 0, 0]]], device=self.device)
-        return {"input_ids": input_ids, "attention_mask": input_ids.ne(0).long(), "labels": input_ids[:, 0]}
 
     def encode(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> BaseModelOutput:
         """Encode passages, each on its own, and lay them end to end.
@@ -349,13 +336,10 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         logits = self._logits(decoded.last_hidden_state)
         loss = None
         if soft_targets is not None:
-            of_loss = {"num_items_in_batch": num_items_in_batch, "soft_targets": soft_targets}
-            loss = target_loss(self, decoded.last_hidden_state, labels, **of_loss)
-        elif labels is not None:
-            flat = logits.flatten(0, 1).float(), labels.flatten()  # -100 is what cross_entropy leaves out
-            reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = F.cross_entropy(*flat, reduction=reduction)
-            loss = loss if num_items_in_batch is None else loss / num_items_in_batch
+            loss = target_loss(self, decoded.last_hidden_state, labels, num_items_in_batch, soft_targets)
+        elif labels is not None:  # -100 is what cross_entropy leaves out
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
+            loss = loss / ((labels >= 0).sum() if num_items_in_batch is None else num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

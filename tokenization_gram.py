@@ -173,12 +173,7 @@ class GramTokenizer(TokenizersBackend):
         return prompts
 
     def user_prompt(self, history: Sequence[int]) -> list[int]:
-        """Token ids of the user prompt for a history of catalogue rows, newest first.
-
-        Example:
-            >>> tokenizer.decode(tokenizer.user_prompt([7, 3]))
-            'What would user purchase after...;...?</s>'
-        """
+        """Token ids of the user prompt for a history of catalogue rows, newest first."""
         if not self.with_user_prompt:
             return []
         semicolon, prompt = self._wording(";"), list(self._wording("What would user purchase after"))
@@ -255,10 +250,6 @@ class GramTokenizer(TokenizersBackend):
 
         Raises:
             ValueError: led in by `place`: it is empty, no list of strings, or names an item that is not there.
-
-        Example:
-            >>> tokenizer.history_rows(["B0003", "B0007"])
-            [3, 7]
         """
         history = _as_lists(history)
         if not isinstance(history, Sequence):

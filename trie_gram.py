@@ -66,10 +66,6 @@ class ItemTrie(nn.Module):
         Raises:
             ValueError: no sequences; an empty one; one that does not end with the end token or holds it earlier; two
                 equal ones; a token below 0; an array that is not (I, D) integers.
-
-        Example:
-            >>> ItemTrie.from_sequences([[5, 1], [7, 1]], rows=[2, 0]).num_items  # row 1 is left out
-            3
         """
         # A catalogue may have 10 million items: whatever is held per item is narrow, and only one level is in work.
         padded = _as_array(sequences)
@@ -139,26 +135,19 @@ class ItemTrie(nn.Module):
         return distance
 
     def paths(self, leaves: torch.Tensor) -> torch.Tensor:
-        """Nodes (..., D) from each leaf (...) up to the root's child, then the root, 0, again and again."""
+        """Nodes (..., D) from the root's child down to each leaf (...), then 0."""
         path = [leaves]
         for _ in range(self.depth - 1):
             parent = torch.searchsorted(self.offsets, path[-1].to(self.offsets.dtype), right=True) - 1
             path.append(parent.clamp(min=0))
-        return torch.stack(path, dim=-1)
+        path = torch.stack(path, dim=-1)  # from the leaf up to the root, 0, again and again
+        place = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(self.depth, device=path.device)
+        return path.gather(-1, place.clamp(min=0)).masked_fill(place < 0, 0)
 
     def sequences(self, leaves: torch.Tensor, pad_token_id: int) -> torch.Tensor:
-        """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1.
-
-        Example:
-            >>> trie = ItemTrie.from_sequences([[5, 8, 1], [7, 1]])
-            >>> trie.sequences(trie.leaves, pad_token_id=0)
-            tensor([[5, 8, 1],
-                    [7, 1, 0]])
-        """
+        """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1."""
         path = self.paths(leaves.clamp(min=0))
-        position = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(self.depth, device=path.device)
-        tokens = self.tokens[path.gather(-1, position.clamp(min=0))].long()
-        return tokens.masked_fill(position < 0, pad_token_id)
+        return self.tokens[path].long().masked_fill(path == 0, pad_token_id)
 
     def exhausted_nodes(self, excluded_items: torch.Tensor) -> torch.Tensor:
         """Nodes below which every item is excluded, of catalogue rows (B, E), padded with -1, that users must not get.

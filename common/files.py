@@ -32,12 +32,6 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError: it cannot be written; the error names the file, whatever library has failed.
-
-    Example:
-        >>> with new_file("a.txt") as part:
-        ...     _ = part.write_text("a")
-        >>> Path("a.txt").read_text()
-        'a'
     """
     with new_files(path) as (part,):
         yield part
@@ -74,12 +68,6 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: as of [`new_file`].
         ValueError: there is something of this name already, other than an empty folder; or another process makes it.
-
-    Example:
-        >>> with new_folder("made") as folder:
-        ...     _ = (folder / "a.txt").write_text("a")
-        >>> sorted(path.name for path in Path("made").iterdir())
-        ['a.txt']
     """
     path = Path(path)
     with locked(path):
@@ -140,7 +128,8 @@ def locked(path: str | Path, inside: bool = False, processes=None, wait: bool = 
             processes.wait_for_everyone()
             yield
             return
-        with _parents(lock_file), _lock(lock_file, path, wait):
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(lock_file, path, wait):
             if several:
                 processes.wait_for_everyone()
             yield
@@ -171,19 +160,6 @@ def _lock(lock_file: Path, path: Path, wait: bool) -> Iterator[None]:
         with suppress(OSError):
             lock_file.unlink()  # while it is held: whoever waits for it sees that it is gone, and makes a new one
         lock.release()
-
-
-@contextmanager
-def _parents(path: Path) -> Iterator[None]:
-    """The folders above a path are there; those that were not, and have nothing in them at the end, go again."""
-    made = [parent for parent in path.parents if not parent.exists()]  # innermost first
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
 
 
 def check_outputs(

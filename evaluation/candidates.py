@@ -100,12 +100,6 @@ def gram_candidates(
 
     Returns:
         For each protocol the candidates, in `num_beams` columns, and E more where there are others.
-
-    Example:
-        >>> histories = [np.array([3, 7]), np.array([1])]
-        >>> found = gram_candidates(model, tokenizer, histories, num_beams=5, progress=False)
-        >>> found["unseen_items"].items.shape, 3 in found["unseen_items"].items[0]
-        ((2, 5), False)
     """
     histories, others = [np.asarray(history).tolist() for history in histories], others or {}
     found = {}

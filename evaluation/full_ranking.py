@@ -225,24 +225,13 @@ def dense_rankings(
 
     Of items with equal scores the one with the lower catalogue row comes first: ties are broken alike for every user
     and never in the target's favour. A target that is masked has the rank 0.
-
-    Example:
-        >>> popularity = counted_baselines(training_part(data), np.zeros((30, 1)))["popularity"]()
-        >>> dense_rankings(popularity, [np.array([3, 1])], np.array([1]), num_items=30)["unseen_items"].ranks
-        array([0])
     """
     best = best_items(recommender, histories, min(max(CUTOFFS), num_items))
     return {protocol: Ranking.of(items, targets, num_items) for protocol, items in best.items()}
 
 
 def ranks_table(user_ids: list[str], item_ids: list[str], rankings: dict[str, dict[str, Ranking]]) -> pa.Table:
-    """One row per model, protocol and user, as [`Evaluation`] has it.
-
-    Args:
-        user_ids: U users.
-        item_ids: their targets.
-        rankings: for each model and protocol.
-    """
+    """One row per model, protocol and user, as [`Evaluation`] has it, of U users and their targets."""
     blocks = []
     for name, by_protocol in rankings.items():
         for protocol, ranking in by_protocol.items():

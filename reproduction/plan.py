@@ -138,11 +138,6 @@ class Plan:
     Raises:
         FileNotFoundError: there is no such recipe.
         ValueError: a row that is unknown, or a setting that cannot be; the message names it.
-
-    Example:
-        >>> plan = Plan("beauty", "data/beauty", "runs/beauty", size="tiny", settings={"epochs": 2})
-        >>> plan.training.d_model, plan.training.backbone, plan.translation.num_clusters
-        (256, None, 128)
     """
 
     dataset: str

@@ -51,12 +51,9 @@ RECOMMENDATIONS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Recommendation:
-    """An item for a user.
+    """An item of the catalogue for a user, with its title there.
 
-    Attributes:
-        item_id: of the catalogue.
-        title: of the item, as the catalogue has it.
-        score: mean log-probability of the tokens of the item's lexical ID, end token included; higher is better.
+    `score`: mean log-probability of the tokens of the item's lexical ID, end token included; higher is better.
     """
 
     item_id: str
@@ -70,11 +67,6 @@ class Recommender:
     Args:
         batch_size: users in one search.
         item_cache: with the encodings of all items; without it the items of the histories are encoded at every call.
-
-    Example:
-        >>> recommender = Recommender.from_pretrained(model_folder)
-        >>> recommender.recommend([["B0003", "B0007"]], top_k=1)
-        [[Recommendation(item_id='B0...', title='...', score=-...)]]
     """
 
     def __init__(
@@ -110,16 +102,13 @@ class Recommender:
         exclude_seen: bool = True,
         num_beams: int = 50,
     ) -> list[list[Recommendation]]:
-        """The next items of each user.
+        """The next items of each user: at most `top_k`, best first, fewer where the catalogue has no more.
 
         Args:
             histories: item ids of each user, oldest first; the model reads the newest of them.
             top_k: items per user.
             exclude_seen: leave out every item of the user's whole history.
             num_beams: width of the search; at least `top_k` are taken.
-
-        Returns:
-            For each user at most `top_k` recommendations, best first: fewer where the catalogue has no more.
 
         Raises:
             ValueError: a history is empty or holds an item that is not in the catalogue; a number is below 1.

@@ -147,12 +147,3 @@ def test_a_step_is_never_wider_than_asked():
 
     exact_search(watched, ItemTrie.from_sequences(sequences), 10, 1.0, START, nodes_per_step=4)
     assert max(widest) == 4
-
-
-@pytest.mark.parametrize("wrong", [{"num_return_sequences": 0}, {"nodes_per_step": 0}])
-def test_numbers_below_one_are_refused(wrong):
-    arguments = {"num_return_sequences": 1, "nodes_per_step": 1, **wrong}
-    with pytest.raises(ValueError, match="at least 1"):
-        exact_search(
-            TableStep(0, 1.0), ItemTrie.from_sequences([[END]]), length_penalty=1.0, start_token_id=START, **arguments
-        )

@@ -84,13 +84,6 @@ def translate(
         FileNotFoundError: a file that the settings name is missing.
         ValueError: such a file is malformed or does not fit the vocabulary, a user has fewer than 3 items, or the
             encoder cannot be loaded.
-
-    Example:
-        >>> settings = TranslationSettings(num_clusters=4, depth=2, num_similar=2)
-        >>> sasrec = SASRecSettings(dim=8, num_layers=1, num_heads=1, epochs=1)
-        >>> translation = translate(data, tokenizer, settings, sasrec_settings=sasrec, progress=False)
-        >>> translation.catalogue.num_rows, translation.catalogue.column_names
-        (30, ['item_id', 'title', 'text', 'lexical_id', 'similar_items'])
     """
     settings = settings or TranslationSettings()
     sasrec_settings = sasrec_settings or SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs)

@@ -18,15 +18,12 @@ from .embedding import unit_length
 
 
 def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
-    """Given item vectors.
+    """Given item vectors, (N, d) float32 in catalogue order, rows of length 1 (or 0).
 
     Args:
         path: `.npy` or `.safetensors` with one array (N, d) in catalogue order, or `.parquet` with the columns
             `item_id` and `vector` in any order.
         item_ids: the catalogue.
-
-    Returns:
-        (N, d) float32, rows of length 1 (or 0).
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -145,15 +142,12 @@ def read_lexical_ids(
 
 
 def read_similar_items(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
-    """Given similar items, nearest first.
+    """Given similar items, (N, k) int32 rows, nearest first; -1 where an item has fewer than the longest list, or none.
 
     Args:
         path: `.parquet` with the columns `item_id` and `similar_items`, a list; or else text, a header that starts
             with `anchor`, then `ITEM ITEM ITEM ...` per line.
         item_ids: the catalogue.
-
-    Returns:
-        (N, k) int32 rows of the catalogue; -1 where an item has fewer than the longest list has, or none.
 
     Raises:
         FileNotFoundError: the file is missing.

@@ -90,7 +90,7 @@ def write_report(
     The same catalogue gives the same bytes. A file of this name is replaced once the new one is whole.
 
     Args:
-        catalogue: `gram.translation.CATALOGUE_SCHEMA`.
+        catalogue: `CATALOGUE_SCHEMA` of `tokenization_gram`.
         statistics: of its lexical IDs.
         path: the file; its folder is made where there is none.
         title: heading of the page.
@@ -98,7 +98,7 @@ def write_report(
             nodes are still those of the whole tree, and the page says what it leaves out.
 
     Raises:
-        ValueError: the name does not end in `.html`, or `max_items` is below 1.
+        ValueError: the name does not end in `.html`.
     """
     path = report_file(path)
     if max_items < 1:

@@ -260,12 +260,7 @@ def _parts(value: str) -> list[str] | None:
 
 
 def id_fault(value: str | None) -> str:
-    r"""Why this is no id, to be read behind "item id"; empty where it is one.
-
-    Example:
-        >>> id_fault("B00-1"), id_fault("nan"), id_fault("a\x1cb")
-        ('', "'nan' stands for a missing value", "'a\\x1cb' holds a space or a control character")
-    """
+    r"""Why this is no id, to be read behind "item id"; empty where it is one."""
     if not value:
         return "is empty"
     if value in MISSING:
