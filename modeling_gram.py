@@ -29,7 +29,7 @@ from transformers.utils.generic import can_return_tuple
 from .arguments_gram import check_trie, read_encoded, read_history, read_passages, read_soft_targets, read_targets
 from .configuration_gram import GramConfig
 from .encoding_gram import encode_packed
-from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
+from .item_cache_gram import BATCH_TOKENS, DTYPES, ROWS_PER_SHARD, ItemCache
 from .loading_gram import add_checksums, check_catalogue, check_loaded, weight_files
 from .search_gram import GramGenerateOutput, GramSearchMixin
 from .training_gram import decode_grouped, target_loss
@@ -132,13 +132,6 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
 
         Raises:
             ValueError: the checkpoint is no T5.
-
-        Example:
-            >>> from transformers import T5Config, T5ForConditionalGeneration
-            >>> shape = T5Config(vocab_size=10, d_model=8, d_ff=8, num_layers=1)
-            >>> T5ForConditionalGeneration(shape).save_pretrained("t5")
-            >>> GramForConditionalGeneration.from_backbone("t5", max_history=5).position_embedding.weight.shape
-            torch.Size([6, 8])
         """
         t5 = AutoModelForSeq2SeqLM.from_pretrained(backbone)
         if t5.config.model_type not in ("t5", "mt5"):
@@ -228,15 +221,11 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             ValueError: a tokenizer of another catalogue than the model's; an unknown `dtype`; without `overwrite`, a
                 folder of another encoder, of other item prompts or of another `dtype`; a folder where the tokenizer
                 has no item prompts.
-
-        Example:
-            >>> item_cache = model.encode_items(tokenizer, progress=False)
-            >>> inputs = tokenizer(histories=[["B0003", "B0007"]], item_prompts=False, return_tensors="pt")
-            >>> len(model.generate(**inputs, item_cache=item_cache, num_beams=5, num_return_sequences=3))
-            3
         """
         if self.item_trie is not None:
             check_catalogue(self, tokenizer, self.name_or_path or "the model")
+        if dtype not in (None, *DTYPES):
+            raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
         if folder is None:
             return ItemCache.in_memory(self, tokenizer, None, dtype or "float32", batch_tokens, progress)
         options = (dtype, batch_tokens, rows_per_shard, processes, progress, overwrite)

@@ -109,12 +109,6 @@ class ItemTrie(nn.Module):
 
         Raises:
             ValueError: the trie is empty, as that of a model is which was made from a configuration alone.
-
-        Example:
-            >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
-            >>> children, exists = trie.expand(torch.tensor([[0]]))
-            >>> trie.tokens[children]
-            tensor([[[5, 7]]], dtype=torch.int32)
         """
         first, after = self.offsets[nodes], self.offsets[nodes + 1]  # (B, W)
         counts = after - first
@@ -135,19 +129,19 @@ class ItemTrie(nn.Module):
         return distance
 
     def paths(self, leaves: torch.Tensor) -> torch.Tensor:
-        """Nodes (..., D) from the root's child down to each leaf (...), then 0."""
+        """Nodes (..., D) from each leaf (...) up to the root's child, then the root, 0, again and again."""
         path = [leaves]
         for _ in range(self.depth - 1):
             parent = torch.searchsorted(self.offsets, path[-1].to(self.offsets.dtype), right=True) - 1
             path.append(parent.clamp(min=0))
-        path = torch.stack(path, dim=-1)  # from the leaf up to the root, 0, again and again
-        place = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(self.depth, device=path.device)
-        return path.gather(-1, place.clamp(min=0)).masked_fill(place < 0, 0)
+        return torch.stack(path, dim=-1)
 
     def sequences(self, leaves: torch.Tensor, pad_token_id: int) -> torch.Tensor:
         """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1."""
         path = self.paths(leaves.clamp(min=0))
-        return self.tokens[path].long().masked_fill(path == 0, pad_token_id)
+        position = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(self.depth, device=path.device)
+        tokens = self.tokens[path.gather(-1, position.clamp(min=0))].long()
+        return tokens.masked_fill(position < 0, pad_token_id)
 
     def exhausted_nodes(self, excluded_items: torch.Tensor) -> torch.Tensor:
         """Nodes below which every item is excluded, of catalogue rows (B, E), padded with -1, that users must not get.

@@ -18,17 +18,11 @@ TRAINING_ITEMS_PER_CELL = 64
 
 
 def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
-    """The most similar items of every item, by cosine; never more than a block of rows of the (N, N) matrix at once.
+    """The `k` most similar items of every item, by cosine, with some rows of the (N, N) matrix in memory at once.
 
     Beyond 30,000 items faiss sorts them into cells, and each is compared with those of the 16 nearest cells.
-
-    Args:
-        embeddings: (N, d) float.
-        k: how many.
-
-    Returns:
-        (N, k) int32, nearest first, never the item itself, equally near ones by row; -1 where the catalogue has too
-        few.
+    Gives (N, k) int32 for embeddings (N, d), nearest first, never the item itself, equally near ones by row; -1 where
+    the catalogue has too few.
 
     Example:
         >>> nearest_items(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), k=1)

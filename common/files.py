@@ -128,8 +128,7 @@ def locked(path: str | Path, inside: bool = False, processes=None, wait: bool = 
             processes.wait_for_everyone()
             yield
             return
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(lock_file, path, wait):
+        with _parents(lock_file), _lock(lock_file, path, wait):
             if several:
                 processes.wait_for_everyone()
             yield
@@ -160,6 +159,19 @@ def _lock(lock_file: Path, path: Path, wait: bool) -> Iterator[None]:
         with suppress(OSError):
             lock_file.unlink()  # while it is held: whoever waits for it sees that it is gone, and makes a new one
         lock.release()
+
+
+@contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """The folders above a path are there; those that were not, and have nothing in them at the end, go again."""
+    made = [parent for parent in path.parents if not parent.exists()]  # innermost first
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def check_outputs(

@@ -153,10 +153,9 @@ def choose_reranking(
 
     Args:
         path: of the JSON file.
-        model, tokenizer, item_cache, search: as of [`gram_candidates`].
+        model, tokenizer, num_beams, item_cache, search: as of [`put_forward`].
         known: in rows of the tokenizer's catalogue, without test interactions: see `gram.data.without_test`.
         scorers: the recommenders of [`FUSIONS`] by name, which learnt from the training part alone.
-        num_beams: width of GRAM's search; SASRec puts forward as many items.
         max_users, accelerator: as of `gram.evaluation.full_ranking.evaluate`.
 
     Raises:

@@ -228,7 +228,7 @@ def test_evaluate_prints_a_table_and_saves_results(gram, model_folder, data_fold
     assert lines[-1] == f"saved to {output}"
     results = json.loads(output.read_text())
     assert (results["split"], results["users"], results["num_beams"]) == ("validation", 7, 30)
-    assert pq.read_table(tmp_path / "results.parquet").num_rows == 7 * 4 * 2
+    assert pq.read_table(tmp_path / "results.parquet").num_rows == 7 * 5 * 2
     names = {"results.json", "results.parquet", "results.sasrec.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == names
 

@@ -138,7 +138,9 @@ class Distillation:
         sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # (n, I or best), in the trie's order
         own = torch.from_numpy(self.interactions.items[samples.numpy()].astype(np.int64)).to(self.device)
         targets = torch.cat([own[:, None], self._drawn(samples, sums, places, epoch)], dim=1)  # (n, K)
-        entered = trie.paths(trie.leaves[targets.flatten()].long())  # (n * K, D)
+        path = trie.paths(trie.leaves[targets.flatten()].long())  # (n * K, D), from the leaf up
+        step = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(path.shape[1], device=self.device)
+        entered = path.gather(-1, step.clamp(min=0)).masked_fill(step < 0, 0)  # from the root down
         children, exists = trie.expand(F.pad(entered[:, :-1], (1, 0)))  # (n * K, D, F)
 
         def before(counts: torch.Tensor) -> torch.Tensor:
@@ -155,7 +157,7 @@ class Distillation:
         weight = weight.view(-1, 1, 1) * (total > LEAST_MASS)
         shares = weight * masses / total.clamp(min=LEAST_MASS) + (1 - weight) * (children == entered[..., None])
         tokens = trie.tokens.long()
-        return tokens[entered].masked_fill(entered == 0, -100), tokens[children].clamp(min=0), shares.float()
+        return tokens[entered].masked_fill(step < 0, -100), tokens[children].clamp(min=0), shares.float()
 
     def _drawn(
         self, samples: torch.Tensor, sums: torch.Tensor, places: torch.Tensor | None, epoch: int

@@ -101,20 +101,12 @@ def read_block_list(path: str) -> list[str]:
 def read_lexical_ids(
     path: str | Path, item_ids: Sequence[str], vocabulary: Collection[str] | None = None
 ) -> list[list[str]]:
-    """Read given lexical IDs, `ITEM |token|token...` per line, in any order.
-
-    Args:
-        path: the file.
-        item_ids: the catalogue.
-        vocabulary: the tokens that they may be made of; None: any.
-
-    Returns:
-        The tokens of every item, in catalogue order.
+    """The tokens of every item, in catalogue order, of a file of `ITEM |token|token...` lines in any order.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: a malformed line, an unknown or repeated item, a token that is not in the vocabulary, two items with
-            the same ID, or an item left without one.
+        ValueError: a malformed line, an unknown or repeated item, a token that is not in the `vocabulary`, two items
+            with the same ID, or an item left without one.
     """
     rows = {item: row for row, item in enumerate(item_ids)}
     tokens_of: dict[int, list[str]] = {}

@@ -101,8 +101,6 @@ def write_report(
         ValueError: the name does not end in `.html`.
     """
     path = report_file(path)
-    if max_items < 1:
-        raise ValueError(f"max_items is {max_items}; it must be at least 1")
     data = json.dumps(_page_data(catalogue, statistics, max_items), ensure_ascii=False, separators=(",", ":"))
     # Without "<" nothing can end the script element that the data stand in, or open a comment.
     fields = {"title": html.escape(title), "data": data.replace("<", "\\u003c")}
