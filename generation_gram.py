@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -116,14 +115,6 @@ def beam_search(
 PREFIX = np.dtype([("bound", "f8"), ("sum", "f8"), ("node", "i4"), ("item", "i4"), ("parent", "i4"), ("length", "i4")])
 
 
-class ExactResult(NamedTuple):
-    """What exact search found: leaves (K,), scores (K,) float32, and how many prefixes went through the decoder."""
-
-    leaves: torch.Tensor
-    scores: torch.Tensor
-    num_scored_nodes: int
-
-
 @torch.no_grad()
 def exact_search(
     step: Step,
@@ -133,7 +124,7 @@ def exact_search(
     start_token_id: int,
     excluded_items: torch.Tensor | None = None,
     nodes_per_step: int = 64,
-) -> ExactResult:
+) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Best-first search over an item trie for one user: what ranking every item would return.
 
     Log-probabilities are never above 0. So no item below a prefix scores more than the prefix's sum over the most
@@ -146,12 +137,15 @@ def exact_search(
         excluded_items (E,): catalogue rows that the user must not get; -1 is none.
         nodes_per_step: most prefixes expanded at once, W.
 
+    Returns:
+        Leaves (K,), their scores (K,) float32, and how many prefixes went through the decoder.
+
     Example:
         >>> def step(tokens, slots, candidates, legal):
         ...     return torch.where(candidates == 7, -0.1, -2.0).masked_fill(~legal, -torch.inf)
         >>> trie = ItemTrie.from_sequences([[5, 1], [7, 1]])
-        >>> found = exact_search(step, trie, num_return_sequences=1, length_penalty=1.0, start_token_id=0)
-        >>> trie.items[found.leaves], found.num_scored_nodes
+        >>> leaves, _, num_scored = exact_search(step, trie, 1, length_penalty=1.0, start_token_id=0)
+        >>> trie.items[leaves], num_scored
         (tensor([1], dtype=torch.int32), 3)
     """
     device = trie.offsets.device
@@ -195,4 +189,4 @@ def exact_search(
     scores = torch.full((num_return_sequences,), -torch.inf, dtype=torch.float32, device=device)
     leaves[: len(best)] = torch.from_numpy(best["node"]).to(device, leaves.dtype)
     scores[: len(best)] = torch.from_numpy(best["bound"]).to(scores.dtype).to(device)
-    return ExactResult(leaves, scores, num_scored)
+    return leaves, scores, num_scored

@@ -36,11 +36,6 @@ _ROWS_AT_ONCE = 1 << 14  # of a table
 class Provenance:
     """Where an artefact comes from.
 
-    Attributes:
-        artefact: its name.
-        inputs: name to SHA-256: of raw inputs, or the keys of the artefacts that it was made from.
-        settings: all that decides the outcome besides, the seed among it; JSON values.
-
     Example:
         >>> before = Provenance("clusters", {"vectors": "6af2"}, {"depth": 3, "seed": 0})
         >>> now = Provenance("clusters", {"vectors": "01cd"}, {"depth": 4, "seed": 0})
@@ -48,9 +43,9 @@ class Provenance:
         (False, ['other vectors', 'depth=3, now 4'])
     """
 
-    artefact: str
-    inputs: Mapping[str, str]
-    settings: Mapping[str, Any]
+    artefact: str  # its name
+    inputs: Mapping[str, str]  # name to SHA-256: of raw inputs, or the keys of the artefacts that it was made from
+    settings: Mapping[str, Any]  # all that decides the outcome besides, the seed among it; JSON values
 
     @property
     def key(self) -> str:

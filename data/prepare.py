@@ -37,15 +37,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was kept and dropped.
+    """What was kept and dropped."""
 
-    Attributes:
-        stages: in the order in which they were done.
-        facts: all that `prepare.json` holds.
-    """
-
-    stages: list[Stage]
-    facts: dict[str, Any]
+    stages: list[Stage]  # in the order in which they were done
+    facts: dict[str, Any]  # all that `prepare.json` holds
 
     def __str__(self) -> str:
         head = ("", "users", "items", "interactions", "dropped")

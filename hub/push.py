@@ -30,34 +30,21 @@ OUTDATED = (WEIGHTS, CODE, EVALUATION_FILE, TRAINING_FILE, PLOT_FILE)
 
 @dataclass(frozen=True)
 class PushedFile:
-    """A file of a push.
+    """A file of a push."""
 
-    Attributes:
-        path: in the repository.
-        size: in bytes.
-        state: `"new"`, `"changed"`, `"unchanged"`, or `"removed"`: on the Hub, but no longer in the folder.
-    """
-
-    path: str
-    size: int
-    state: str
+    path: str  # in the repository
+    size: int  # in bytes
+    state: str  # `"new"`, `"changed"`, `"unchanged"`, or `"removed"`: on the Hub, but no longer in the folder
 
 
 @dataclass(frozen=True)
 class Push:
-    """What a push did, or for a dry run would do.
+    """What a push did, or for a dry run would do."""
 
-    Attributes:
-        repo_id: with its namespace, unless that takes a token which is not there.
-        url: of the repository, or of its branch.
-        files: all of the model's, in the order of their paths.
-        commit_url: None where nothing has changed, and for a dry run.
-    """
-
-    repo_id: str
-    url: str
-    files: list[PushedFile]
-    commit_url: str | None = None
+    repo_id: str  # with its namespace, unless that takes a token which is not there
+    url: str  # of the repository, or of its branch
+    files: list[PushedFile]  # all of the model's, in the order of their paths
+    commit_url: str | None = None  # None where nothing has changed, and for a dry run
 
     @property
     def changes(self) -> list[PushedFile]:

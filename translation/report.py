@@ -33,19 +33,12 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class TreeStatistics:
-    """Counts over a catalogue's lexical IDs; `str()` is a table to print.
+    """Counts over a catalogue's lexical IDs; `str()` is a table to print."""
 
-    Attributes:
-        items: N.
-        duplicates: items whose ID an item before them has; 0 where a catalogue is of use.
-        suffixed: items told apart from others of the same path by a numeric suffix, or of the same codes by the last.
-        levels: from the first token of the IDs to the last.
-    """
-
-    items: int
-    duplicates: int
-    suffixed: int
-    levels: tuple[Level, ...]
+    items: int  # N
+    duplicates: int  # items whose ID an item before them has; 0 where a catalogue is of use
+    suffixed: int  # items told apart from others of the same path by a numeric suffix, or of the same codes by the last
+    levels: tuple[Level, ...]  # from the first token of the IDs to the last
 
     @classmethod
     def of(cls, lexical_ids: Sequence[Sequence[str]]) -> TreeStatistics:
