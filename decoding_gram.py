@@ -20,21 +20,13 @@ _ROWS_OF_LOGITS, _TOKENS_OF_LOGITS = 64, 512  # that are computed at once on a C
 
 @dataclass(frozen=True)
 class FusedPassages:
-    """What the decoder attends to: the distinct passages of a batch, each encoded once, and each user's view of them.
+    """What the decoder attends to: a batch's distinct passages, each encoded once, and each user's view of them."""
 
-    Attributes:
-        states (T, d): encoder states of real tokens, passage after passage, without passage position.
-        index (B, M): row of `states` of every token that a user attends to; 0 at padding.
-        place (B, M): position of the token's passage; None where that is not known.
-        mask (B, M): False at padding.
-        is_placed: whether `states` have their passage's position already.
-    """
-
-    states: torch.Tensor
-    index: torch.Tensor
-    place: torch.Tensor | None
-    mask: torch.Tensor
-    is_placed: bool
+    states: torch.Tensor  # (T, d) encoder states of real tokens, passage after passage, without passage position
+    index: torch.Tensor  # (B, M) row of `states` of every token that a user attends to; 0 at padding
+    place: torch.Tensor | None  # (B, M) position of the token's passage; None where that is not known
+    mask: torch.Tensor  # (B, M) False at padding
+    is_placed: bool  # whether `states` have their passage's position already
 
     @classmethod
     def of(

@@ -17,21 +17,14 @@ from .layers_gram import clamped, dropout, has_hooks_between, norm
 
 @dataclass(frozen=True)
 class Bucket:
-    """Passages of like length, and how attention sees them.
+    """Passages of like length, and how attention sees them."""
 
-    Attributes:
-        rows: their tokens, a slice of the packed ones.
-        count: how many passages.
-        length: tokens of the longest.
-        places (rows,): where in the padded layout (count * length) each token stands; None where all are of one length.
-        padding (count, 1, 1, length): True at padding; None likewise.
-    """
-
-    rows: slice
-    count: int
-    length: int
+    rows: slice  # their tokens, a slice of the packed ones
+    count: int  # how many passages
+    length: int  # tokens of the longest
+    # (rows,) where in the padded layout (count * length) each token stands; None where all are of one length
     places: torch.Tensor | None
-    padding: torch.Tensor | None
+    padding: torch.Tensor | None  # (count, 1, 1, length) True at padding; None likewise
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """This bucket's rows of packed values (T, d), as (count, length, d)."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush, heapreplace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -117,14 +115,6 @@ def beam_search(
 PREFIX = np.dtype([("bound", "f8"), ("sum", "f8"), ("node", "i4"), ("item", "i4"), ("parent", "i4"), ("length", "i4")])
 
 
-class ExactResult(NamedTuple):
-    """What exact search found: leaves (K,), scores (K,) float32, and how many prefixes went through the decoder."""
-
-    leaves: torch.Tensor
-    scores: torch.Tensor
-    num_scored_nodes: int
-
-
 @torch.no_grad()
 def exact_search(
     step: Step,
@@ -134,7 +124,7 @@ def exact_search(
     start_token_id: int,
     excluded_items: torch.Tensor | None = None,
     nodes_per_step: int = 64,
-) -> ExactResult:
+) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Best-first search over an item trie for one user: what ranking every item would return.
 
     Log-probabilities are never above 0. So no item below a prefix scores more than the prefix's sum over the most
@@ -147,27 +137,21 @@ def exact_search(
         excluded_items (E,): catalogue rows that the user must not get; -1 is none.
         nodes_per_step: most prefixes expanded at once, W.
 
-    Raises:
-        ValueError: `num_return_sequences` or `nodes_per_step` is below 1.
+    Returns:
+        Leaves (K,), their scores (K,) float32, and how many prefixes went through the decoder.
 
     Example:
         >>> def step(tokens, slots, candidates, legal):
         ...     return torch.where(candidates == 7, -0.1, -2.0).masked_fill(~legal, -torch.inf)
         >>> trie = ItemTrie.from_sequences([[5, 1], [7, 1]])
-        >>> found = exact_search(step, trie, num_return_sequences=1, length_penalty=1.0, start_token_id=0)
-        >>> trie.items[found.leaves], found.num_scored_nodes
+        >>> leaves, _, num_scored = exact_search(step, trie, 1, length_penalty=1.0, start_token_id=0)
+        >>> trie.items[leaves], num_scored
         (tensor([1], dtype=torch.int32), 3)
     """
-    if min(num_return_sequences, nodes_per_step) < 1:
-        raise ValueError(
-            "`num_return_sequences` and `nodes_per_step` must be at least 1, "
-            f"got {num_return_sequences} and {nodes_per_step}"
-        )
     device = trie.offsets.device
     exhausted = None if excluded_items is None else trie.exhausted_nodes(excluded_items.to(device)[None])
-    leaves_before = trie.leaves_before() if length_penalty < 0 else None
     divisors = np.arange(1, trie.depth + 1, dtype=np.float64) ** length_penalty  # of lengths 1, 2, ...
-    best, open_prefixes = np.empty(0, dtype=PREFIX), _OpenPrefixes()
+    best = open_prefixes = np.empty(0, dtype=PREFIX)
     batch, num_scored = np.array([(0, 0, 0, -1, -1, 0)], dtype=PREFIX), 0  # the root
     while len(batch):
         nodes, parents = (torch.from_numpy(batch[name]).to(device).long()[None] for name in ("node", "parent"))
@@ -179,7 +163,8 @@ def exact_search(
 
         rows, places = (log_probs[0] > -torch.inf).nonzero(as_tuple=True)  # (C,)
         nodes, log_probs = children[0, rows, places], log_probs[0, rows, places]
-        distance = trie.deepest(nodes) if leaves_before is None else trie.nearest(nodes, leaves_before)
+        # Tokens to the most favourable end: the farthest, or with a negative penalty no nearer one than the next.
+        distance = trie.deepest(nodes) if length_penalty >= 0 else (trie.items[nodes] < 0).long()
         of_child = (nodes, trie.items[nodes], rows, log_probs, distance)
         nodes, items, rows, log_probs, distance = (values.numpy(force=True) for values in of_child)
         found = np.empty(len(rows), dtype=PREFIX)
@@ -193,48 +178,15 @@ def exact_search(
         best = np.concatenate([best, found[ends]])
         best = best[np.lexsort((best["item"], -best["bound"]))[:num_return_sequences]]
         enough = best["bound"][-1] if len(best) == num_return_sequences else -np.inf
-        open_prefixes.push(found[~ends & (found["bound"] >= enough)])
-        batch = open_prefixes.pop(nodes_per_step, enough)
+        found = found[~ends & (found["bound"] >= enough)]
+        found = found[np.argsort(-found["bound"], kind="stable")]
+        places = np.searchsorted(-open_prefixes["bound"], -found["bound"], side="right")
+        open_prefixes = np.insert(open_prefixes, places, found)  # highest bound first
+        batch, open_prefixes = np.split(open_prefixes, [nodes_per_step])
+        batch = batch[batch["bound"] >= enough]
 
     leaves = torch.full((num_return_sequences,), -1, device=device)
     scores = torch.full((num_return_sequences,), -torch.inf, dtype=torch.float32, device=device)
     leaves[: len(best)] = torch.from_numpy(best["node"]).to(device, leaves.dtype)
     scores[: len(best)] = torch.from_numpy(best["bound"]).to(scores.dtype).to(device)
-    return ExactResult(leaves, scores, num_scored)
-
-
-class _OpenPrefixes:
-    """Prefixes to expand, highest bound first, of equal ones the first node.
-
-    What one step finds is kept as a sorted run, and the heap holds but the head of each run: so its size is the number
-    of steps, and a wide node costs a sort in place of a thousand insertions.
-    """
-
-    def __init__(self):
-        self.runs: dict[int, np.ndarray] = {}
-        self.heads: list[tuple[float, int, int, int]] = []  # bound, negated; node; run; place in it
-        self.num_runs = 0
-
-    def push(self, prefixes: np.ndarray) -> None:
-        if len(prefixes):
-            run = prefixes[np.lexsort((prefixes["node"], -prefixes["bound"]))]
-            self.runs[self.num_runs] = run
-            heappush(self.heads, self._head(self.num_runs, 0))
-            self.num_runs += 1
-
-    def pop(self, count: int, enough: float) -> np.ndarray:
-        """Up to `count` of the best; none with a bound below `enough`."""
-        popped = []
-        while self.heads and len(popped) < count and -self.heads[0][0] >= enough:
-            _, _, run, place = self.heads[0]
-            popped.append(self.runs[run][place])
-            if place + 1 < len(self.runs[run]):
-                heapreplace(self.heads, self._head(run, place + 1))
-            else:
-                heappop(self.heads)
-                del self.runs[run]
-        return np.array(popped, dtype=PREFIX)
-
-    def _head(self, run: int, place: int) -> tuple[float, int, int, int]:
-        prefix = self.runs[run][place]
-        return -float(prefix["bound"]), int(prefix["node"]), run, place
+    return leaves, scores, num_scored

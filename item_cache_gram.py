@@ -89,11 +89,6 @@ class ItemCache:
             FileNotFoundError: there is no such folder.
             ValueError: a shard is damaged, or was made with another encoder or from other item prompts; or some items
                 are missing. The message says which, and what to run.
-
-        Example:
-            >>> written = model.encode_items(tokenizer, "encodings", dtype="int8", progress=False)
-            >>> ItemCache.open("encodings", model, tokenizer).dtype
-            'int8'
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -125,10 +120,6 @@ class ItemCache:
         """Encode items on the model's device and keep the encodings there; the model is left in its mode.
 
         `rows`: the catalogue rows to encode; by default all. For the rest see [`encode_items`].
-
-        Example:
-            >>> ItemCache.in_memory(model, tokenizer, rows=[3, 7]).num_items  # of the catalogue; two of them are held
-            30
         """
         prompts = tokenizer.item_prompts
         rows = np.arange(len(prompts)) if rows is None else np.unique(np.asarray(rows, dtype=np.int64))
@@ -146,7 +137,6 @@ class ItemCache:
         if not tokenizer.with_item_prompts:
             raise ValueError(f"{folder}: this model was trained without item prompts; there is nothing to encode")
         folder, origin, num_items = Path(folder), _origin(model, tokenizer), len(tokenizer.item_ids)
-        _check_dtype(dtype or "float32")
         shards, unfit, found = _survey(folder, model, num_items, origin, dtype)
         dtype = found or "float32"
         if unfit and not overwrite:
@@ -242,17 +232,11 @@ def _state(encoder) -> dict[str, torch.Tensor]:
     return state
 
 
-def _check_dtype(dtype: str) -> None:
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
-
-
 @torch.no_grad()
 def _encode(
     model, prompts: Sequence[Sequence[int]], dtype: str, batch_tokens: int, device: torch.device, bar: tqdm
 ) -> dict[str, torch.Tensor]:
     """The tensors of a shard for these prompts; prompts of like length are encoded together."""
-    _check_dtype(dtype)
     lengths = np.fromiter(map(len, prompts), dtype=np.int64, count=len(prompts))
     starts = np.cumsum(lengths) - lengths
     states = torch.empty(int(lengths.sum()), model.config.d_model, dtype=DTYPES[dtype], device=device)

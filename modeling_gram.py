@@ -29,7 +29,7 @@ from transformers.utils.generic import can_return_tuple
 from .arguments_gram import check_trie, read_encoded, read_history, read_passages, read_soft_targets, read_targets
 from .configuration_gram import GramConfig
 from .encoding_gram import encode_packed
-from .item_cache_gram import BATCH_TOKENS, ROWS_PER_SHARD, ItemCache
+from .item_cache_gram import BATCH_TOKENS, DTYPES, ROWS_PER_SHARD, ItemCache
 from .loading_gram import add_checksums, check_catalogue, check_loaded, weight_files
 from .search_gram import GramGenerateOutput, GramSearchMixin
 from .training_gram import decode_grouped, target_loss
@@ -132,13 +132,6 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
 
         Raises:
             ValueError: the checkpoint is no T5.
-
-        Example:
-            >>> from transformers import T5Config, T5ForConditionalGeneration
-            >>> shape = T5Config(vocab_size=10, d_model=8, d_ff=8, num_layers=1)
-            >>> T5ForConditionalGeneration(shape).save_pretrained("t5")
-            >>> GramForConditionalGeneration.from_backbone("t5", max_history=5).position_embedding.weight.shape
-            torch.Size([6, 8])
         """
         t5 = AutoModelForSeq2SeqLM.from_pretrained(backbone)
         if t5.config.model_type not in ("t5", "mt5"):
@@ -154,14 +147,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         return model
 
     def set_item_trie(self, trie: ItemTrie) -> None:
-        """Make `trie` the model's own: it is saved with the checkpoint and used by [`generate`].
-
-        Example:
-            >>> small = GramForConditionalGeneration(GramConfig(vocab_size=10, d_model=8, d_ff=8, num_layers=1))
-            >>> small.set_item_trie(ItemTrie.from_sequences([[5, 1], [7, 1]]))
-            >>> small.config.trie_num_items
-            2
-        """
+        """Make `trie` the model's own: it is saved with the checkpoint and used by [`generate`]."""
         check_trie(trie, self.config.vocab_size)
         self.item_trie = trie.to(self.device)
         self.config.trie_num_items = trie.num_items
@@ -180,12 +166,6 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         """Where the model computes; accelerate may keep its weights elsewhere."""
         place = getattr(getattr(self.shared, "_hf_hook", None), "execution_device", None)
         return super().device if place is None else torch.device(place)
-
-    @property
-    def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        """Two users of two passages each, for tools that need something to run the model on."""
-        input_ids = torch.tensor([[[7, 6, 1], [5, 1, 0]], [[3, 4, 1], [0, 0, 0]]], device=self.device)
-        return {"input_ids": input_ids, "attention_mask": input_ids.ne(0).long(), "labels": input_ids[:, 0]}
 
     def encode(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> BaseModelOutput:
         """Encode passages, each on its own, and lay them end to end.
@@ -241,15 +221,11 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             ValueError: a tokenizer of another catalogue than the model's; an unknown `dtype`; without `overwrite`, a
                 folder of another encoder, of other item prompts or of another `dtype`; a folder where the tokenizer
                 has no item prompts.
-
-        Example:
-            >>> item_cache = model.encode_items(tokenizer, progress=False)
-            >>> inputs = tokenizer(histories=[["B0003", "B0007"]], item_prompts=False, return_tensors="pt")
-            >>> len(model.generate(**inputs, item_cache=item_cache, num_beams=5, num_return_sequences=3))
-            3
         """
         if self.item_trie is not None:
             check_catalogue(self, tokenizer, self.name_or_path or "the model")
+        if dtype not in (None, *DTYPES):
+            raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
         if folder is None:
             return ItemCache.in_memory(self, tokenizer, None, dtype or "float32", batch_tokens, progress)
         options = (dtype, batch_tokens, rows_per_shard, processes, progress, overwrite)
@@ -349,13 +325,10 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         logits = self._logits(decoded.last_hidden_state)
         loss = None
         if soft_targets is not None:
-            of_loss = {"num_items_in_batch": num_items_in_batch, "soft_targets": soft_targets}
-            loss = target_loss(self, decoded.last_hidden_state, labels, **of_loss)
-        elif labels is not None:
-            flat = logits.flatten(0, 1).float(), labels.flatten()  # -100 is what cross_entropy leaves out
-            reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = F.cross_entropy(*flat, reduction=reduction)
-            loss = loss if num_items_in_batch is None else loss / num_items_in_batch
+            loss = target_loss(self, decoded.last_hidden_state, labels, num_items_in_batch, soft_targets)
+        elif labels is not None:  # -100 is what cross_entropy leaves out
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
+            loss = loss / ((labels >= 0).sum() if num_items_in_batch is None else num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

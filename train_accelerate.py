@@ -61,7 +61,7 @@ from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
 from gram.training.settings import TrainingSettings
 from gram.training.sharding import check_launch, exchanges_always, shard, whole_model
-from gram.training.start import add_lora, build_model, tokenizer_of
+from gram.training.start import add_lora, build_model, parameter_groups, tokenizer_of
 from gram.training.steps import TrainingSteps
 from gram.training.trackers import loggable, tracker_names
 from gram.translation import SASREC_FILE, TranslationSettings
@@ -87,19 +87,15 @@ def train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramT
     """
     check_folder(settings)
     with locked(settings.output_dir, inside=True, processes=this_process()):
-        _train(settings, data, tokenizer)
-
-
-def _train(settings: TrainingSettings, data: RecommendationData, tokenizer: GramTokenizer) -> None:
-    provenance = provenance_of(settings, data, tokenizer)
-    if is_trained(settings, provenance):
-        logger.info("%s is already trained on these data with these settings", settings.output_dir)
-        return
-    run = _Run(settings, data, tokenizer, provenance)
-    run.resume()
-    run.plan()
-    run.fit()
-    run.publish()
+        provenance = provenance_of(settings, data, tokenizer)
+        if is_trained(settings, provenance):
+            logger.info("%s is already trained on these data with these settings", settings.output_dir)
+            return
+        run = _Run(settings, data, tokenizer, provenance)
+        run.resume()
+        run.plan()
+        run.fit()
+        run.publish()
 
 
 class _Run:
@@ -139,7 +135,7 @@ class _Run:
             for block in (*model.encoder.block, *model.decoder.block):
                 block.layer[-1].compile(dynamic=True)  # norm, activation, dropout and residual become one loop
         shard(self.accelerator, model)
-        optimizer = torch.optim.AdamW(_parameter_groups(model, settings), eps=settings.adam_epsilon)
+        optimizer = torch.optim.AdamW(parameter_groups(model, settings), eps=settings.adam_epsilon)
         if not len(self.steps(0)):
             raise ValueError(f"{settings.data}: no user has two items to train on; longer sequences are needed")
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -372,23 +368,6 @@ class _Run:
             logger.info("no %s: matplotlib is not installed", PLOT_FILE)
         write_json(self.output_dir / FINISHED_FILE, facts)
         shutil.rmtree(self.checkpoints)
-
-
-def _parameter_groups(model: torch.nn.Module, settings: TrainingSettings) -> list[dict]:
-    """What the optimizer treats alike: token embeddings with a rate of their own, layer norms without decay."""
-    tables = {id(of.weight) for of in (model.get_input_embeddings(), model.get_output_embeddings())}
-    groups: dict[str, list] = {"tokens": [], "norms": [], "others": []}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            groups["tokens" if id(weight) in tables else "norms" if "layer_norm" in name else "others"].append(weight)
-    rate, times, decay = settings.learning_rate, settings.embedding_rate, settings.weight_decay
-    options = {
-        "tokens": {"lr": rate * times, "weight_decay": decay / times},  # which AdamW multiplies by the rate
-        "norms": {"lr": rate, "weight_decay": 0.0},
-        "others": {"lr": rate, "weight_decay": decay},
-    }
-    found = [{"params": weights, **options[kind]} for kind, weights in groups.items() if weights]
-    return [{**group, "highest_lr": group["lr"]} for group in found]
 
 
 def check_folder(settings: TrainingSettings) -> None:

@@ -64,18 +64,12 @@ def _embed(model, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Te
 
 @dataclass(frozen=True)
 class GroupedMemory:
-    """What the samples of each group attend to, as rows of the packed encoder states; rows at padding are arbitrary.
+    """What the samples of each group attend to, as rows of the packed encoder states; rows at padding are arbitrary."""
 
-    Attributes:
-        user_rows (N, Lu): each sample's user prompt.
-        item_rows (G, S, L): each group's item prompts, one per slot.
-        positions (G, R, S): place of each slot in each sample's history, 0 where it is not in it.
-        mask (G, 1, R, 1, S * L + Lu): what a sample may attend to, its group's items first, then its user prompt.
-    """
-
-    user_rows: torch.Tensor
-    item_rows: torch.Tensor
-    positions: torch.Tensor
+    user_rows: torch.Tensor  # (N, Lu) each sample's user prompt
+    item_rows: torch.Tensor  # (G, S, L) each group's item prompts, one per slot
+    positions: torch.Tensor  # (G, R, S) place of each slot in each sample's history, 0 where it is not in it
+    # (G, 1, R, 1, S * L + Lu) what a sample may attend to, its group's items first, then its user prompt
     mask: torch.Tensor
 
 

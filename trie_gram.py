@@ -66,10 +66,6 @@ class ItemTrie(nn.Module):
         Raises:
             ValueError: no sequences; an empty one; one that does not end with the end token or holds it earlier; two
                 equal ones; a token below 0; an array that is not (I, D) integers.
-
-        Example:
-            >>> ItemTrie.from_sequences([[5, 1], [7, 1]], rows=[2, 0]).num_items  # row 1 is left out
-            3
         """
         # A catalogue may have 10 million items: whatever is held per item is narrow, and only one level is in work.
         padded = _as_array(sequences)
@@ -113,12 +109,6 @@ class ItemTrie(nn.Module):
 
         Raises:
             ValueError: the trie is empty, as that of a model is which was made from a configuration alone.
-
-        Example:
-            >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
-            >>> children, exists = trie.expand(torch.tensor([[0]]))
-            >>> trie.tokens[children]
-            tensor([[[5, 7]]], dtype=torch.int32)
         """
         first, after = self.offsets[nodes], self.offsets[nodes + 1]  # (B, W)
         counts = after - first
@@ -138,20 +128,6 @@ class ItemTrie(nn.Module):
             distance += first < after
         return distance
 
-    def nearest(self, nodes: torch.Tensor, leaves_before: torch.Tensor) -> torch.Tensor:
-        """Levels from each node (...) down to the nearest leaf below it, 0 at a leaf; takes [`leaves_before`]'s."""
-        first, after = nodes, nodes + 1
-        distance, found = torch.zeros_like(nodes), torch.zeros_like(nodes, dtype=torch.bool)
-        for _ in range(self.depth):
-            found |= leaves_before[first] < leaves_before[after]
-            distance += ~found
-            first, after = self.offsets[first], self.offsets[after]
-        return distance
-
-    def leaves_before(self) -> torch.Tensor:
-        """Number (N + 1,) of leaves among the nodes before each, and in all."""
-        return nn.functional.pad((self.items >= 0).cumsum(0, dtype=torch.int32), (1, 0))
-
     def paths(self, leaves: torch.Tensor) -> torch.Tensor:
         """Nodes (..., D) from each leaf (...) up to the root's child, then the root, 0, again and again."""
         path = [leaves]
@@ -161,14 +137,7 @@ class ItemTrie(nn.Module):
         return torch.stack(path, dim=-1)
 
     def sequences(self, leaves: torch.Tensor, pad_token_id: int) -> torch.Tensor:
-        """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1.
-
-        Example:
-            >>> trie = ItemTrie.from_sequences([[5, 8, 1], [7, 1]])
-            >>> trie.sequences(trie.leaves, pad_token_id=0)
-            tensor([[5, 8, 1],
-                    [7, 1, 0]])
-        """
+        """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1."""
         path = self.paths(leaves.clamp(min=0))
         position = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(self.depth, device=path.device)
         tokens = self.tokens[path.gather(-1, position.clamp(min=0))].long()

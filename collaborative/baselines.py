@@ -68,8 +68,6 @@ class ItemKNN:
 
     Example:
         >>> training = Interactions.from_sequences(["u1", "u2"], [[0, 1], [0, 1, 2]])
-        >>> ItemKNN(training, num_items=3).score([np.array([2])]).round(decimals=2)
-        tensor([[0.7100, 0.7100, 0.0000]])
         >>> halved = ItemKNN(training, num_items=3, settings=ItemKNNSettings(recency=0.5))
         >>> halved.score([np.array([0, 2])]).round(decimals=2)  # item 2 is the newer
         tensor([[0.7100, 1.2100, 0.3500]])

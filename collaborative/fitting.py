@@ -53,7 +53,7 @@ def fit_sasrec(
             item alone, so that one with few interactions has a place too.
 
     Returns:
-        The model, in evaluation mode. The same input gives the same weights on the same machine with as many threads.
+        In evaluation mode. The same input gives the same weights on the same machine with as many threads.
 
     Raises:
         ValueError: the loss or the weights are no longer finite.

@@ -18,17 +18,11 @@ TRAINING_ITEMS_PER_CELL = 64
 
 
 def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
-    """The most similar items of every item, by cosine; never more than a block of rows of the (N, N) matrix at once.
+    """The `k` most similar items of every item, by cosine, with some rows of the (N, N) matrix in memory at once.
 
     Beyond 30,000 items faiss sorts them into cells, and each is compared with those of the 16 nearest cells.
-
-    Args:
-        embeddings: (N, d) float.
-        k: how many.
-
-    Returns:
-        (N, k) int32, nearest first, never the item itself, equally near ones by row; -1 where the catalogue has too
-        few.
+    Gives (N, k) int32 for embeddings (N, d), nearest first, never the item itself, equally near ones by row; -1 where
+    the catalogue has too few.
 
     Example:
         >>> nearest_items(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), k=1)
@@ -87,13 +81,8 @@ def _approximate(vectors: np.ndarray, k: int) -> np.ndarray:
 def items_bought_together(interactions: Interactions, num_items: int, k: int) -> np.ndarray:
     """The items that share most users with each item: cosine of the columns of the binary user-item matrix.
 
-    Args:
-        interactions: the training part only.
-        num_items: size of the catalogue, N.
-        k: how many.
-
-    Returns:
-        (N, k) int32, nearest first, equally near ones by row; -1 where fewer share a user with the item.
+    Gives (N, k) int32 of a training part over N items, nearest first, equally near ones by row; -1 where fewer share a
+    user with the item.
     """
     found = np.full((num_items, k), -1, dtype=np.int32)
     row, column, _, place = _cosines(interactions, num_items, k, shrinkage=0.0)
@@ -114,13 +103,6 @@ def item_cosines(
 
     Returns:
         (N, N) float32, its diagonal empty.
-
-    Example:
-        >>> training = Interactions.from_sequences(["u1", "u2"], [[0, 1], [0, 1, 2]])
-        >>> item_cosines(training, num_items=3, neighbours=1).toarray().round(2)
-        array([[0.  , 1.  , 0.  ],
-               [1.  , 0.  , 0.  ],
-               [0.71, 0.  , 0.  ]], dtype=float32)
     """
     row, column, value, _ = _cosines(interactions, num_items, neighbours, shrinkage)
     return sparse.csr_matrix((value.astype(np.float32), (row, column)), (num_items, num_items))

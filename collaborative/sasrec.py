@@ -85,15 +85,11 @@ class _Block(nn.Module):
 
 
 class SASRec(nn.Module):
-    """Scores every item of the catalogue as the next one of a user.
+    """Scores every item of a catalogue of N as the next one of a user.
 
     Input and output share the item embeddings, whose cosines say which items are alike to the same users. Embeddings
     so shared take the items of a history for likely ones; `repeat`, the log odds in training that the next item is one
     of these, is added to their scores.
-
-    Args:
-        num_items: size of the catalogue, N.
-        settings: the shape.
     """
 
     def __init__(self, num_items: int, settings: SASRecSettings | None = None):
@@ -112,15 +108,12 @@ class SASRec(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, items: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """What is known of the user after each item.
+        """What is known of the user after each item, (B, L, dim): its products with the item embeddings are the scores.
 
         Args:
             items: (B, L) long rows of the catalogue.
             positions: (B, L) long, 0 for the first item that is read of a user.
             mask: bool, True where place i may look at place j, broadcast to (B, heads, L, L).
-
-        Returns:
-            (B, L, dim) hidden states; their products with the item embeddings are the scores, `repeat` aside.
         """
         hidden = self.norm(self.items(items) + self.positions(positions))
         hidden = F.dropout(hidden, self.settings.dropout, self.training)
@@ -130,13 +123,9 @@ class SASRec(nn.Module):
 
     @torch.no_grad()
     def score(self, histories: Sequence[np.ndarray]) -> Tensor:
-        """How well every item of the catalogue would follow each history.
+        """How well every item of the catalogue would follow each of B histories, of catalogue rows, oldest first.
 
-        Args:
-            histories: B arrays of catalogue rows, oldest first, none empty.
-
-        Returns:
-            (B, N) float32, higher is better.
+        Gives (B, N) float32, higher is better.
 
         Raises:
             ValueError: an empty history.
@@ -155,10 +144,8 @@ class SASRec(nn.Module):
     def states(self, interactions: Interactions) -> Tensor:
         """What is known of every user after each item; the products with the item embeddings are the scores.
 
-        Returns:
-            (total, dim) float32, in the order of `interactions.items`: what [`score`] knows of the histories that end
-            there, `repeat` aside. Beyond `max_length` items windows overlap by half, so that at least so many items
-            are read.
+        Gives (total, dim) float32, in the order of `interactions.items`: what [`score`] knows of the histories that end
+        there, `repeat` aside. Beyond `max_length` items windows overlap by half, so that at least as many are read.
         """
         length, windows = self.settings.max_length, []
         for start, end in pairwise(interactions.offsets.tolist()):
@@ -195,16 +182,12 @@ class SASRec(nn.Module):
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: the file is missing.
             ValueError: the file is no SASRec.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file; train a SASRec and save it there")
         try:
             weights, facts = load_file(path), read_provenance(path)["settings"]
-            settings = {name: value for name, value in facts["sasrec"].items() if name != "patience"}
-            model = cls(facts["num_items"], SASRecSettings(**settings))
-            model.load_state_dict({"repeat": torch.zeros(()), **weights})  # which earlier files lack
+            model = cls(facts["num_items"], SASRecSettings(**facts["sasrec"]))
+            model.load_state_dict(weights)
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path}: not a SASRec ({reason}); train it again") from None

@@ -32,12 +32,6 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError: it cannot be written; the error names the file, whatever library has failed.
-
-    Example:
-        >>> with new_file("a.txt") as part:
-        ...     _ = part.write_text("a")
-        >>> Path("a.txt").read_text()
-        'a'
     """
     with new_files(path) as (part,):
         yield part
@@ -74,12 +68,6 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: as of [`new_file`].
         ValueError: there is something of this name already, other than an empty folder; or another process makes it.
-
-    Example:
-        >>> with new_folder("made") as folder:
-        ...     _ = (folder / "a.txt").write_text("a")
-        >>> sorted(path.name for path in Path("made").iterdir())
-        ['a.txt']
     """
     path = Path(path)
     with locked(path):

@@ -36,11 +36,6 @@ _ROWS_AT_ONCE = 1 << 14  # of a table
 class Provenance:
     """Where an artefact comes from.
 
-    Attributes:
-        artefact: its name.
-        inputs: name to SHA-256: of raw inputs, or the keys of the artefacts that it was made from.
-        settings: all that decides the outcome besides, the seed among it; JSON values.
-
     Example:
         >>> before = Provenance("clusters", {"vectors": "6af2"}, {"depth": 3, "seed": 0})
         >>> now = Provenance("clusters", {"vectors": "01cd"}, {"depth": 4, "seed": 0})
@@ -48,9 +43,9 @@ class Provenance:
         (False, ['other vectors', 'depth=3, now 4'])
     """
 
-    artefact: str
-    inputs: Mapping[str, str]
-    settings: Mapping[str, Any]
+    artefact: str  # its name
+    inputs: Mapping[str, str]  # name to SHA-256: of raw inputs, or the keys of the artefacts that it was made from
+    settings: Mapping[str, Any]  # all that decides the outcome besides, the seed among it; JSON values
 
     @property
     def key(self) -> str:
@@ -81,9 +76,7 @@ class Provenance:
         """
         inputs, settings = written.get("inputs", {}), written.get("settings", {})
         others = [f"other {name}" for name, content in self.inputs.items() if inputs.get(name) != content]
-        both = [name for name in self.settings if name in settings]
-        changed = [name for name in both if settings[name] != self.settings[name]]
-        return others + [f"{name}={settings[name]}, now {self.settings[name]}" for name in changed]
+        return others + changes(settings, self.settings)
 
 
 def changes(written: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -170,13 +163,7 @@ def hash_of_texts(*columns: Iterable[str]) -> str:
 
 
 def hash_of_table(table: pa.Table) -> str:
-    """SHA-256 of a table's columns, however they are chunked; takes memory for some rows alone.
-
-    Example:
-        >>> one = pa.table({"name": ["a", "b"]})
-        >>> hash_of_table(one) == hash_of_table(pa.concat_tables([one[:1], one[1:]]))
-        True
-    """
+    """SHA-256 of a table's columns, however they are chunked; takes memory for some rows alone."""
     digest = hashlib.sha256(json.dumps(table.column_names).encode())
     for start in range(0, len(table), _ROWS_AT_ONCE):
         rows = table.slice(start, _ROWS_AT_ONCE).combine_chunks()
@@ -216,16 +203,7 @@ def hash_of_tokenizer(tokenizer) -> str:
 
 
 def hash_of_weights(model: torch.nn.Module) -> str:
-    """SHA-256 of a model's weights with their names, whatever files they are in.
-
-    Example:
-        >>> import torch
-        >>> layer = torch.nn.Linear(2, 2)
-        >>> before = hash_of_weights(layer)
-        >>> _ = torch.nn.init.zeros_(layer.bias)
-        >>> hash_of_weights(layer) == before
-        False
-    """
+    """SHA-256 of a model's weights with their names, whatever files they are in."""
     import torch
 
     digest = hashlib.sha256()

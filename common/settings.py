@@ -90,14 +90,6 @@ def settings_from(values: Mapping[str, Any], *settings_classes: type) -> list[An
 
     Raises:
         FileNotFoundError, ValueError: from the file, naming it; or a field without default was not given.
-
-    Example:
-        >>> from gram.training.settings import TrainingSettings
-        >>> _ = Path("settings.yaml").write_text("epochs: 3\nbatch_size: 64")
-        >>> given = {"config": "settings.yaml", "epochs": 5, "data": "films", "output_dir": "run"}
-        >>> (settings,) = settings_from(given, TrainingSettings)
-        >>> settings.epochs, settings.batch_size
-        (5, 64)
     """
     if values.get("config") is not None:
         values = {**settings_of_file(values["config"], *settings_classes, given=values), **values}

@@ -79,10 +79,6 @@ def leave_one_out(interactions: Interactions) -> np.ndarray:
 
     Raises:
         ValueError: where a user has fewer than 3 items.
-
-    Example:
-        >>> leave_one_out(Interactions.from_sequences(["u1", "u2"], [[0, 2, 1], [1, 0, 2, 3]]))
-        array([0, 1, 2, 0, 0, 1, 2], dtype=int8)
     """
     short = interactions.lengths < 3
     if short.any():
@@ -108,12 +104,6 @@ class RecommendationData:
 
     Raises:
         ValueError: no splits are given, and a user has fewer than 3 items.
-
-    Example:
-        >>> items = ItemTable(["a", "b", "c"], ["Shoe", "Boot", "Hat"], ["title: Shoe", "title: Boot", "title: Hat"])
-        >>> data = RecommendationData(items, Interactions.from_sequences(["u1"], [[0, 2, 1]]))
-        >>> data.splits
-        array([0, 1, 2], dtype=int8)
     """
 
     items: ItemTable

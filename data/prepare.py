@@ -37,15 +37,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was kept and dropped.
+    """What was kept and dropped."""
 
-    Attributes:
-        stages: in the order in which they were done.
-        facts: all that `prepare.json` holds.
-    """
-
-    stages: list[Stage]
-    facts: dict[str, Any]
+    stages: list[Stage]  # in the order in which they were done
+    facts: dict[str, Any]  # all that `prepare.json` holds
 
     def __str__(self) -> str:
         head = ("", "users", "items", "interactions", "dropped")
@@ -104,17 +99,6 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: the folder is not empty, a line cannot be read, a column is missing, or nothing is left.
-
-    Example:
-        >>> from gram.data import read_folder
-        >>> visits = [f"{user},{film},{film}" for user in "xy" for film in range(3)]
-        >>> _ = Path("visits.csv").write_text("\n".join(["user_id,item_id,timestamp", *visits]))
-        >>> _ = Path("films.csv").write_text("item_id,title\n0,Alien\n1,Brazil\n2,Fargo\n")
-        >>> files = {"interactions": "visits.csv", "items": "films.csv", "text_columns": "title"}
-        >>> settings = PrepareSettings("table", user_core=2, item_core=2, **files)
-        >>> report = prepare(settings, "prepared")
-        >>> read_folder("prepared").items.titles
-        ['Alien', 'Brazil', 'Fargo']
     """
     reading = Reading(settings.skip_bad_lines, progress)
     source = FORMATS[settings.format](settings, reading)

@@ -12,26 +12,12 @@ from .interactions import SPLIT_NAMES, TEST, TRAIN, Interactions, Recommendation
 
 
 def training_part(data: RecommendationData) -> Interactions:
-    """The interactions of the training split, of all users; some may have none.
-
-    Example:
-        >>> len(data.interactions.items) - len(training_part(data).items) == 2 * len(data.interactions)
-        True
-    """
+    """The interactions of the training split, of all users; some may have none."""
     return _only(data.interactions, data.splits == TRAIN)
 
 
 def without_test(data: RecommendationData) -> RecommendationData:
-    """The data as if nobody had a test interaction: what settings may be chosen on.
-
-    Example:
-        >>> known = without_test(data)
-        >>> len(data.interactions.items) - len(known.interactions.items) == len(data.interactions)
-        True
-        >>> histories, targets = evaluation_histories(known, "validation")
-        >>> len(targets) == len(data.interactions)
-        True
-    """
+    """The data as if nobody had a test interaction: what settings may be chosen on."""
     kept = data.splits != TEST
     return replace(data, interactions=_only(data.interactions, kept), splits=data.splits[kept])
 
@@ -48,10 +34,6 @@ def evaluation_histories(
 
     Under leave-one-out that is the last item but one for `"validation"` and the last for `"test"`, whose history then
     includes the validation item.
-
-    Args:
-        data: whole sequences and their splits.
-        split: `"validation"` or `"test"`.
 
     Returns:
         The histories of the users who have an interaction in the split with another before it, and the targets, (U,)
@@ -102,12 +84,7 @@ def split_targets(interactions: Interactions, splits: np.ndarray, split: int) ->
 
 
 def sample_users(data: RecommendationData, fraction: float, seed: int = 0) -> RecommendationData:
-    """A random fraction of the users, in the order they had, with the whole catalogue; all of them for 1.
-
-    Example:
-        >>> len(sample_users(data, 0.25).interactions), len(sample_users(data, 0.25).items)
-        (10, 30)
-    """
+    """A random fraction of the users, in the order they had, with the whole catalogue; all of them for 1."""
     if fraction == 1:
         return data
     interactions = data.interactions

@@ -29,17 +29,11 @@ _SPELT_AT_ONCE = 256  # items, over all users of a batch: what the attention ove
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Items for U users, with GRAM's scores.
+    """Items for U users, with GRAM's scores."""
 
-    Attributes:
-        items: (U, C) int64 catalogue rows, a user's all different; -1 for none.
-        scores: (U, C) float32, as `generate` gives them; -inf for none.
-        num_generated: the first so many columns are beam search's, best first; behind them are other items.
-    """
-
-    items: np.ndarray
-    scores: np.ndarray
-    num_generated: int
+    items: np.ndarray  # (U, C) int64 catalogue rows, a user's all different; -1 for none
+    scores: np.ndarray  # (U, C) float32, as `generate` gives them; -inf for none
+    num_generated: int  # the first so many columns are beam search's, best first; behind them are other items
 
     @property
     def generated(self) -> Candidates:
@@ -50,15 +44,10 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """What became of the ranked lists of U users, under one protocol.
+    """What became of the ranked lists of U users, under one protocol."""
 
-    Attributes:
-        ranks: (U,) int64 place of every user's target, from 1; 0 where it was not found.
-        shown: (N,) int64 how many users have each item of the catalogue among their first ten.
-    """
-
-    ranks: np.ndarray
-    shown: np.ndarray
+    ranks: np.ndarray  # (U,) int64 place of every user's target, from 1; 0 where it was not found
+    shown: np.ndarray  # (N,) int64 how many users have each item of the catalogue among their first ten
 
     @classmethod
     def of(cls, items: np.ndarray, targets: np.ndarray, num_items: int) -> Ranking:
@@ -100,12 +89,6 @@ def gram_candidates(
 
     Returns:
         For each protocol the candidates, in `num_beams` columns, and E more where there are others.
-
-    Example:
-        >>> histories = [np.array([3, 7]), np.array([1])]
-        >>> found = gram_candidates(model, tokenizer, histories, num_beams=5, progress=False)
-        >>> found["unseen_items"].items.shape, 3 in found["unseen_items"].items[0]
-        ((2, 5), False)
     """
     histories, others = [np.asarray(history).tolist() for history in histories], others or {}
     found = {}
@@ -139,22 +122,16 @@ def scored(recommender: Recommender, histories: Sequence[np.ndarray]) -> Iterato
         yield users, torch.as_tensor(recommender.score(histories[users])).float().cpu()
 
 
-def allowed(scores: torch.Tensor, histories: Sequence[np.ndarray], protocol: str) -> torch.Tensor:
-    """The scores (U, N) of the catalogue, in a copy with -inf for the items of the history where these are masked."""
-    if protocol == "all_items":
-        return scores
-    scores = scores.clone()
-    for row, history in zip(scores, histories, strict=True):
-        row[torch.as_tensor(np.asarray(history, dtype=np.int64))] = -torch.inf
-    return scores
-
-
 def best_items(recommender: Recommender, histories: Sequence[np.ndarray], k: int) -> dict[str, np.ndarray]:
     """For each protocol a recommender's best items (U, k), equally good ones by row; -1 where there are no more."""
     best = {protocol: np.full((len(histories), k), -1) for protocol in PROTOCOLS}
     for some, catalogue in scored(recommender, histories):
         for protocol, items in best.items():
-            scores = allowed(catalogue, histories[some], protocol)
+            scores = catalogue
+            if protocol == "unseen_items":
+                scores = catalogue.clone()
+                for row, history in zip(scores, histories[some], strict=True):
+                    row[np.asarray(history, dtype=np.int64)] = -torch.inf
             found = largest(scores, k)
             items[some] = found.masked_fill(scores.gather(1, found) == -torch.inf, -1).numpy()
     return best

@@ -109,15 +109,13 @@ def evaluate(
         data: whole sequences of the users.
         sasrec_file: the SASRec is loaded from here if it was trained on exactly the training part of these data;
             otherwise one is trained and saved here.
-        model_sasrec: the SASRec that the model's similar items came from, which is taken instead if it was trained on
-            exactly that; never written to.
+        model_sasrec: that of the model's similar items, which is taken instead under the same condition.
         split: `"validation"` or `"test"`.
         num_beams: width of GRAM's search, and how many items it ranks: below 50 its recall@50 is cut short.
         max_users: only so many users, drawn at random, for a quick look.
         accelerator: where to run; by default all of the launched processes.
-        reranking_file: rank by GRAM and collaborative scores together too (see `reranking`), with the weights of this
-            JSON file if they were chosen for exactly this; otherwise they are chosen on the validation items and
-            saved here, before anything else.
+        reranking_file: rank by GRAM and collaborative scores together too (see [`choose_reranking`]), with the weights
+            that this JSON file keeps; if it has none for exactly this, they are chosen before anything else.
 
     Raises:
         ValueError: an item of the data is not in the tokenizer's catalogue; a split or a number that cannot be;
@@ -225,24 +223,13 @@ def dense_rankings(
 
     Of items with equal scores the one with the lower catalogue row comes first: ties are broken alike for every user
     and never in the target's favour. A target that is masked has the rank 0.
-
-    Example:
-        >>> popularity = counted_baselines(training_part(data), np.zeros((30, 1)))["popularity"]()
-        >>> dense_rankings(popularity, [np.array([3, 1])], np.array([1]), num_items=30)["unseen_items"].ranks
-        array([0])
     """
     best = best_items(recommender, histories, min(max(CUTOFFS), num_items))
     return {protocol: Ranking.of(items, targets, num_items) for protocol, items in best.items()}
 
 
 def ranks_table(user_ids: list[str], item_ids: list[str], rankings: dict[str, dict[str, Ranking]]) -> pa.Table:
-    """One row per model, protocol and user, as [`Evaluation`] has it.
-
-    Args:
-        user_ids: U users.
-        item_ids: their targets.
-        rankings: for each model and protocol.
-    """
+    """One row per model, protocol and user, as [`Evaluation`] has it, of U users and their targets."""
     blocks = []
     for name, by_protocol in rankings.items():
         for protocol, ranking in by_protocol.items():

@@ -18,22 +18,12 @@ _Z_95 = 1.959964  # of the normal distribution: 95 % lie within this many standa
 
 
 def recall(ranks: np.ndarray, k: int) -> np.ndarray:
-    """1 for the users (U,) whose item is among the first `k`, 0 for the others.
-
-    Example:
-        >>> recall(np.array([2, 3, 0]), k=2)
-        array([1., 0., 0.])
-    """
+    """(U,) 1 for the users whose item is among the first `k`, 0 for the others."""
     return ((ranks >= 1) & (ranks <= k)).astype(float)
 
 
 def ndcg(ranks: np.ndarray, k: int) -> np.ndarray:
-    """NDCG (U,): `1 / log2(rank + 1)` where the item is among the first `k`, else 0.
-
-    Example:
-        >>> ndcg(np.array([1, 3, 0]), k=3)  # 1 / log2(2), 1 / log2(4)
-        array([1. , 0.5, 0. ])
-    """
+    """(U,) `1 / log2(rank + 1)` where the item is among the first `k`, else 0."""
     return recall(ranks, k) / np.log2(np.maximum(ranks, 1) + 1)
 
 
@@ -59,25 +49,13 @@ def interval(values: np.ndarray) -> dict[str, float]:
 
 
 def estimate(values: np.ndarray) -> dict[str, float]:
-    """The [`interval`] of values that lie in [0, 1], clipped to that.
-
-    Example:
-        >>> estimate(np.array([0.5]))
-        {'mean': 0.5, 'low': 0.0, 'high': 1.0}
-    """
+    """The [`interval`] of values that lie in [0, 1], clipped to that."""
     found = interval(values)
     return {**found, "low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
 
 
 def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
-    """Recall and NDCG with a 95 % interval over users.
-
-    Args:
-        ranks: (U,) rank of every user's target, from 1; 0 where the model did not return it.
-        cutoffs: the values of k.
-
-    Returns:
-        `{"recall@k": {"mean", "low", "high"}, "ndcg@k": ...}`, see [`estimate`].
+    """Recall and NDCG with a 95 % interval over users: `{"recall@k": {"mean", "low", "high"}, "ndcg@k": ...}`.
 
     Raises:
         ValueError: no users.

@@ -80,16 +80,12 @@ class Reranking:
 
 @dataclass(frozen=True, eq=False)
 class PutForward:
-    """What is to be ranked for U users: candidates of GRAM and SASRec, with everybody's scores.
+    """What is to be ranked for U users: candidates of GRAM and SASRec, with everybody's scores."""
 
-    Attributes:
-        candidates: for each protocol beam search's and behind them SASRec's best, with GRAM's scores.
-        scores: `{protocol: {recommender: (U, C) float32}}` of the candidates.
-        spread: for each recommender (U,) float32 standard deviations of its scores over the whole catalogue.
-    """
-
+    # for each protocol beam search's and behind them SASRec's best, with GRAM's scores
     candidates: dict[str, Candidates]
-    scores: dict[str, dict[str, np.ndarray]]
+    scores: dict[str, dict[str, np.ndarray]]  # `{protocol: {recommender: (U, C) float32}}` of the candidates
+    # for each recommender (U,) float32 standard deviations of its scores over the whole catalogue
     spread: dict[str, np.ndarray]
 
     def of(self, fusion: Fusion, protocol: str) -> tuple[Candidates, dict[str, np.ndarray]]:
@@ -153,10 +149,9 @@ def choose_reranking(
 
     Args:
         path: of the JSON file.
-        model, tokenizer, item_cache, search: as of [`gram_candidates`].
+        model, tokenizer, num_beams, item_cache, search: as of [`put_forward`].
         known: in rows of the tokenizer's catalogue, without test interactions: see `gram.data.without_test`.
         scorers: the recommenders of [`FUSIONS`] by name, which learnt from the training part alone.
-        num_beams: width of GRAM's search; SASRec puts forward as many items.
         max_users, accelerator: as of `gram.evaluation.full_ranking.evaluate`.
 
     Raises:

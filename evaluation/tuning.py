@@ -80,10 +80,10 @@ class Tuning:
 def tune_sasrec(
     data: RecommendationData, folder: str | Path, progress: bool = True, grid: Grid = SASREC_GRID, seed: int = 0
 ) -> Tuning:
-    """Choose a SASRec's settings by the validation items.
+    """Choose a SASRec's settings by the validation items; the test items are not looked at.
 
     Args:
-        data: whole sequences; their test items are not looked at.
+        data: whole sequences.
         folder: keeps every trial in a file of its own, so that an interrupted search goes on where it was; at its end
             `sasrec.safetensors`, the best, trained on the training part alone, and `tuning.json`, all trials.
         progress: show bars with the time left.
@@ -95,11 +95,6 @@ def tune_sasrec(
 
     Raises:
         ValueError: a value that cannot be, before anything is fitted.
-
-    Example:
-        >>> grid = {"epochs": (1, 2), "dim": (8,), "num_heads": (1,), "num_layers": (1,)}
-        >>> tune_sasrec(data, "tuned", progress=False, grid=grid).best.epochs in (1, 2)
-        True
     """
     path, training, num_items = Path(folder) / SASREC_FILE, training_part(data), len(data.items)
 
@@ -198,15 +193,7 @@ class _Search:
 
 
 def format_trials(tuning: Tuning) -> str:
-    """The trials as text, best first, with what differs between them.
-
-    Example:
-        >>> metrics = {"recall@5": 0.04, "ndcg@5": 0.03, "recall@10": 0.06, "ndcg@10": 0.04}
-        >>> trial = Trial({"recency": 0.5}, {"all_items": metrics})
-        >>> print(format_trials(Tuning(None, (trial,))))
-           R@5    N@5   R@10   N@10
-        0.0400 0.0300 0.0600 0.0400
-    """
+    """The trials as text, best first, with what differs between them."""
     first = tuning.trials[0].settings
     varied = [name for name in first if any(trial.settings[name] != first[name] for trial in tuning.trials)]
     rows = [[*varied, *(f"{metric}@{k}" for k in CUTOFFS for metric in "RN")]]

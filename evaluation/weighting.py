@@ -25,11 +25,8 @@ def weighted_ranking(
 ) -> np.ndarray:
     """The candidates (U, C), best first, -1 beyond the last; of equal ones that which stood before the other.
 
-    Args:
-        candidates: of U users, whose own scores count as they are.
-        scores: of each recommender (U, C); of no meaning where there is no candidate.
-        weights: of each recommender.
-        spread: of each recommender, what to divide by.
+    The candidates' own scores count as they are, and beside them of each recommender its `scores` (U, C), of no meaning
+    where there is no candidate, times its weight, over its spread.
 
     Example:
         >>> candidates = Candidates(np.array([[4, 2, -1]]), np.array([[-1.0, -1.5, -np.inf]]), num_generated=3)
@@ -60,12 +57,6 @@ def choose_weights(
 
     Returns:
         The weights; and all that were tried, `{"weights", "ndcg@10"}`.
-
-    Example:
-        >>> candidates = Candidates(np.array([[4, 2], [2, 4]]), np.array([[-1.0, -1.5], [-1.0, -1.5]]), 2)
-        >>> truth, spread = {"oracle": np.array([[0.0, 1.0], [0.0, 1.0]])}, {"oracle": 1.0}
-        >>> choose_weights(candidates, truth, spread, targets=np.array([2, 4]))[0]
-        {'oracle': 1.0}
     """
     found = (candidates.items == targets[:, None]).any(axis=1)  # nobody else's NDCG can be anything but 0
     some = Candidates(candidates.items[found], candidates.scores[found], candidates.num_generated)

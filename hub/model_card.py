@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ..common.files import new_file
-from ..common.text import _in_one_line, duration, plain
+from ..common.text import _in_one_line, duration, markdown_table, plain
 from ..evaluation.candidates import PROTOCOLS
 from ..evaluation.full_ranking import served_table
 from ..pipeline_gram import TASK
@@ -43,21 +43,16 @@ _SIGNATURE = re.compile(r"<!-- written by gram card, ([0-9a-f]{16}) -->\s*$")
 
 
 def write_model_card(folder: str | Path, settings: CardSettings | None = None, overwrite: bool = False) -> Path:
-    """Write `README.md` into a model folder, anew from its files.
+    """Write `README.md` into a model folder, anew from its files; gives its path.
 
     Args:
-        folder: holds a trained model and `training.json`; figures come from `evaluation.json` and `ablations.json`
-            where there are any.
+        folder: as of [`GramCardData`].
         settings: what is said by hand, and kept in `card.yaml` for the next card; by default what stands there.
         overwrite: replace a `README.md` that was written or changed by hand.
 
-    Returns:
-        The card's path.
-
     Raises:
         FileExistsError: there is a `README.md` that was written or changed by hand.
-        FileNotFoundError: the folder or a file of it is missing; the message names it.
-        ValueError: a file is damaged; an other licence has no name.
+        FileNotFoundError, ValueError: as of [`GramCardData`]; or an other licence has no name.
     """
     folder = Path(folder)
     path = folder / CARD
@@ -144,11 +139,8 @@ def metrics_table(models: dict[str, dict], protocol: str) -> str:
         interval = f"({estimate['low']:.4f}-{estimate['high']:.4f})"
         return f"{f'**{mean}**' if estimate['mean'] == best[metric] else mean} {interval}"
 
-    rows = [f"| | {' | '.join(METRICS)} |", "|---|" + "---|" * len(METRICS)]
-    for name, by_protocol in models.items():
-        cells = (cell(by_protocol[protocol][metric], metric) for metric in METRICS)
-        rows.append(f"| {plain(name)} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+    rows = [[plain(name), *(cell(by[protocol][metric], metric) for metric in METRICS)] for name, by in models.items()]
+    return "\n".join(markdown_table([["", *METRICS], *rows]))
 
 
 def code(text: Any) -> str:

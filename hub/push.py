@@ -30,44 +30,26 @@ OUTDATED = (WEIGHTS, CODE, EVALUATION_FILE, TRAINING_FILE, PLOT_FILE)
 
 @dataclass(frozen=True)
 class PushedFile:
-    """A file of a push.
+    """A file of a push."""
 
-    Attributes:
-        path: in the repository.
-        size: in bytes.
-        state: `"new"`, `"changed"`, `"unchanged"`, or `"removed"`: on the Hub, but no longer in the folder.
-    """
-
-    path: str
-    size: int
-    state: str
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether it is not on the Hub as it is in the folder."""
-        return self.state != "unchanged"
+    path: str  # in the repository
+    size: int  # in bytes
+    state: str  # `"new"`, `"changed"`, `"unchanged"`, or `"removed"`: on the Hub, but no longer in the folder
 
 
 @dataclass(frozen=True)
 class Push:
-    """What a push did, or for a dry run would do.
+    """What a push did, or for a dry run would do."""
 
-    Attributes:
-        repo_id: with its namespace, unless that takes a token which is not there.
-        url: of the repository, or of its branch.
-        files: all of the model's, in the order of their paths.
-        commit_url: None where nothing has changed, and for a dry run.
-    """
-
-    repo_id: str
-    url: str
-    files: list[PushedFile]
-    commit_url: str | None = None
+    repo_id: str  # with its namespace, unless that takes a token which is not there
+    url: str  # of the repository, or of its branch
+    files: list[PushedFile]  # all of the model's, in the order of their paths
+    commit_url: str | None = None  # None where nothing has changed, and for a dry run
 
     @property
     def changes(self) -> list[PushedFile]:
         """The files that are not on the Hub as they are in the folder."""
-        return [file for file in self.files if file.is_changed]
+        return [file for file in self.files if file.state != "unchanged"]
 
 
 def push(
@@ -115,17 +97,16 @@ def push(
         parent, there = _survey(api, repo_id, revision)
         additions = {path: CommitOperationAdd(path, content) for path, content in found.items()}
         files = _compare(additions, there, item_cache)
-        operations = [additions.get(file.path) or CommitOperationDelete(file.path) for file in files if file.is_changed]
-        commit_url = None
+        done = Push(repo_id, f"{constants.ENDPOINT}/{repo_id}{f'/tree/{revision}' if revision else ''}", files)
+        operations = [additions.get(file.path) or CommitOperationDelete(file.path) for file in done.changes]
         if operations and not dry_run:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*commit a data file")  # the catalogue is part of the model
-                done = api.create_commit(
+                commit = api.create_commit(
                     repo_id, operations, commit_message=message, revision=revision, parent_commit=parent
                 )
-            commit_url = done.commit_url
-    url = f"{constants.ENDPOINT}/{repo_id}{f'/tree/{revision}' if revision else ''}"
-    return Push(repo_id, url, files, commit_url)
+            return replace(done, commit_url=commit.commit_url)
+    return done
 
 
 def full_name(api: HfApi, repo_id: str, dry_run: bool = False) -> str:
@@ -184,8 +165,8 @@ def _compare(
     for path, addition in additions.items():
         state = "new" if path not in there else "unchanged" if _is_same(addition, there[path]) else "changed"
         files.append(PushedFile(path, addition.upload_info.size, state))
-    of_model = [file for file in files if file.path in MODEL_FILES or fnmatch(file.path, WEIGHTS)]
-    has_other_encodings = item_cache or any(file.is_changed for file in of_model)
+    changed = [file.path for file in files if file.state != "unchanged"]
+    has_other_encodings = item_cache or any(path in MODEL_FILES or fnmatch(path, WEIGHTS) for path in changed)
     outdated = (*OUTDATED, SHARDS) if has_other_encodings else OUTDATED
     for path, file in there.items():
         if path not in additions and any(fnmatch(path, pattern) for pattern in outdated):

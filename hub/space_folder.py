@@ -23,14 +23,7 @@ NO_MODEL = "models: []"
 
 
 def write_space(folder: str | Path, model_id: str) -> Path:
-    """Write the folder of a Space that shows a model, ready to be uploaded as a repository of type `"space"`.
-
-    Args:
-        folder: new, or empty.
-        model_id: the model's name on the Hub.
-
-    Returns:
-        The folder.
+    """Write the folder, new or empty, of a Space that shows a model of the Hub; it can be pushed as it is.
 
     Raises:
         ValueError: the folder holds something already, or the name cannot be one on the Hub.
@@ -46,16 +39,7 @@ def write_space(folder: str | Path, model_id: str) -> Path:
 
 
 def push_space(model_id: str, repo_id: str, private: bool = False) -> str:
-    """Upload the Space of a model in one commit; where nothing has changed there is none.
-
-    Args:
-        model_id: the model's name on the Hub.
-        repo_id: of the Space, `NAMESPACE/NAME`, or `NAME` in the namespace of the token's user; made if it does not
-            exist.
-        private: make it a private one.
-
-    Returns:
-        Its URL.
+    """Make a Space that shows a model of the Hub, or bring it up to date; gives its URL.
 
     Raises:
         ValueError: a name cannot be one on the Hub.
@@ -72,11 +56,7 @@ def push_space(model_id: str, repo_id: str, private: bool = False) -> str:
 
 
 def run_space(model: str, port: int | None = None) -> NoReturn:
-    """Run the Space on this machine, in place of this process, until it is stopped.
-
-    Args:
-        model: folder, or a name on the Hub.
-        port: to listen on; by default the first free one from 7860 on.
+    """Run the Space on this machine, in place of this process, until stopped; by default on the first port from 7860.
 
     Raises:
         ValueError: gradio is not installed.

@@ -42,22 +42,16 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: on the command line and in the names of files.
-        title: in tables; that of a fusion is a key of `gram.evaluation.reranking.FUSIONS`, of what is counted one of
-            `gram.collaborative.baselines.counted_baselines`.
-        changes: fields of `TranslationSettings` and `TrainingSettings` in which it differs from GRAM.
-        kind: how it is made, a key of `gram.reproduction.runs.KINDS`.
-        is_ablation: whether the model card lists it as one.
-    """
-
-    name: str
+    name: str  # on the command line and in the names of files
+    # in tables; that of a fusion is a key of `gram.evaluation.reranking.FUSIONS`, of what is counted one of
+    # `gram.collaborative.baselines.counted_baselines`
     title: str
+    # fields of `TranslationSettings` and `TrainingSettings` in which it differs from GRAM
     changes: Mapping[str, Any] = field(default_factory=dict)
-    kind: str = GRAM
-    is_ablation: bool = False
+    kind: str = GRAM  # how it is made, a key of `gram.reproduction.runs.KINDS`
+    is_ablation: bool = False  # whether the model card lists it as one
 
     @property
     def is_seeded(self) -> bool:
@@ -92,20 +86,14 @@ ROWS: dict[str, Row] = {
 
 @dataclass(frozen=True)
 class Run:
-    """A row with a seed.
+    """A row with a seed."""
 
-    Attributes:
-        row: which.
-        seed: of its training.
-        settings: `training` and `translation` of a GRAM, without places and seed of the training; those
-            of a baseline by its name, such as `item_knn`, which are chosen where they are not given.
-        translation: folder of its translation; None where it needs none.
-    """
-
-    row: Row
-    seed: int
+    row: Row  # which
+    seed: int  # of its training
+    # `training` and `translation` of a GRAM, without places and seed of the training; those of a baseline by its
+    # name, such as `item_knn`, which are chosen where they are not given
     settings: Mapping[str, Any] = field(default_factory=dict)
-    translation: Path | None = None
+    translation: Path | None = None  # folder of its translation; None where it needs none
 
     @property
     def name(self) -> str:
@@ -138,11 +126,6 @@ class Plan:
     Raises:
         FileNotFoundError: there is no such recipe.
         ValueError: a row that is unknown, or a setting that cannot be; the message names it.
-
-    Example:
-        >>> plan = Plan("beauty", "data/beauty", "runs/beauty", size="tiny", settings={"epochs": 2})
-        >>> plan.training.d_model, plan.training.backbone, plan.translation.num_clusters
-        (256, None, 128)
     """
 
     dataset: str

@@ -45,19 +45,12 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where runs are made, and from what.
+    """Where runs are made, and from what."""
 
-    Attributes:
-        data: users and items.
-        folder: of the reproduction; a run's own is `runs/NAME` in it.
-        accelerator: where to train and to search.
-        progress: show bars.
-    """
-
-    data: RecommendationData
-    folder: Path
-    accelerator: Accelerator
-    progress: bool = True
+    data: RecommendationData  # users and items
+    folder: Path  # of the reproduction; a run's own is `runs/NAME` in it
+    accelerator: Accelerator  # where to train and to search
+    progress: bool = True  # show bars
 
 
 def make_translation(run: Run, work: Workspace) -> Facts:

@@ -45,8 +45,6 @@ SETTINGS = {
     "sasrec": SASRecSettings,
     **{name.lower().replace("-", "_"): of for name, (of, _) in COUNTED_SETTINGS.items()},
 }
-# Options that are gone, as they stand in results that were made without them.
-RETIRED = {"denoising_epochs": 0, "sasrec_patience": None, "patience": None, "label_smoothing": 0.0}
 
 
 def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = True) -> dict[str, Any]:
@@ -133,7 +131,7 @@ def rerun(
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result in settings of this version; errors as of [`rerun`]."""
+    """A result; errors as of [`rerun`]."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a file of a reproduction's folder results/")
     try:
@@ -144,10 +142,8 @@ def read_result(path: Path) -> dict[str, Any]:
     if not is_known:
         raise ValueError(f"{path}: not a result of this version of `gram reproduce`; give results/ROW-seedN.json")
     for kind, settings_class in SETTINGS.items():
-        settings = result["settings"].get(kind, {})
-        for name in sorted(settings.keys() - {entry.name for entry in fields(settings_class)}):
-            if settings.pop(name) != RETIRED.get(name, ...):
-                raise ValueError(f"{path}: has the {kind} setting {name}, which this version does not have")
+        if unknown := result["settings"].get(kind, {}).keys() - {entry.name for entry in fields(settings_class)}:
+            raise ValueError(f"{path}: has the {kind} setting {min(unknown)}, which this version does not have")
     return result
 
 

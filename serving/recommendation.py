@@ -26,6 +26,7 @@ from ..common.provenance import (
     read_provenance,
     versions,
 )
+from ..data.sources.lines import filled_lines
 from ..item_cache_gram import ItemCache
 from ..modeling_gram import GramForConditionalGeneration
 from ..pipeline_gram import items_of_rows, recommend_rows
@@ -51,12 +52,9 @@ RECOMMENDATIONS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Recommendation:
-    """An item for a user.
+    """An item of the catalogue for a user, with its title there.
 
-    Attributes:
-        item_id: of the catalogue.
-        title: of the item, as the catalogue has it.
-        score: mean log-probability of the tokens of the item's lexical ID, end token included; higher is better.
+    `score`: mean log-probability of the tokens of the item's lexical ID, end token included; higher is better.
     """
 
     item_id: str
@@ -70,11 +68,6 @@ class Recommender:
     Args:
         batch_size: users in one search.
         item_cache: with the encodings of all items; without it the items of the histories are encoded at every call.
-
-    Example:
-        >>> recommender = Recommender.from_pretrained(model_folder)
-        >>> recommender.recommend([["B0003", "B0007"]], top_k=1)
-        [[Recommendation(item_id='B0...', title='...', score=-...)]]
     """
 
     def __init__(
@@ -110,16 +103,13 @@ class Recommender:
         exclude_seen: bool = True,
         num_beams: int = 50,
     ) -> list[list[Recommendation]]:
-        """The next items of each user.
+        """The next items of each user: at most `top_k`, best first, fewer where the catalogue has no more.
 
         Args:
             histories: item ids of each user, oldest first; the model reads the newest of them.
             top_k: items per user.
             exclude_seen: leave out every item of the user's whole history.
             num_beams: width of the search; at least `top_k` are taken.
-
-        Returns:
-            For each user at most `top_k` recommendations, best first: fewer where the catalogue has no more.
 
         Raises:
             ValueError: a history is empty or holds an item that is not in the catalogue; a number is below 1.
@@ -154,7 +144,7 @@ def recommend_users(
     users_per_part: int = USERS_PER_PART,
     progress: bool = True,
 ) -> int:
-    r"""Recommend to every user of a file, and write a table.
+    r"""Recommend to every user of a file, and write a table; gives the number of users.
 
     Finished parts are kept in the folder `OUTPUT.parts` until all are done: called again with the same model, users and
     settings, an interrupted run goes on where it was. Parts of other settings are of no use to it and are removed.
@@ -169,28 +159,18 @@ def recommend_users(
         users_per_part: users in a part; what an interruption may cost.
         progress: show a bar with the time left.
 
-    Returns:
-        The number of users.
-
     Raises:
         FileNotFoundError: the users' file is missing.
         ValueError: a malformed line, an unknown item, a user who has two lines; the message names file, line and user.
             Or the output has another ending, is the users' file, is there and holds something else, or is being
             written by another process.
-
-    Example:
-        >>> _ = Path("users.txt").write_text("anna B0003 B0007\nben B0001\n")
-        >>> recommend_users(Recommender(model, tokenizer), "users.txt", "table.parquet", top_k=3, progress=False)
-        2
-        >>> pq.read_table("table.parquet")["user_id"].to_pylist()
-        ['anna', 'anna', 'anna', 'ben', 'ben', 'ben']
     """
     users_file, output = Path(users_file), Path(output)
     if output.suffix not in (".parquet", ".csv") or output.is_dir():
         raise ValueError(f"{output}: give the name of a file that ends in .parquet or .csv")
     check_outputs({output: _holds_recommendations}, [users_file])
+    users = _read_users(users_file, recommender.tokenizer)
     with locked(output):
-        users = _read_users(users_file, recommender.tokenizer)
         search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
         provenance = _provenance(recommender, users_file, {**search, "users_per_part": users_per_part})
         folder = output.with_name(output.name + ".parts")
@@ -265,22 +245,13 @@ def _recommend_chunk(recommender: Recommender, chunk, search, item_cache, bar: t
 
 def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[int]]]:
     """Users with the catalogue rows of their histories."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give one with a line 'USER ITEM ITEM ...' per user")
     users: dict[str, tuple[int, list[int]]] = {}  # with the number of the line
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                user, *history = raw.decode("utf-8-sig" if number == 1 else "utf-8").split() or [""]
-            except UnicodeDecodeError:
-                raise ValueError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
-            if not user:
-                continue
-            rows = tokenizer.history_rows(history, f"{path}:{number}: user {user}: ")
-            if user in users:
-                line, _ = users[user]
-                raise ValueError(f"{path}:{number}: user {user} stands on line {line} already; keep one line")
-            users[user] = number, rows
+    for number, line in filled_lines(path):
+        user, *history = line.split()
+        rows = tokenizer.history_rows(history, f"{path}:{number}: user {user}: ")
+        if user in users:
+            raise ValueError(f"{path}:{number}: user {user} stands on line {users[user][0]} already; keep one line")
+        users[user] = number, rows
     if not users:
         raise ValueError(f"{path}: no users; the form is 'USER ITEM ITEM ...', one user per line")
     return [(user, rows) for user, (_, rows) in users.items()]

@@ -17,7 +17,7 @@ from gram.training.budget import seconds_of, steps_within
 from gram.training.progress import Progress
 from gram.training.settings import TrainingSettings
 
-from .test_training import as_flags, launch, refusal, small
+from .test_training import as_flags, refusal, small
 
 BUDGETS = ("2s", "20s", "200s")  # of which a slow machine needs the larger ones to come to some steps
 
@@ -175,7 +175,7 @@ def test_a_run_that_goes_on_on_a_slower_machine_says_so_and_is_not_cut(run, data
     assert weights_of(tmp_path / "model") == weights_of(folder)
 
 
-def test_two_processes_agree(data_folder, tokenizer, tmp_path):
+def test_two_processes_agree(data_folder, tokenizer, launch, tmp_path):
     tokenizer.save_pretrained(tmp_path / "translation")
     settings = budgeted(data_folder, tmp_path / "model", "2s", translation=tmp_path / "translation")
     done = launch(*as_flags(settings), processes=2)

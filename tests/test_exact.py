@@ -87,15 +87,15 @@ def test_the_best_items_are_those_of_the_full_ranking(sequences, length_penalty,
     step = TableStep(data.draw(st.integers(0, 10**6), label="seed"), sharpness)
     trie = ItemTrie.from_sequences(sequences)
     rows = None if excluded is None else torch.tensor(excluded, dtype=torch.long)
-    found = exact_search(step, trie, count, length_penalty, START, rows, nodes_per_step=width)
+    leaves, scores, num_scored = exact_search(step, trie, count, length_penalty, START, rows, nodes_per_step=width)
 
     truth = ranking(step, sequences, length_penalty, excluded or ())[:count]
     missing = count - len(truth)
-    items = [int(trie.items[leaf]) if leaf >= 0 else -1 for leaf in found.leaves.tolist()]
+    items = [int(trie.items[leaf]) if leaf >= 0 else -1 for leaf in leaves.tolist()]
     assert items == [row for _, row in truth] + [-1] * missing
     expected = torch.tensor([score for score, _ in truth] + [-torch.inf] * missing)
-    torch.testing.assert_close(found.scores, expected, atol=1e-6, rtol=1e-6)
-    assert found.num_scored_nodes == len(step.slots.paths) <= int((trie.items < 0).sum())
+    torch.testing.assert_close(scores, expected, atol=1e-6, rtol=1e-6)
+    assert num_scored == len(step.slots.paths) <= int((trie.items < 0).sum())
     assert len(set(step.slots.paths)) == len(step.slots.paths)
 
 
@@ -122,18 +122,18 @@ def test_a_model_and_its_own_scores_of_every_item(small_model, sequences, length
 
     trie = ItemTrie.from_sequences(sequences)
     step = TeacherForcingStep(small_model, input_ids)
-    found = exact_search(step, trie, count, length_penalty, START, nodes_per_step=width)
-    items = trie.items[found.leaves].long()
+    leaves, scores, _ = exact_search(step, trie, count, length_penalty, START, nodes_per_step=width)
+    items = trie.items[leaves].long()
     assert len(set(items.tolist())) == count
-    torch.testing.assert_close(found.scores, truth[items], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.scores, truth.topk(count).values, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores, truth[items], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores, truth.topk(count).values, atol=1e-5, rtol=1e-5)
 
 
 def test_a_sure_model_needs_few_prefixes():
     sequences = [[a, b, c, END] for a in range(2, 12) for b in range(2, 12) for c in range(2, 12)]
     step = TableStep(seed=0, sharpness=8.0)
-    found = exact_search(step, ItemTrie.from_sequences(sequences), 1, 1.0, START, nodes_per_step=1)
-    assert found.num_scored_nodes < 50  # of 1,111
+    _, _, num_scored = exact_search(step, ItemTrie.from_sequences(sequences), 1, 1.0, START, nodes_per_step=1)
+    assert num_scored < 50  # of 1,111
 
 
 def test_a_step_is_never_wider_than_asked():
@@ -147,12 +147,3 @@ def test_a_step_is_never_wider_than_asked():
 
     exact_search(watched, ItemTrie.from_sequences(sequences), 10, 1.0, START, nodes_per_step=4)
     assert max(widest) == 4
-
-
-@pytest.mark.parametrize("wrong", [{"num_return_sequences": 0}, {"nodes_per_step": 0}])
-def test_numbers_below_one_are_refused(wrong):
-    arguments = {"num_return_sequences": 1, "nodes_per_step": 1, **wrong}
-    with pytest.raises(ValueError, match="at least 1"):
-        exact_search(
-            TableStep(0, 1.0), ItemTrie.from_sequences([[END]]), length_penalty=1.0, start_token_id=START, **arguments
-        )

@@ -81,8 +81,6 @@ def test_wrong_arguments(tokenizer, tmp_path):
     for name in ("report.htm", "report", "folder.html"):
         with pytest.raises(ValueError, match=f"{name}: the report is a web page; give a file name that ends in .html"):
             write(tokenizer.catalogue, tmp_path / name)
-    with pytest.raises(ValueError, match="max_items is 0; it must be at least 1"):
-        write(tokenizer.catalogue, tmp_path / "report.html", max_items=0)
 
 
 def test_page_holds_at_most_max_items_spread_over_the_tree(tmp_path):

@@ -61,7 +61,7 @@ def test_an_array_gives_the_trie_of_the_lists(sequences, random, width, dtype):
 
 
 @given(catalogues)
-def test_deepest_and_nearest_leaves(sequences):
+def test_deepest_leaves(sequences):
     trie, prefixes = ItemTrie.from_sequences(sequences), prefixes_of(sequences)
     lengths = [
         [len(tokens) - len(prefix) for tokens in sequences if tuple(tokens[: len(prefix)]) == prefix]
@@ -69,7 +69,6 @@ def test_deepest_and_nearest_leaves(sequences):
     ]
     nodes = torch.arange(len(prefixes))
     assert trie.deepest(nodes).tolist() == list(map(max, lengths))
-    assert trie.nearest(nodes, trie.leaves_before()).tolist() == list(map(min, lengths))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,6 @@ def seconds_of(budget: str) -> float:
 
     Raises:
         ValueError: it is none; the message says what to write.
-
-    Example:
-        >>> seconds_of("1h30m"), seconds_of("90s")
-        (5400.0, 90.0)
     """
     found = _DURATION.fullmatch(str(budget))
     hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0, 0, 0)

@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 
 def run_facts(start: str | None, data: RecommendationData, accelerator: Accelerator) -> dict[str, Any]:
-    """All that a model card can only tell if training has noted it.
+    """All that a model card can only tell if training has noted it, as JSON values.
 
-    Returns:
-        JSON values: `environment` (see [`environment`]), `data` (see [`data_facts`]), and `base_model`, the name on the
-        Hub of `start`, with which the weights began, None where there is none or it was a folder.
+    These are `environment`, `data` (see [`data_facts`]), and `base_model`, the name on the Hub of `start`, with which
+    the weights began, None where there is none or it was a folder.
     """
     return {
         "environment": environment(accelerator),
@@ -65,9 +64,8 @@ def device_name(device: torch.device) -> str:
 def data_facts(data: RecommendationData) -> dict[str, Any]:
     """Sizes and split of a data set, and how `gram prepare` made it, where it did.
 
-    Returns:
-        `users`, `items`, `interactions`, `leave_one_out`, `split` (interactions of each part), `prepared` (settings,
-        stages, input files with their SHA-256, and the origin on the Hub; None without `prepare.json`).
+    These are `users`, `items`, `interactions`, `leave_one_out`, `split` (interactions of each part), `prepared`
+    (settings, stages, input files with their SHA-256, and the origin on the Hub; None without `prepare.json`).
     """
     counts, prepared = np.bincount(data.splits, minlength=len(SPLIT_NAMES)).tolist(), None
     if data.folder is not None and (data.folder / REPORT_FILE).is_file():

@@ -14,14 +14,9 @@ _SMOOTHED_OVER = 20  # points of the loss
 
 
 def plot_training(progress: dict[str, Any], path: Path) -> bool:
-    """Draw a run, as `training.json` holds it under `progress`, into an SVG file that needs nothing else.
+    """Draw a run, the fields of its [`Progress`], into an SVG file that needs nothing else; always the same bytes.
 
-    Args:
-        progress: the fields of [`Progress`].
-        path: the file; the same progress gives the same bytes.
-
-    Returns:
-        False, and no file, where matplotlib is not installed.
+    Returns False, and makes no file, where matplotlib is not installed.
     """
     try:
         import matplotlib

@@ -157,3 +157,20 @@ def add_lora(model: GramForConditionalGeneration, settings: TrainingSettings) ->
     trained, total = adapted.get_nb_trainable_parameters()
     logger.info("LoRA of rank %d trains %s of %s weights", settings.lora, f"{trained:,}", f"{total:,}")
     return adapted
+
+
+def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict]:
+    """What the optimizer treats alike: token embeddings with a rate of their own, layer norms without decay."""
+    tables = {id(of.weight) for of in (model.get_input_embeddings(), model.get_output_embeddings())}
+    groups: dict[str, list] = {"tokens": [], "norms": [], "others": []}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups["tokens" if id(weight) in tables else "norms" if "layer_norm" in name else "others"].append(weight)
+    rate, times, decay = settings.learning_rate, settings.embedding_rate, settings.weight_decay
+    rates = {"tokens": rate * times, "norms": rate, "others": rate}
+    decays = {"tokens": decay / times, "norms": 0.0, "others": decay}  # AdamW multiplies them by the rates
+    return [
+        {"params": weights, "lr": rates[kind], "highest_lr": rates[kind], "weight_decay": decays[kind]}
+        for kind, weights in groups.items()
+        if weights
+    ]

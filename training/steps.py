@@ -52,12 +52,7 @@ def prefix_groups(interactions: Interactions, prefixes_per_group: int) -> np.nda
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences laid end to end.
-
-    Attributes:
-        values (T,): all sequences, one after the other.
-        offsets (N + 1,): where each starts, and where the last one ends.
-    """
+    """Sequences laid end to end: `values` (T,), and `offsets` (N + 1,) where each starts and the last one ends."""
 
     values: np.ndarray
     offsets: np.ndarray

@@ -39,21 +39,15 @@ ARTEFACTS = (VECTORS_FILE, TREE_FILE, CODES_FILE, LEXICAL_IDS_FILE, SIMILAR_ITEM
 
 @dataclass(frozen=True, eq=False)
 class Translation:
-    """What the translation of a data set gives.
+    """What the translation of a data set gives."""
 
-    Attributes:
-        catalogue: N rows in catalogue order, `CATALOGUE_SCHEMA`: the lexical ID as tokens of the vocabulary, without
-            an end token; the similar items as item ids, nearest first. Its metadata hold the provenance.
-        provenance: of the catalogue.
-        statistics: of the ID tree.
-        sasrec: the collaborative filter behind the similar items; None where they come from elsewhere.
-        new_tokens: tokens of the IDs that the vocabulary is to be given; none where IDs are made of its words.
-    """
-
+    # N rows in catalogue order, `CATALOGUE_SCHEMA`: the lexical ID as tokens of the vocabulary, without an end token;
+    # the similar items as item ids, nearest first. Its metadata hold the provenance
     catalogue: pa.Table
-    provenance: Provenance
-    statistics: TreeStatistics
-    sasrec: SASRec | None
+    provenance: Provenance  # of the catalogue
+    statistics: TreeStatistics  # of the ID tree
+    sasrec: SASRec | None  # the collaborative filter behind the similar items; None where they come from elsewhere
+    # tokens of the IDs that the vocabulary is to be given; none where IDs are made of its words
     new_tokens: tuple[str, ...] = ()
 
 
@@ -84,13 +78,6 @@ def translate(
         FileNotFoundError: a file that the settings name is missing.
         ValueError: such a file is malformed or does not fit the vocabulary, a user has fewer than 3 items, or the
             encoder cannot be loaded.
-
-    Example:
-        >>> settings = TranslationSettings(num_clusters=4, depth=2, num_similar=2)
-        >>> sasrec = SASRecSettings(dim=8, num_layers=1, num_heads=1, epochs=1)
-        >>> translation = translate(data, tokenizer, settings, sasrec_settings=sasrec, progress=False)
-        >>> translation.catalogue.num_rows, translation.catalogue.column_names
-        (30, ['item_id', 'title', 'text', 'lexical_id', 'similar_items'])
     """
     settings = settings or TranslationSettings()
     sasrec_settings = sasrec_settings or SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs)

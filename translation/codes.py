@@ -20,17 +20,10 @@ CODE_TOKEN = re.compile(r"<[a-z]_\d+>")
 def residual_codes(
     vectors: np.ndarray, num_codebooks: int, codebook_size: int, seed: int = 0, progress: bool = False
 ) -> np.ndarray:
-    """Cluster the vectors, then what the nearest centroids leave over of them, and so on.
+    """Cluster the vectors (N, d), then what the nearest centroids leave over of them, and so on.
 
-    Args:
-        vectors: (N, d) float.
-        num_codebooks: levels, L.
-        codebook_size: codes of a level, C; at the most as many as there are items.
-        seed: not negative; every level has a seed of its own, made of this one.
-        progress: show a bar over the levels.
-
-    Returns:
-        (N, L) int32, each from 0 up to C - 1.
+    Gives (N, L) int32 for the L levels of `num_codebooks`, each from 0 up to `codebook_size` - 1. Every level has a
+    seed of its own, made of `seed`, which is not negative.
 
     Raises:
         ValueError: there are fewer items than codes.

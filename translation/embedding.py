@@ -23,19 +23,13 @@ _WORDS = r"(?u)\w+|[^\w\s\x00-\x7f]"  # words, and each emoji or other symbol be
 
 
 def embed_texts(texts: Sequence[str], encoder: str = BUILT_IN_ENCODER, seed: int = 0, **kwargs) -> np.ndarray:
-    """One vector per text.
+    """One vector per text, (N, d) float32, each row of length 1 (or 0, where the built-in encoder finds no word).
 
     Args:
         texts: N texts.
         encoder: `"tfidf-svd"`, which needs no download, or the name or path of a sentence-transformers model.
         seed: of the built-in encoder.
-        kwargs: of `encode_in_shards`, for a sentence-transformers model.
-
-    Returns:
-        (N, d) float32, each row of length 1 (or 0, where the built-in encoder finds no word in a text).
-
-    Raises:
-        ValueError: sentence-transformers is asked for but not installed, or has no such model.
+        kwargs: of `encode_in_shards`, which says what it raises.
     """
     return tfidf_svd(texts, seed=seed) if encoder == BUILT_IN_ENCODER else encode_in_shards(texts, encoder, **kwargs)
 

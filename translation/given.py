@@ -18,15 +18,12 @@ from .embedding import unit_length
 
 
 def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
-    """Given item vectors.
+    """Given item vectors, (N, d) float32 in catalogue order, rows of length 1 (or 0).
 
     Args:
         path: `.npy` or `.safetensors` with one array (N, d) in catalogue order, or `.parquet` with the columns
             `item_id` and `vector` in any order.
         item_ids: the catalogue.
-
-    Returns:
-        (N, d) float32, rows of length 1 (or 0).
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -104,20 +101,12 @@ def read_block_list(path: str) -> list[str]:
 def read_lexical_ids(
     path: str | Path, item_ids: Sequence[str], vocabulary: Collection[str] | None = None
 ) -> list[list[str]]:
-    """Read given lexical IDs, `ITEM |token|token...` per line, in any order.
-
-    Args:
-        path: the file.
-        item_ids: the catalogue.
-        vocabulary: the tokens that they may be made of; None: any.
-
-    Returns:
-        The tokens of every item, in catalogue order.
+    """The tokens of every item, in catalogue order, of a file of `ITEM |token|token...` lines in any order.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: a malformed line, an unknown or repeated item, a token that is not in the vocabulary, two items with
-            the same ID, or an item left without one.
+        ValueError: a malformed line, an unknown or repeated item, a token that is not in the `vocabulary`, two items
+            with the same ID, or an item left without one.
     """
     rows = {item: row for row, item in enumerate(item_ids)}
     tokens_of: dict[int, list[str]] = {}
@@ -145,15 +134,12 @@ def read_lexical_ids(
 
 
 def read_similar_items(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
-    """Given similar items, nearest first.
+    """Given similar items, (N, k) int32 rows, nearest first; -1 where an item has fewer than the longest list, or none.
 
     Args:
         path: `.parquet` with the columns `item_id` and `similar_items`, a list; or else text, a header that starts
             with `anchor`, then `ITEM ITEM ITEM ...` per line.
         item_ids: the catalogue.
-
-    Returns:
-        (N, k) int32 rows of the catalogue; -1 where an item has fewer than the longest list has, or none.
 
     Raises:
         FileNotFoundError: the file is missing.

@@ -29,15 +29,14 @@ def cluster_hierarchy(
 
     Args:
         vectors: (N, d) float.
-        num_clusters: `c`, at least 2.
-        depth: `l`, at least 1.
+        num_clusters, depth: `c`, at least 2, and `l`, at least 1.
         seed: not negative.
-        num_workers: processes that split the clusters of a level.
+        num_workers: processes that split the clusters of a level; any number gives the same.
         progress: show a bar per level.
 
     Returns:
         (N, depth) int32 paths: the number of each item's node among its siblings, level by level from the root's
-        children down; -1 below an item's leaf. The same for any number of workers.
+        children down; -1 below an item's leaf.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     paths = np.full((len(vectors), depth), -1, dtype=np.int32)

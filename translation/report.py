@@ -33,19 +33,12 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class TreeStatistics:
-    """Counts over a catalogue's lexical IDs; `str()` is a table to print.
+    """Counts over a catalogue's lexical IDs; `str()` is a table to print."""
 
-    Attributes:
-        items: N.
-        duplicates: items whose ID an item before them has; 0 where a catalogue is of use.
-        suffixed: items told apart from others of the same path by a numeric suffix, or of the same codes by the last.
-        levels: from the first token of the IDs to the last.
-    """
-
-    items: int
-    duplicates: int
-    suffixed: int
-    levels: tuple[Level, ...]
+    items: int  # N
+    duplicates: int  # items whose ID an item before them has; 0 where a catalogue is of use
+    suffixed: int  # items told apart from others of the same path by a numeric suffix, or of the same codes by the last
+    levels: tuple[Level, ...]  # from the first token of the IDs to the last
 
     @classmethod
     def of(cls, lexical_ids: Sequence[Sequence[str]]) -> TreeStatistics:
@@ -90,7 +83,7 @@ def write_report(
     The same catalogue gives the same bytes. A file of this name is replaced once the new one is whole.
 
     Args:
-        catalogue: `gram.translation.CATALOGUE_SCHEMA`.
+        catalogue: `CATALOGUE_SCHEMA` of `tokenization_gram`.
         statistics: of its lexical IDs.
         path: the file; its folder is made where there is none.
         title: heading of the page.
@@ -98,11 +91,9 @@ def write_report(
             nodes are still those of the whole tree, and the page says what it leaves out.
 
     Raises:
-        ValueError: the name does not end in `.html`, or `max_items` is below 1.
+        ValueError: the name does not end in `.html`.
     """
     path = report_file(path)
-    if max_items < 1:
-        raise ValueError(f"max_items is {max_items}; it must be at least 1")
     data = json.dumps(_page_data(catalogue, statistics, max_items), ensure_ascii=False, separators=(",", ":"))
     # Without "<" nothing can end the script element that the data stand in, or open a comment.
     fields = {"title": html.escape(title), "data": data.replace("<", "\\u003c")}

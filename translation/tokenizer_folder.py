@@ -124,11 +124,6 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int = 8000) -> T5Tokenize
 
     Raises:
         ValueError: no text, or a size too small for the characters that occur.
-
-    Example:
-        >>> words = train_vocabulary(["red shoe", "blue shoe"], 40)
-        >>> words.decode(words("blue shoe")["input_ids"])
-        'blue shoe</s>'
     """
     return tokenizer_of(train_pieces(texts, vocab_size))
 

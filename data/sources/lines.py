@@ -52,21 +52,13 @@ class BadLineError(ValueError):
 
 @dataclass
 class Reading:
-    """How files are read, and which of their lines were not.
+    """How files are read, and which of their lines were not."""
 
-    Attributes:
-        skip_bad_lines: go on after a bad line instead of raising.
-        progress: show a bar with the bytes read, on a terminal.
-        may_skip: whether the user can ask for it, and is told so.
-        num_bad: bad lines skipped.
-        shown: the first of them, `FILE:LINE: why`.
-    """
-
-    skip_bad_lines: bool = False
-    progress: bool = False
-    may_skip: bool = True
-    num_bad: int = 0
-    shown: list[str] = field(default_factory=list)
+    skip_bad_lines: bool = False  # go on after a bad line instead of raising
+    progress: bool = False  # show a bar with the bytes read, on a terminal
+    may_skip: bool = True  # whether the user can ask for it, and is told so
+    num_bad: int = 0  # bad lines skipped
+    shown: list[str] = field(default_factory=list)  # the first of them, `FILE:LINE: why`
 
     def refuse(self, source: str | Path, number: int, why: str, remedy: str = "correct the line") -> None:
         """Raise a `ValueError`, or, where bad lines are to be skipped, count the line and return."""
@@ -260,12 +252,7 @@ def _parts(value: str) -> list[str] | None:
 
 
 def id_fault(value: str | None) -> str:
-    r"""Why this is no id, to be read behind "item id"; empty where it is one.
-
-    Example:
-        >>> id_fault("B00-1"), id_fault("nan"), id_fault("a\x1cb")
-        ('', "'nan' stands for a missing value", "'a\\x1cb' holds a space or a control character")
-    """
+    r"""Why this is no id, to be read behind "item id"; empty where it is one."""
     if not value:
         return "is empty"
     if value in MISSING:

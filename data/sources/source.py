@@ -93,25 +93,16 @@ def day_start(name: str, value: str | None) -> float | None:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set in some format, not read yet.
+    """A data set in some format, not read yet."""
 
-    Attributes:
-        places: files or data sets of the interactions and of the items.
-        interactions: gives raw batches of `line`, `user`, `item`, `time` and, if the settings ask for it, `rating`.
-        items: gives raw batches of `line`, `item_id` and the text fields in their order.
-        files: all that is read; None: the places.
-        facts: what else there is to say of the origin.
-        time_unit: what a time given as a number counts, unless the settings say.
-        has_times: False where only the order is known.
-    """
-
-    places: tuple[str | Path, str | Path]
+    places: tuple[str | Path, str | Path]  # files or data sets of the interactions and of the items
+    # gives raw batches of `line`, `user`, `item`, `time` and, if the settings ask for it, `rating`
     interactions: Batches
-    items: Batches
-    files: tuple[Path, ...] | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    time_unit: str = "s"
-    has_times: bool = True
+    items: Batches  # gives raw batches of `line`, `item_id` and the text fields in their order
+    files: tuple[Path, ...] | None = None  # all that is read; None: the places
+    facts: dict[str, Any] = field(default_factory=dict)  # what else there is to say of the origin
+    time_unit: str = "s"  # what a time given as a number counts, unless the settings say
+    has_times: bool = True  # False where only the order is known
 
     def __post_init__(self):
         for file in self.inputs:

@@ -96,7 +96,7 @@ if __name__ == "__main__":
     name = model_name()
     try:
         engine = Engine.load(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:  # the last: a model that has no such pipeline
         sys.exit(f"app.py: {name}: {error}")
     build(engine).launch(
         theme=theme(), css_paths=HERE / "style.css", footer_links=["gradio"], show_error=True, ssr_mode=False

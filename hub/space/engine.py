@@ -69,12 +69,7 @@ class Engine:
     @classmethod
     def load(cls, name: str) -> Engine:
         """Load a model from a folder or the Hub, with its item encodings: the repository's, or made here and now."""
-        try:
-            recommend = pipeline("generative-recommendation", model=name, trust_remote_code=True, item_cache=False)
-        except KeyError:  # an older model has no pipeline
-            recommend = None
-        if not hasattr(recommend, "recommend_rows"):
-            raise ValueError(f"{name}: the model's code is too old for this page; save it again with a newer `gram`")
+        recommend = pipeline("generative-recommendation", model=name, trust_remote_code=True, item_cache=False)
         folder = name if Path(name).is_dir() else snapshot_download(name, allow_patterns=f"{ITEM_ENCODINGS}/*")
         folder = Path(folder, ITEM_ENCODINGS) if Path(folder, ITEM_ENCODINGS).is_dir() else None
         recommend.item_cache = recommend.model.encode_items(recommend.tokenizer, folder)
