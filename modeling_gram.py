@@ -132,6 +132,13 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
 
         Raises:
             ValueError: the checkpoint is no T5.
+
+        Example:
+            >>> from transformers import T5Config, T5ForConditionalGeneration
+            >>> shape = T5Config(vocab_size=10, d_model=8, d_ff=8, num_layers=1)
+            >>> T5ForConditionalGeneration(shape).save_pretrained("t5")
+            >>> GramForConditionalGeneration.from_backbone("t5", max_history=5).position_embedding.weight.shape
+            torch.Size([6, 8])
         """
         t5 = AutoModelForSeq2SeqLM.from_pretrained(backbone)
         if t5.config.model_type not in ("t5", "mt5"):
@@ -166,6 +173,12 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         """Where the model computes; accelerate may keep its weights elsewhere."""
         place = getattr(getattr(self.shared, "_hf_hook", None), "execution_device", None)
         return super().device if place is None else torch.device(place)
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Two users of two passages each, for tools that need something to run the model on."""
+        input_ids = torch.tensor([[[7, 6, 1], [5, 1, 0]], [[3, 4, 1], [0, 0, 0]]], device=self.device)
+        return {"input_ids": input_ids, "attention_mask": input_ids.ne(0).long(), "labels": input_ids[:, 0]}
 
     def encode(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> BaseModelOutput:
         """Encode passages, each on its own, and lay them end to end.
@@ -221,6 +234,12 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             ValueError: a tokenizer of another catalogue than the model's; an unknown `dtype`; without `overwrite`, a
                 folder of another encoder, of other item prompts or of another `dtype`; a folder where the tokenizer
                 has no item prompts.
+
+        Example:
+            >>> item_cache = model.encode_items(tokenizer, progress=False)
+            >>> inputs = tokenizer(histories=[["B0003", "B0007"]], item_prompts=False, return_tensors="pt")
+            >>> len(model.generate(**inputs, item_cache=item_cache, num_beams=5, num_return_sequences=3))
+            3
         """
         if self.item_trie is not None:
             check_catalogue(self, tokenizer, self.name_or_path or "the model")

@@ -132,6 +132,17 @@ class GramTokenizer(TokenizersBackend):
             text_tokenizer, catalogue: lexical IDs are made of the text tokenizer's vocabulary and of `new_tokens`.
             new_tokens: are added to the vocabulary, in this order.
             kwargs: of [`GramTokenizer`]: the limits and parts of the prompts.
+
+        Example:
+            >>> from gram.translation import train_vocabulary
+            >>> words = train_vocabulary(["red shoe", "blue shoe", *PROMPT_WORDING], 60)
+            >>> shoes = [
+            ...     {"item_id": "r", "title": "Red", "text": "red shoe", "lexical_id": words.tokenize("shoe red")},
+            ...     {"item_id": "b", "title": "Blue", "text": "blue shoe", "lexical_id": words.tokenize("shoe blue")},
+            ... ]
+            >>> catalogue = pa.Table.from_pylist([{**shoe, "similar_items": []} for shoe in shoes], CATALOGUE_SCHEMA)
+            >>> GramTokenizer.from_catalogue(words, catalogue, max_history=5).item_rows
+            {'r': 0, 'b': 1}
         """
         special = {name: str(getattr(text_tokenizer, name)) for name in ("eos_token", "unk_token", "pad_token")}
         backend = copy.deepcopy(text_tokenizer.backend_tokenizer)

@@ -109,6 +109,12 @@ class ItemTrie(nn.Module):
 
         Raises:
             ValueError: the trie is empty, as that of a model is which was made from a configuration alone.
+
+        Example:
+            >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
+            >>> children, exists = trie.expand(torch.tensor([[0]]))
+            >>> trie.tokens[children]
+            tensor([[[5, 7]]], dtype=torch.int32)
         """
         first, after = self.offsets[nodes], self.offsets[nodes + 1]  # (B, W)
         counts = after - first

@@ -99,6 +99,17 @@ def prepare(settings: PrepareSettings, output: str | Path, progress: bool = Fals
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: the folder is not empty, a line cannot be read, a column is missing, or nothing is left.
+
+    Example:
+        >>> from gram.data import read_folder
+        >>> visits = [f"{user},{film},{film}" for user in "xy" for film in range(3)]
+        >>> _ = Path("visits.csv").write_text("\n".join(["user_id,item_id,timestamp", *visits]))
+        >>> _ = Path("films.csv").write_text("item_id,title\n0,Alien\n1,Brazil\n2,Fargo\n")
+        >>> files = {"interactions": "visits.csv", "items": "films.csv", "text_columns": "title"}
+        >>> settings = PrepareSettings("table", user_core=2, item_core=2, **files)
+        >>> report = prepare(settings, "prepared")
+        >>> read_folder("prepared").items.titles
+        ['Alien', 'Brazil', 'Fargo']
     """
     reading = Reading(settings.skip_bad_lines, progress)
     source = FORMATS[settings.format](settings, reading)

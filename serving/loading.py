@@ -29,6 +29,11 @@ def load_model(
         FileNotFoundError: the folder does not exist, or one of its files.
         OSError: the Hub has no such model, or cannot be reached.
         ValueError: a file of the folder is damaged, or the model has no item trie.
+
+    Example:
+        >>> model, tokenizer = load_model(model_folder)
+        >>> model.training, len(tokenizer.item_ids)
+        (False, 30)
     """
     folder = Path(name_or_path)
     try:

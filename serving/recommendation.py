@@ -68,6 +68,11 @@ class Recommender:
     Args:
         batch_size: users in one search.
         item_cache: with the encodings of all items; without it the items of the histories are encoded at every call.
+
+    Example:
+        >>> recommender = Recommender.from_pretrained(model_folder)
+        >>> recommender.recommend([["B0003", "B0007"]], top_k=1)
+        [[Recommendation(item_id='B0...', title='...', score=-...)]]
     """
 
     def __init__(
@@ -164,6 +169,13 @@ def recommend_users(
         ValueError: a malformed line, an unknown item, a user who has two lines; the message names file, line and user.
             Or the output has another ending, is the users' file, is there and holds something else, or is being
             written by another process.
+
+    Example:
+        >>> _ = Path("users.txt").write_text("anna B0003 B0007\nben B0001\n")
+        >>> recommend_users(Recommender(model, tokenizer), "users.txt", "table.parquet", top_k=3, progress=False)
+        2
+        >>> pq.read_table("table.parquet")["user_id"].to_pylist()
+        ['anna', 'anna', 'anna', 'ben', 'ben', 'ben']
     """
     users_file, output = Path(users_file), Path(output)
     if output.suffix not in (".parquet", ".csv") or output.is_dir():
