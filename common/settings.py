@@ -111,16 +111,20 @@ def settings_of_file(name: str | Path, *settings_classes: type, given: Mapping[s
         ValueError: no mapping, an unknown key, or a value of another kind; the message names the file and the key.
     """
     path = config_file(name)
-    readers = {entry.name: _reader(*kind) for of in settings_classes for entry, *kind in _entries(of)}
+    entries = [entry for of in settings_classes for entry in _entries(of)]
+    readers = {entry.name: _reader(kind, optional) for entry, kind, optional in entries}
+    needed = {entry.name for entry, _, optional in entries if not optional}
     values = {}
     for name, value in _yaml_mapping(path).items():
         if name not in readers:
             raise ValueError(f"{path}: unknown key {name!r}; the keys are {', '.join(sorted(readers))}")
         if isinstance(value, dict | list | set | bytes):
             raise ValueError(f"{path}: {name} must be a single value")
+        if value is None and name in needed:
+            raise ValueError(f"{path}: {name} has no value; give one, or leave the line out")
         try:
-            if value is not None and given.get(_ALTERNATIVES.get(name)) is None:
-                values[name] = readers[name](str(value))
+            if given.get(_ALTERNATIVES.get(name)) is None:
+                values[name] = readers[name]("none" if value is None else str(value))
         except ValueError:
             raise ValueError(f"{path}: {name}: invalid {readers[name].__name__} value: {str(value)!r}") from None
     return values

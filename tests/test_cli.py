@@ -317,6 +317,7 @@ def test_model_folder_with_an_impossible_config(gram, model_folder, tmp_path):
         (b"PAR1\x00\x00", "not a YAML file"),
         (b"- a", "must hold `name: value` lines"),
         (b"format: !!set {a, b}", "format must be a single value"),
+        (b"format:", "format has no value; give one, or leave the line out"),
         (b"", "--format is required"),
     ],
 )
