@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -177,12 +178,12 @@ class Outcome:
 
     def report(self) -> dict:
         """Figures of it."""
-        count = len(self.latencies)
+        answered = len(self.latencies)
         latencies = np.array(self.latencies or [math.nan])
         return {
             "seconds": self.seconds,
-            "requests": count,
-            "requests_per_second": count / self.seconds,
+            "requests": answered,
+            "requests_per_second": answered / self.seconds,
             "users_per_second": self.users / self.seconds,
             **{f"p{share}_ms": 1000 * float(np.quantile(latencies, share / 100)) for share in (50, 95, 99)},
             "answers": {str(name): number for name, number in self.verdicts.items()},
@@ -190,12 +191,12 @@ class Outcome:
 
 
 async def load(server: Server, requests: Sequence[Request], clients: int, seconds: float, seed: int = 0) -> Outcome:
-    """Let clients ask for so many seconds; every request that was sent is waited for."""
+    """Let clients ask for so many seconds, each once at least; every request that was sent is waited for."""
     outcome, start = Outcome(), time.perf_counter()
 
     async def client(number: int) -> None:
         draw, connection = np.random.default_rng((seed, number)), Connection(server.port)
-        while time.perf_counter() - start < seconds:
+        for _ in takewhile(lambda asked: not asked or time.perf_counter() - start < seconds, count()):
             request, sent = requests[int(draw.integers(len(requests)))], time.perf_counter()
             try:
                 status, _, answer = await connection.ask("POST", "/recommend", request.body)
