@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 
-from gram.collaborative.baselines import Popularity
+from gram.collaborative.baselines import Popularity, TransitionGraph
 from gram.data import Interactions
 from gram.evaluation.candidates import gram_candidates
 from gram.item_cache_gram import ItemCache
@@ -50,13 +50,14 @@ def everything(model, tokenizer, folder) -> dict:
     model.config.dropout_rate = 0.0
     training = Interactions.from_sequences(["a", "b", "c"], rows)
     trie, teacher = ItemTrie.from_sequences(tokenizer.sequences), Popularity(training, len(ids))
-    distil = Distillation(teacher, training, trie, 0.7, device=device)
+    graph = TransitionGraph(training, np.eye(len(ids)))
+    distil = Distillation(teacher, training, trie, 0.7, draws=2, graph=graph, graph_share=0.5, device=device)
     batches, num_tokens = TrainingSteps(training, tokenizer, 4, 4, 2, 0, 0, with_samples=True)[0]
     for batch in batches:
-        soft = distil(batch.pop("samples"), batch["labels"].shape[1])
+        soft = distil(batch.pop("samples"), batch["labels"])
         inputs = {**send_to_device(batch, device), "num_items_in_batch": num_tokens}
         model(**inputs).loss.backward()
-        model(**inputs, soft_targets=soft).loss.backward()
+        model(**{**inputs, **soft}).loss.backward()
     found["gradients"] = [float(weight.grad.abs().sum()) for weight in model.parameters()]
     return found
 
