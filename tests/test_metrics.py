@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.evaluation.full_ranking import ranking_metrics
+from gram.evaluation.rankings import ranking_metrics
 from gram.hub.metrics import RANKING_METRICS
 
 from .waiting import PATIENCE
