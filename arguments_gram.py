@@ -246,7 +246,7 @@ def read_soft_targets(config, labels: torch.Tensor | None, soft_targets: Any) ->
     shares = soft_targets["shares"]
     if not isinstance(shares, torch.Tensor) or shares.shape != tokens.shape:
         raise ValueError(f"`shares` must be a tensor of the shape of `tokens`, {tuple(tokens.shape)}")
-    check_ranges(("tokens", tokens, 0, config.vocab_size - 1))
+    check_ranges(("tokens", tokens, -1, config.vocab_size - 1))
     return {"tokens": tokens, "shares": shares}
 
 

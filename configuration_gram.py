@@ -8,6 +8,7 @@ from transformers import T5Config
 from .loading_gram import CHECKSUMS, check_checksums
 
 MOST_LAYERS = 1000  # of either stack; far more than anybody trains, and few enough to be built and refused at once
+SCORE_MODES = ("vocabulary", "trie")
 
 
 @strict
@@ -23,6 +24,9 @@ class GramConfig(T5Config):
         trie_num_items, trie_num_nodes, trie_depth (`int`, *optional*, default to 0):
             Shape of the item trie saved with the checkpoint: items of the catalogue, nodes, tokens of the longest
             lexical ID with its end token. 0 where the model has no trie; set by `set_item_trie`.
+        score_mode (`str`, *optional*, defaults to `"vocabulary"`):
+            What a token's probability is over, in the loss and in the scores of items: `"vocabulary"`, as in T5, or
+            `"trie"`, the tokens that the trie allows in its place.
         tie_word_embeddings (`bool`, *optional*, defaults to `True`):
             Whether the output head shares the input embeddings' weights (T5), or has its own (T5 v1.1, mT5).
         scale_decoder_outputs (`bool`, *optional*):
@@ -45,6 +49,7 @@ class GramConfig(T5Config):
     trie_num_items: int = 0
     trie_num_nodes: int = 0
     trie_depth: int = 0
+    score_mode: str = "vocabulary"
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None
     decoder_start_token_id: int | None = 0
@@ -90,6 +95,8 @@ class GramConfig(T5Config):
         shape = (self.trie_num_items, self.trie_num_nodes, self.trie_depth)
         if any(shape) and not all(shape):
             raise ValueError(f"`trie_num_items`, `trie_num_nodes`, `trie_depth` must all be 0, or none, got {shape}")
+        if self.score_mode not in SCORE_MODES:
+            raise ValueError(f"`score_mode` must be one of {', '.join(SCORE_MODES)}, got {self.score_mode!r}")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"`dropout_rate` must be at least 0 and below 1, got {self.dropout_rate}")
         for name in ("layer_norm_epsilon", "initializer_factor"):

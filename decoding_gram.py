@@ -147,9 +147,8 @@ class PrefixDecoder:
         """
         ancestors = self._append(tokens, parents)  # (B, W, D)
         states = self._by_hand(tokens, ancestors) if self.fused is None else self._as_it_is(ancestors)  # (B, W, d)
-        scores = over_legal if self.score_mode == "trie" else over_vocabulary
         flat = (states.flatten(0, 1), candidates.flatten(0, 1), legal.flatten(0, 1))
-        log_probs = scores(self.model, *flat).view(candidates.shape)
+        log_probs = SCORES[self.score_mode](self.model, *flat).view(candidates.shape)
         self.sums.append(log_probs.where(legal, 0).sum())  # not finite where one of them is not
         return log_probs
 
@@ -247,6 +246,9 @@ def over_legal(model, states: torch.Tensor, candidates: torch.Tensor, legal: tor
     logits = logits.masked_fill(~legal, -torch.inf)
     # A prefix without a legal token is padding: its log-softmax is not a number.
     return logits.log_softmax(dim=-1).masked_fill(~legal, -torch.inf)
+
+
+SCORES = {"vocabulary": over_vocabulary, "trie": over_legal}
 
 
 def _scaled(model, states: torch.Tensor) -> torch.Tensor:

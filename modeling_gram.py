@@ -288,7 +288,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
                 positions (G, R, S): place of each slot in each sample's history, 1 the newest; 0 where not in it.
             num_items_in_batch: divisor of the summed loss in place of this batch's number of target tokens.
             soft_targets: distributions that the loss takes in place of `labels`, which say where there is one:
-                tokens (B, T, F): the tokens that each is over, any where its share is 0;
+                tokens (B, T, F): the tokens that each is over, -1 beyond; under `score_mode` "trie" these alone are
+                    possible;
                 shares (B, T, F): their shares, which sum to 1.
             decoder_inputs_embeds (B, T, d_model): in place of `decoder_input_ids`.
             past_key_values, use_cache: as T5 takes them.
@@ -343,7 +344,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         )
         logits = self._logits(decoded.last_hidden_state)
         loss = None
-        if soft_targets is not None:
+        if labels is not None and (soft_targets is not None or self.config.score_mode == "trie"):
             loss = target_loss(self, decoded.last_hidden_state, labels, num_items_in_batch, soft_targets)
         elif labels is not None:  # -100 is what cross_entropy leaves out
             loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")

@@ -189,7 +189,7 @@ def recommend_rows(
     exclude_seen: bool = True,
     num_beams: int = 50,
     item_cache: ItemCache | None = None,
-    score_mode: str = "vocabulary",
+    score_mode: str | None = None,
     exact: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The next items of a batch of users, all searched for at once: what every way to recommend comes to.

@@ -12,14 +12,14 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .arguments_gram import catalogue_rows, check_trie, check_users, read_encoded, read_passages, search_options
-from .decoding_gram import FusedPassages, PrefixDecoder, heads, joined, keys_and_values, over_vocabulary
+from .configuration_gram import SCORE_MODES
+from .decoding_gram import SCORES, FusedPassages, PrefixDecoder, heads, joined, keys_and_values
 from .encoding_gram import add_feed_forward, encode_packed
 from .generation_gram import beam_search, exact_search
 from .item_cache_gram import ItemCache
 from .layers_gram import clamped, norm
 from .trie_gram import ItemTrie
 
-SCORE_MODES = ("vocabulary", "trie")
 _EXACT_SLOTS = 1024  # prefixes that exact search has room for at first
 
 
@@ -52,7 +52,7 @@ class GramSearchMixin:
         encoder_outputs: BaseModelOutput | None = None,
         history: torch.LongTensor | None = None,
         item_cache: ItemCache | None = None,
-        score_mode: str = "vocabulary",
+        score_mode: str | None = None,
         exact: bool = False,
         **kwargs,
     ) -> GramGenerateOutput | torch.LongTensor:
@@ -75,7 +75,8 @@ class GramSearchMixin:
                 `tokenizer(histories=..., item_prompts=False)` gives.
             item_cache: encodings of the items, see [`encode_items`].
             score_mode: `"vocabulary"`: a token's log-probability is over the whole vocabulary. `"trie"`: over the
-                tokens that the trie allows; cheaper, and another ranking.
+                tokens that the trie allows; cheaper, and another ranking. By default as the model was trained,
+                `config.score_mode`.
             exact: search until no other item can be among the best K, user by user, in place of beam search.
             kwargs: fields of a GenerationConfig, which come before those of `generation_config`, and these before those
                 of the model's own. `labels` and `synced_gpus`, which trainers hand on, mean nothing.
@@ -100,6 +101,7 @@ class GramSearchMixin:
             (torch.Size([1, 3]), torch.Size([3]))
         """
         options = search_options(self.config, self.generation_config, generation_config, kwargs, exact)
+        score_mode = score_mode or self.config.score_mode
         if score_mode not in SCORE_MODES:
             raise ValueError(f"score_mode is {score_mode!r}; it must be one of {', '.join(SCORE_MODES)}")
         trie = self._trie(item_trie)
@@ -255,8 +257,8 @@ class GramExplanation(ModelOutput):
         token_ids (`torch.LongTensor` of shape `(B, K, T)`):
             The item's lexical ID with its end token.
         token_log_probs (`torch.FloatTensor` of shape `(B, K, T)`):
-            Each token's log-probability over the vocabulary. Their sum, over the number of tokens to the power of
-            `length_penalty`, is the score that `generate` gives.
+            Each token's log-probability, over what `config.score_mode` says. Their sum, over the number of tokens to
+            the power of `length_penalty`, is the score that `generate` gives.
         choice_probs (`torch.FloatTensor` of shape `(B, K, T)`):
             Each token's probability among those that the trie allows in its place.
         num_choices (`torch.LongTensor` of shape `(B, K, T)`):
@@ -296,7 +298,7 @@ def explain_items(
     children, legal = trie.expand(before.flatten(1))  # (B, K * T, F)
     children, legal = children.flatten(0, 1), legal.flatten(0, 1)
     candidates = trie.tokens[children].long().clamp(min=0)
-    log_probs = over_vocabulary(model, states.flatten(0, 2), candidates, legal)  # (B * K * T, F)
+    log_probs = SCORES[model.config.score_mode](model, states.flatten(0, 2), candidates, legal)  # (B * K * T, F)
     chosen = (after - trie.offsets[before]).clamp(min=0).flatten()[:, None]
 
     def of_tokens(values: torch.Tensor) -> torch.Tensor:

@@ -61,7 +61,14 @@ from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
 from gram.training.settings import TrainingSettings
 from gram.training.sharding import check_launch, exchanges_always, shard, whole_model
-from gram.training.start import add_lora, build_model, parameter_groups, tokenizer_of
+from gram.training.start import (
+    add_lora,
+    build_model,
+    parameter_groups,
+    start_from_items,
+    tokenizer_of,
+    vectors_of_items,
+)
 from gram.training.steps import TrainingSteps
 from gram.training.trackers import loggable, tracker_names
 from gram.translation import SASREC_FILE, TranslationSettings
@@ -127,6 +134,8 @@ class _Run:
         set_seed(settings.seed)
         model = build_model(settings, tokenizer)
         where = self.accelerator.device if device == "cuda" else "cpu"  # not all devices know float64
+        if settings.embedding_start == "items":
+            start_from_items(model, tokenizer, vectors_of_items(settings, data), settings.seed)
         self.distillation = distillation_of(settings, data, model.item_trie, where)
         self.adapted = None if settings.lora is None else add_lora(model, settings)
         if settings.gradient_checkpointing:

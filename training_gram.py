@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .decoding_gram import over_legal
 from .encoding_gram import PackedLayout, add_feed_forward, drop, encode_embedded, passage_lengths, run_block
 from .layers_gram import clamped, dropout, has_hooks_between, is_plain, norm
 
@@ -161,21 +162,32 @@ def target_loss(
 
     See `GramForConditionalGeneration.forward` for the arguments; `states` (N, T, d) are the decoder's.
     """
-    is_target = labels >= 0
+    is_target, over_trie = labels >= 0, model.config.score_mode == "trie"
+    if over_trie and soft_targets is None:
+        tokens = model.item_trie.legal_tokens(labels)
+        soft_targets = {"tokens": tokens, "shares": (tokens == labels[..., None]).float()}
     soft = () if soft_targets is None else (soft_targets["tokens"], soft_targets["shares"])
     given = [values[is_target] for values in (states, labels, *soft)]  # (n, d), (n,), and perhaps (n, F) twice
 
     def summed(states, targets, tokens=None, shares=None):
+        if over_trie:
+            legal = tokens >= 0
+            return -(shares * over_legal(model, states, tokens.clamp(min=0), legal).masked_fill(~legal, 0)).sum()
         logits = model._logits(states).float()
         if tokens is None:
             return F.cross_entropy(logits, targets, reduction="sum")
-        return -(shares * logits.log_softmax(-1).gather(-1, tokens)).sum()
+        return -(shares * logits.log_softmax(-1).gather(-1, tokens.clamp(min=0))).sum()
 
-    num_targets = len(given[0])
-    chunks = max(-(-num_targets * model.config.vocab_size // _LOGITS_AT_ONCE), 1)
-    if chunks == 1:
-        loss = summed(*given)
-    else:
-        parts = zip(*(values.chunk(chunks) for values in given), strict=True)
-        loss = sum(checkpoint(summed, *part, use_reentrant=False) for part in parts)
+    # In each place of an ID few tokens are legal, in all of them together many.
+    place = is_target.nonzero()[:, 1]
+    groups = [place == level for level in range(labels.shape[1])] if over_trie else [slice(None)]
+    num_targets, loss = len(place), 0
+    for some in groups:
+        values = [of[some] for of in given]
+        chunks = max(-(-len(values[0]) * model.config.vocab_size // _LOGITS_AT_ONCE), 1)
+        if chunks == 1:
+            loss = loss + summed(*values)
+        else:
+            parts = zip(*(of.chunk(chunks) for of in values), strict=True)
+            loss = loss + sum(checkpoint(summed, *part, use_reentrant=False) for part in parts)
     return loss / (num_targets if num_items_in_batch is None else num_items_in_batch)

@@ -149,6 +149,40 @@ class ItemTrie(nn.Module):
         tokens = self.tokens[path.gather(-1, position.clamp(min=0))].long()
         return tokens.masked_fill(position < 0, pad_token_id)
 
+    def legal_tokens(self, sequences: torch.Tensor) -> torch.Tensor:
+        """Tokens (N, T, F) that the trie allows at each place of lexical IDs (N, T), -1 where there are no more.
+
+        Places behind the end of an ID are negative.
+
+        Raises:
+            ValueError: a sequence is none of the trie's lexical IDs, nor the beginning of one.
+
+        Example:
+            >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
+            >>> trie.legal_tokens(torch.tensor([[5, 9, 1]])).tolist()
+            [[[5, 7], [8, 9], [1, -1]]]
+        """
+        nodes, wrong, found = sequences.new_zeros(len(sequences)), sequences.new_zeros(len(sequences)).bool(), []
+        for level, wanted in enumerate(sequences.T):
+            is_here = wanted >= 0
+            if level == self.depth:
+                wrong |= (sequences[:, level:] >= 0).any(dim=1)
+                break
+            children, exists = self.expand(nodes[:, None], level)  # (N, 1, F)
+            children, exists = children[:, 0], exists[:, 0] & is_here[:, None]
+            tokens = self.tokens[children].long().masked_fill(~exists, -1)  # (N, F)
+            is_next = exists & (tokens == wanted[:, None])
+            wrong |= is_here & ~is_next.any(dim=1)
+            nodes = children.gather(1, is_next.to(torch.int8).argmax(dim=1, keepdim=True))[:, 0]
+            found.append(tokens)
+        if wrong.any():
+            row = int(wrong.to(torch.int8).argmax())
+            raise ValueError(f"sequence {row}, {sequences[row].tolist()}, is no lexical ID of the item trie")
+        widest = max(tokens.shape[1] for tokens in found)
+        found += [found[0][:, :0]] * (sequences.shape[1] - len(found))
+        padded = [nn.functional.pad(tokens, (0, widest - tokens.shape[1]), value=-1) for tokens in found]
+        return torch.stack(padded, dim=1)
+
     def exhausted_nodes(self, excluded_items: torch.Tensor) -> torch.Tensor:
         """Nodes below which every item is excluded, of catalogue rows (B, E), padded with -1, that users must not get.
 

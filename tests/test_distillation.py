@@ -59,7 +59,7 @@ def as_shares(soft, row, place):
     found = {}
     for token, share in zip(tokens, shares, strict=True):
         found[token] = found.get(token, 0.0) + share
-    return {token: share for token, share in found.items() if token}  # 0 is what is beyond a node's children
+    return {token: share for token, share in found.items() if token >= 0}  # -1 is what is beyond a node's children
 
 
 @pytest.mark.parametrize("best", [None, 3])
@@ -189,11 +189,13 @@ def test_a_graph_teaches_what_it_has_not_counted_of_the_user(teacher, data, toke
         assert as_shares(soft, row, 0) == pytest.approx(first, abs=1e-5)
 
 
+@pytest.mark.parametrize("score_mode", ["vocabulary", "trie"])
 @pytest.mark.parametrize(("draws", "at_once"), [(0, None), (0, 4000), (3, None)])
 def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(
-    data, tokenizer, model, teacher, monkeypatch, draws, at_once
+    data, tokenizer, model, teacher, monkeypatch, draws, at_once, score_mode
 ):
     model, training = copy.deepcopy(model), training_part(data)
+    model.config.score_mode = score_mode
     distil = Distillation(teacher, training, model.item_trie, 0.7, draws=draws)
 
     def grouped(micro_batch_size, num_processes=1):
@@ -220,9 +222,16 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(
     inputs = {name: values.repeat_interleave(1 + draws, 0) for name, values in inputs.items()}
     inputs |= distil(rows, inputs["labels"][:: 1 + draws])
 
-    logits, true = model(**inputs).logits.log_softmax(-1), inputs["labels"] >= 0
+    logits, true = model(**inputs).logits, inputs["labels"] >= 0
     soft = {name: values[true] for name, values in inputs["soft_targets"].items()}
-    expected = -(soft["shares"] * logits[true].gather(-1, soft["tokens"])).sum() / sum(map(len, targets))
+    if score_mode == "trie":
+        row, choice = torch.where(soft["tokens"] >= 0)
+        is_legal = torch.zeros_like(logits[true], dtype=torch.bool)
+        is_legal[row, soft["tokens"][row, choice]] = True
+        log_probs = logits[true].masked_fill(~is_legal, -1e9).log_softmax(-1)
+    else:
+        log_probs = logits[true].log_softmax(-1)
+    expected = -(soft["shares"] * log_probs.gather(-1, soft["tokens"].clamp(min=0))).sum() / sum(map(len, targets))
     plain = gradients(model, expected)
     if at_once:
         monkeypatch.setattr(training_gram, "_LOGITS_AT_ONCE", at_once)

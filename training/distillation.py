@@ -42,10 +42,19 @@ def teacher_of(settings: TrainingSettings, data: RecommendationData) -> SASRec |
             f"{path}: no such file, and distillation learns from a SASRec; translate with --similar-items sasrec and a "
             "--num-similar above 0, or give the file of one, fitted on the same training part, as --distillation FILE"
         )
-    teacher, fitted_on = SASRec.load(path), read_provenance(path).get("inputs", {}).get("training interactions")
-    if teacher.num_items != len(data.items) or fitted_on != hash_of_interactions(training_part(data)):
+    return sasrec_in(path, settings, data)
+
+
+def sasrec_in(path: Path, settings: TrainingSettings, data: RecommendationData) -> SASRec:
+    """The SASRec in a file.
+
+    Raises:
+        ValueError: the file is no SASRec, or one that was fitted on anything but the training part of these data.
+    """
+    sasrec, fitted_on = SASRec.load(path), read_provenance(path).get("inputs", {}).get("training interactions")
+    if sasrec.num_items != len(data.items) or fitted_on != hash_of_interactions(training_part(data)):
         raise ValueError(f"{path}: was not fitted on the training part of {settings.data}; translate these data anew")
-    return teacher
+    return sasrec
 
 
 def distillation_of(
@@ -135,12 +144,16 @@ class Distillation:
         rows = max(_SCORES_AT_ONCE // len(self.order), _LEAST_ROWS)
         parts = [self._targets(some, epoch) for some in samples.split(rows)]
         widest = max(shares.shape[-1] for _, _, shares in parts)
-        parts = [(of, *(F.pad(soft, (0, widest - soft.shape[-1])) for soft in more)) for of, *more in parts]
-        drawn, *soft = (torch.cat(part) for part in zip(*parts, strict=True))
+        drawn, *soft = zip(*parts, strict=True)
+        tokens, shares = (
+            torch.cat([F.pad(part, (0, widest - part.shape[-1]), value=value) for part in of])
+            for of, value in zip(soft, (-1, 0), strict=True)
+        )
+        drawn = torch.cat(drawn)
         drawn.masked_fill_((labels[:, :1] < 0).repeat_interleave(1 + self.draws, 0).to(drawn.device), -100)
         length = max(int((drawn >= 0).sum(-1).max()), 1)
-        tokens, shares = (of[:, :length] for of in soft)
-        return {"labels": drawn[:, :length], "soft_targets": {"tokens": tokens, "shares": shares}}
+        soft_targets = {"tokens": tokens[:, :length], "shares": shares[:, :length]}
+        return {"labels": drawn[:, :length], "soft_targets": soft_targets}
 
     def _targets(self, samples: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Labels (n * K, D), and tokens and shares (n * K, D, F), of some samples (n,)."""
@@ -171,7 +184,8 @@ class Distillation:
         weight = weight.view(-1, 1, 1) * (total > LEAST_MASS)
         shares = weight * masses / total.clamp(min=LEAST_MASS) + (1 - weight) * (children == entered[..., None])
         tokens = trie.tokens.long()
-        return tokens[entered].masked_fill(step < 0, -100), tokens[children].clamp(min=0), shares.float()
+        labels = tokens[entered].masked_fill(step < 0, -100)
+        return labels, tokens[children].masked_fill(~exists, -1), shares.float()
 
     def _drawn(
         self, samples: torch.Tensor, sums: torch.Tensor, places: torch.Tensor | None, epoch: int

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.settings import Settings, within
+from ..configuration_gram import SCORE_MODES
 from .budget import seconds_of
 from .trackers import tracker_names
 
@@ -47,6 +48,10 @@ class TrainingSettings(Settings):
         item_prompts: whether it reads the item prompts; without them the user prompt is all that it reads.
         id_in_item_prompt: whether an item prompt begins with the item's own lexical ID.
         passage_position: whether an item prompt's encoding tells its place in the history.
+        score_mode: what a token's probability is over: `vocabulary`, or `trie`, the tokens that are legal in its place;
+            these alone are then computed and compared.
+        embedding_start: `random`, or `items`: a token of random weights starts as the mean of the items whose prompts
+            have it, by their texts' vectors and their embeddings in the SASRec of the translation, if it has one.
         epochs: passes over the training part; 30 where no budget is given either.
         budget: time for training and validations in place of epochs, such as 2h, 90m, 600s or 1h30m: as many steps as
             fit, by some that are timed before the first. They are not cut should they take longer later.
@@ -116,6 +121,8 @@ class TrainingSettings(Settings):
     item_prompts: bool = True
     id_in_item_prompt: bool = True
     passage_position: bool = True
+    score_mode: str = within("vocabulary", one_of=SCORE_MODES)
+    embedding_start: str = within("random", one_of=("random", "items"))
     epochs: int | None = within(None, least=1)
     budget: str | None = None
     batch_size: int = within(128, least=1)
@@ -153,6 +160,8 @@ class TrainingSettings(Settings):
             raise ValueError("epochs and budget both say how long to train; give one of them")
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):
             raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
+        if self.embedding_start != "random" and (self.backbone or self.init_from):
+            raise ValueError("embedding_start is for random weights; what a backbone or a trained GRAM has, stays")
         if not (self.user_prompt or self.item_prompts):
             raise ValueError("user_prompt and item_prompts are both off; the model needs one of them to read")
         if self.lora is not None and self.backbone is None and self.init_from is None:

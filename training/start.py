@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from itertools import chain
 
+import numpy as np
+import scipy.sparse
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -14,13 +18,18 @@ from ..data import RecommendationData
 from ..loading_gram import check_catalogue
 from ..modeling_gram import GramForConditionalGeneration
 from ..tokenization_gram import GramTokenizer
-from ..translation import TranslationSettings
+from ..translation import SASREC_FILE, TranslationSettings
 from ..translation.codes import CODE_TOKEN
+from ..translation.embedding import embed_texts
 from ..translation.tokenizer_folder import make_tokenizer_folder
 from ..trie_gram import ItemTrie
+from .distillation import sasrec_in
 from .settings import PROMPT_PARTS, TrainingSettings
 
 logger = logging.getLogger(__name__)
+
+_TEXT_DIRECTIONS = 64
+_TIMES_IN_ID = 3  # that a token counts where it is in an item's ID
 
 
 def tokenizer_of(
@@ -67,9 +76,57 @@ def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramFor
         place = tokenizer.name_or_path or "the tokenizer"
         _check_part(name, getattr(settings, name), getattr(tokenizer, f"with_{name}"), place)
     model = _model_of(settings, tokenizer)
-    _check_part("passage_position", settings.passage_position, model.config.passage_position, settings.init_from)
+    for name in ("passage_position", "score_mode"):
+        _check_part(name, getattr(settings, name), getattr(model.config, name), settings.init_from)
     model.position_embedding.requires_grad_(settings.passage_position)  # loading makes every weight trainable
     return model
+
+
+def vectors_of_items(settings: TrainingSettings, data: RecommendationData) -> list[np.ndarray]:
+    """What items are like: by the largest directions of their texts' vectors, and in the translation's SASRec, if any.
+
+    Raises:
+        ValueError: the file is no SASRec, or one that was fitted on anything but the training part of these data.
+    """
+    texts, sasrec = embed_texts(data.items.texts), settings.translation_folder / SASREC_FILE
+    vectors = [texts[:, :_TEXT_DIRECTIONS]]
+    return [sasrec_in(sasrec, settings, data).items.weight.detach().numpy(), *vectors] if sasrec.is_file() else vectors
+
+
+@torch.no_grad()
+def start_from_items(
+    model: GramForConditionalGeneration, tokenizer: GramTokenizer, vectors: Sequence[np.ndarray], seed: int
+) -> None:
+    """Start every token's embedding from the items whose ID or prompt has it, in place of random weights alone.
+
+    A token is the mean of its items, each by the logarithm of how often it has the token, in its ID three times as
+    much as in its prompt. Half of its embedding's variance is that, turned into the model's width, and half stays
+    random: tokens of like items must be told apart.
+
+    Args:
+        model, tokenizer: of one catalogue of N items.
+        vectors: each (N, v), by which like items are near.
+        seed: of the turn.
+    """
+    weight = model.get_input_embeddings().weight
+    prompts = [*tokenizer.sequences, *tokenizer.item_prompts]
+    times = np.repeat([_TIMES_IN_ID, 1], len(tokenizer.sequences))
+    lengths = [len(prompt) for prompt in prompts]
+    tokens = np.fromiter(chain.from_iterable(prompts), dtype=np.int64, count=sum(lengths))
+    items = np.tile(np.arange(len(tokenizer.sequences)), 2).repeat(lengths)
+    shares = scipy.sparse.csr_array((times.repeat(lengths), (tokens, items)), (len(weight), len(vectors[0])), float)
+    shares.data = np.log1p(shares.data)
+    rows = np.unique(tokens[tokens != tokenizer.eos_token_id])
+    means = shares[rows] @ np.concatenate([_unit(of - of.mean(axis=0)) for of in vectors], axis=1)
+    means /= shares[rows].sum(axis=1)[:, None]
+    means = _unit(means - means.mean(axis=0))
+    turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((max(means.shape[1], weight.shape[1]),) * 2))[0]
+    start = torch.from_numpy(means @ turn[: means.shape[1], : weight.shape[1]]).to(weight)
+    weight[rows] = (weight[rows] + weight.std() / start.std() * start) / 2**0.5
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 def _check_part(name: str, wanted: bool, found: bool, place: str | None) -> None:
@@ -85,7 +142,8 @@ def _model_of(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForCo
         )
         check_catalogue(model, tokenizer, settings.init_from)
         return model
-    fields = {name: getattr(settings, name) for name in ("max_history", "passage_position", "dropout_rate")}
+    fields = ("max_history", "passage_position", "score_mode", "dropout_rate")
+    fields = {name: getattr(settings, name) for name in fields}
     if settings.backbone is not None:
         model = GramForConditionalGeneration.from_backbone(settings.backbone, **fields)
         _make_room(model, tokenizer, settings.backbone)
