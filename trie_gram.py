@@ -164,10 +164,11 @@ class ItemTrie(nn.Module):
         """
         nodes, wrong, found = sequences.new_zeros(len(sequences)), sequences.new_zeros(len(sequences)).bool(), []
         for level, wanted in enumerate(sequences.T):
-            is_here = wanted >= 0
             if level == self.depth:
                 wrong |= (sequences[:, level:] >= 0).any(dim=1)
                 break
+            is_here = wanted >= 0
+            wrong |= is_here & (sequences[:, :level] < 0).any(dim=1)
             children, exists = self.expand(nodes[:, None], level)  # (N, 1, F)
             children, exists = children[:, 0], exists[:, 0] & is_here[:, None]
             tokens = self.tokens[children].long().masked_fill(~exists, -1)  # (N, F)

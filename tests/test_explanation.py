@@ -47,10 +47,14 @@ def recommend(model, inputs, **options):
 
 
 @settings(max_examples=25)
-@given(places=st.lists(st.lists(st.integers(0, 29), min_size=1, max_size=10), min_size=1, max_size=3))
-def test_explanations_of_what_is_recommended_to_random_histories(deep_models, tokenizer, places):
+@given(
+    places=st.lists(st.lists(st.integers(0, 29), min_size=1, max_size=10), min_size=1, max_size=3),
+    score_mode=st.sampled_from(["vocabulary", "trie"]),
+)
+def test_explanations_of_what_is_recommended_to_random_histories(deep_models, tokenizer, places, score_mode):
     """One user or several, items twice in a history, more of them than the model reads."""
-    model, eager = deep_models
+    model, eager = copy.deepcopy(deep_models)
+    model.config.score_mode = score_mode
     histories = [[tokenizer.item_ids[place] for place in user] for user in places]
     inputs = tokenizer(histories=histories, return_tensors="pt")
     output = recommend(model, inputs)

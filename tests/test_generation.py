@@ -119,6 +119,39 @@ def test_scores_over_the_trie_are_those_over_legal_tokens_alone(small_model, seq
 
 
 @settings(max_examples=30)
+@given(catalogues)
+def test_a_model_of_the_trie_has_its_scores_as_loss_and_searches_by_them(small_model, sequences):
+    model = copy.deepcopy(small_model)
+    model.config.score_mode = "trie"
+    model.set_item_trie(ItemTrie.from_sequences(sequences))
+    input_ids, count = passages(2), len(sequences)
+    output = search(model, input_ids, None, count)
+    truth = exhaustive(small_model, input_ids, sequences, score_mode="trie")
+    torch.testing.assert_close(output.sequences_scores.view(2, -1), truth.sort(descending=True).values)
+    labels = [torch.tensor(tokens) for tokens in sequences]
+    labels = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
+    legal = [set(tokens.tolist()) - {-1} for tokens in model.item_trie.legal_tokens(labels).flatten(0, 1)]
+    shape = (*labels.shape, CONFIG["vocab_size"])
+    for row, place in labels.ge(0).nonzero().tolist():
+        allowed = legal_tokens(sequences, shape)[row, place].nonzero().flatten().tolist()
+        assert legal[row * labels.shape[1] + place] == set(allowed)
+    lengths = labels.ge(0).sum(1)
+    for user, scores in zip(input_ids, truth, strict=True):
+        loss = model(input_ids=user.expand(count, -1, -1), labels=labels, num_items_in_batch=1).loss
+        torch.testing.assert_close(loss, -(scores * lengths).sum(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [[7, 5, END], [5, 8, END, END], [5, -100, END], [END]])
+def test_a_target_that_is_no_lexical_id_is_refused_where_only_these_are_possible(small_model, labels):
+    model = copy.deepcopy(small_model)
+    model.config.score_mode = "trie"
+    model.set_item_trie(ItemTrie.from_sequences([[5, 8, END], [5, 9, END], [7, END]]))
+    labels = torch.tensor([[5, 8, END, -100], [*labels, *[-100] * (4 - len(labels))]])
+    with pytest.raises(ValueError, match=r"sequence 1, \[.*\], is no lexical ID of the item trie"):
+        model(input_ids=passages(2), labels=labels)
+
+
+@settings(max_examples=30)
 @given(catalogues, st.integers(1, 12), st.sampled_from(["vocabulary", "trie"]), st.data())
 def test_exact_search_returns_the_best_of_the_exhaustive_ranking(small_model, sequences, num_items, mode, data):
     input_ids, trie = passages(3), ItemTrie.from_sequences(sequences)

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from gram import GramForConditionalGeneration
 from gram.common.command_line import exit_code_of
@@ -22,8 +23,10 @@ from gram.data import Interactions, RecommendationData, training_part
 from gram.train_accelerate import main, train
 from gram.training.progress import Progress
 from gram.training.settings import TrainingSettings
+from gram.training.start import build_model, start_from_items
 from gram.training.steps import TrainingSteps, prefix_groups
 
+from .conftest import NUM_ITEMS
 from .waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +76,38 @@ def test_every_prefix_of_every_user_is_a_sample_once_per_epoch(data, tokenizer, 
         samples = [(group.user, place) for group in groups for place in range(group.first, group.last)]
         assert len(samples) == len(expected)
         assert set(samples) == expected
+
+
+def test_tokens_start_near_those_of_like_items_and_others_as_they_are(data, data_folder, tokenizer, tmp_path):
+    model = build_model(small(data_folder, tmp_path, embedding_start="items"), tokenizer)
+    random, half = model.get_input_embeddings().weight.detach().clone(), NUM_ITEMS // 2
+    vectors = np.repeat([[1.0, 0.0], [0.0, 1.0]], half, axis=0)  # the items are of two kinds
+    start_from_items(model, tokenizer, [vectors], seed=0)
+    weight, end = model.get_input_embeddings().weight.detach(), tokenizer.eos_token_id
+    of_item = [{*ids, *prompt} - {end} for ids, prompt in zip(tokenizer.sequences, tokenizer.item_prompts, strict=True)]
+    of_kind = [set().union(*of_item[:half]), set().union(*of_item[half:])]
+    others = sorted(set(range(len(weight))) - set().union(*of_kind))
+    assert end in others
+    assert torch.equal(weight[others], random[others])
+    moved = F.normalize(2**0.5 * weight - random, dim=-1)
+    one, two = (moved[sorted(own - other)] for own, other in (of_kind, of_kind[::-1]))
+    assert min((one @ one.T).min(), (two @ two.T).min()) > 0.9
+    assert (one @ two.T).max() < -0.9
+    assert weight.std().item() == pytest.approx(random.std().item(), rel=0.05)
+
+
+def test_a_run_over_the_trie_from_the_items_is_loaded_as_it_was_trained(data, data_folder, tokenizer, tmp_path):
+    changes = {"epochs": 1, "score_mode": "trie", "embedding_start": "items"}
+    train(small(data_folder, tmp_path / "model", **changes), data, tokenizer)
+    model = GramForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert model.config.score_mode == "trie"
+    start = {"data": str(data_folder), "output_dir": str(tmp_path), "init_from": str(tmp_path / "model")}
+    with pytest.raises(ValueError, match="was made with score_mode=trie, not vocabulary; give --score-mode trie"):
+        build_model(TrainingSettings(**start), tokenizer)
+    again = build_model(TrainingSettings(**start, score_mode="trie"), tokenizer)
+    assert torch.equal(again.shared.weight, model.shared.weight)
+    with pytest.raises(ValueError, match="embedding_start is for random weights"):
+        TrainingSettings(**start, embedding_start="items")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
