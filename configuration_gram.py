@@ -24,6 +24,9 @@ class GramConfig(T5Config):
         trie_num_items, trie_num_nodes, trie_depth (`int`, *optional*, default to 0):
             Shape of the item trie saved with the checkpoint: items of the catalogue, nodes, tokens of the longest
             lexical ID with its end token. 0 where the model has no trie; set by `set_item_trie`.
+        repeats (`bool`, *optional*, defaults to `True`):
+            Whether a user may have an item again. A training sets it: `False` where nobody in the training part does,
+            and then `gram evaluate` holds nothing of a history for possible. Who recommends says with `exclude_seen`.
         score_mode (`str`, *optional*, defaults to `"vocabulary"`):
             What a token's probability is over, in the loss and in the scores of items: `"vocabulary"`, as in T5, or
             `"trie"`, the tokens that the trie allows in its place.
@@ -49,6 +52,7 @@ class GramConfig(T5Config):
     trie_num_items: int = 0
     trie_num_nodes: int = 0
     trie_depth: int = 0
+    repeats: bool = True
     score_mode: str = "vocabulary"
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None

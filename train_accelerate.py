@@ -134,6 +134,7 @@ class _Run:
         set_seed(settings.seed)
         model = build_model(settings, tokenizer)
         where = self.accelerator.device if device == "cuda" else "cpu"  # not all devices know float64
+        model.config.repeats = self.training.num_repeats > 0
         if settings.embedding_start == "items":
             start_from_items(model, tokenizer, vectors_of_items(settings, data), settings.seed)
         self.distillation = distillation_of(settings, data, model.item_trie, where)

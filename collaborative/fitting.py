@@ -72,8 +72,7 @@ def fit_sasrec(
         model = SASRec(num_items, settings).train()
         if vectors is not None:
             parametrize.register_parametrization(model.items, "weight", _WithTexts(vectors, settings.dim))
-        pairs = np.repeat(np.arange(len(interactions)), interactions.lengths) * num_items + interactions.items
-        repeats = len(pairs) - len(np.unique(pairs))
+        repeats = interactions.num_repeats
         model.repeat.fill_(math.log((repeats + 1) / (targets_per_epoch - repeats + 1)))
         candidates = _Candidates(interactions, num_items, settings.negatives, shuffler)
         optimizer = torch.optim.AdamW(model.parameters(), betas=ADAM_BETAS, weight_decay=settings.weight_decay)

@@ -45,6 +45,12 @@ class Interactions:
         """(U,) int64 number of items of each user."""
         return np.diff(self.offsets)
 
+    @property
+    def num_repeats(self) -> int:
+        """How many interactions are with an item that the user has had before."""
+        pairs = np.repeat(np.arange(len(self)), self.lengths) * (self.items.max(initial=0) + 1) + self.items
+        return len(pairs) - len(np.unique(pairs))
+
     def __len__(self) -> int:
         return len(self.user_ids)
 

@@ -1,7 +1,8 @@
 """What GRAM puts forward for many users: the items that beam search finds, and what it thinks of others.
 
 Under the protocol `all_items` every item of the catalogue may be put forward, seen ones too (the GRAM paper's
-protocol); under `unseen_items` what is in the user's history is masked.
+protocol); under `unseen_items` what is in the user's history is masked. A GRAM whose training part held no repeats does
+not expect any (`config.repeats`), as the SASRec, and puts the same forward under both.
 """
 
 from __future__ import annotations
@@ -101,14 +102,21 @@ def gram_candidates(
         with torch.no_grad(), tqdm(total=len(histories), desc="GRAM", unit="user", disable=not progress) as bar:
             for users, cache in batches_of_users(model, tokenizer, histories, batch_size, item_cache, progress):
                 chosen = [histories[user] for user in users]
+                best = {}  # under both protocols the same, where there are no repeats
                 for protocol, candidates in found.items():
-                    search = {"exclude_seen": protocol == "unseen_items", "num_beams": num_beams, "item_cache": cache}
-                    items, scores = recommend_rows(model, tokenizer, chosen, num_beams, **search)
+                    without = protocol == "unseen_items" or not model.config.repeats
+                    if without not in best:
+                        search = {"exclude_seen": without, "num_beams": num_beams, "item_cache": cache}
+                        best[without] = recommend_rows(model, tokenizer, chosen, num_beams, **search)
+                    items, scores = best[without]
                     columns = slice(items.shape[1])
                     candidates.items[users, columns], candidates.scores[users, columns] = items, scores
                 if others:
                     inputs = tokenizer(rows=chosen, item_prompts=False, return_tensors="pt").to(model.device)
-                    _add_others(model, inputs, users, found, others, cache)
+                    more = {protocol: rows[users] for protocol, rows in others.items()}
+                    if not model.config.repeats:
+                        more = {protocol: _unseen(rows, chosen) for protocol, rows in more.items()}
+                    _add_others(model, inputs, users, found, more, cache)
                 bar.update(len(users))
     finally:
         model.train(was_training)
@@ -152,18 +160,23 @@ def _add_others(model, inputs, users, found, others, item_cache) -> None:
     """Put the others behind what was generated. An item that several protocols ask for is spelt out once."""
     known = np.concatenate([found[protocol].generated.items[users] for protocol in found], axis=1)
     scores = np.concatenate([found[protocol].generated.scores[users] for protocol in found], axis=1)
-    asked = np.sort(np.concatenate([rows[users] for rows in others.values()], axis=1), axis=1)  # (B, E')
+    asked = np.sort(np.concatenate(list(others.values()), axis=1), axis=1)  # (B, E')
     asked[:, 1:][asked[:, 1:] == asked[:, :-1]] = -1
     asked = _not_among(asked, known)
     known = np.concatenate([known, asked], axis=1)
     scores = np.concatenate([scores, _spell_out(model, inputs, asked, item_cache)], axis=1)
     for protocol, rows in others.items():
         candidates = found[protocol]
-        more = _not_among(rows[users], candidates.generated.items[users])  # (B, E)
+        more = _not_among(rows, candidates.generated.items[users])  # (B, E)
         place = (more[:, :, None] == known[:, None]).argmax(axis=2)
         own = np.where(more < 0, -np.inf, np.take_along_axis(scores, place, axis=1))
         candidates.items[users, candidates.num_generated :] = np.where(np.isneginf(own), -1, more)
         candidates.scores[users, candidates.num_generated :] = own
+
+
+def _unseen(rows: np.ndarray, histories: Sequence[Sequence[int]]) -> np.ndarray:
+    """The rows (B, E), -1 in place of those in the users' histories."""
+    return np.stack([np.where(np.isin(own, history), -1, own) for own, history in zip(rows, histories, strict=True)])
 
 
 def _not_among(others: np.ndarray, items: np.ndarray) -> np.ndarray:

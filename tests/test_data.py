@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gram.collaborative.baselines import ItemKNN, Popularity
 from gram.collaborative.fitting import fit_sasrec
@@ -27,6 +29,12 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 HEADER = "asin\ttitle\tbrand\n"
 TABLE = HEADER + "A\tRed  lipstick\tKiss\nB\t\tGlow\nC\tBlush\t\nD\tComb\t\n"
 SEQUENCES = "ann A B C D\nbob C A B\n"
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=8), min_size=1, max_size=4))
+def test_a_repeat_is_an_item_that_its_user_has_had_before(sequences):
+    interactions = Interactions.from_sequences([*map(str, range(len(sequences)))], sequences)
+    assert interactions.num_repeats == sum(len(sequence) - len(set(sequence)) for sequence in sequences)
 
 
 @pytest.fixture

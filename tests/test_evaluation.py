@@ -166,6 +166,16 @@ def test_seen_target_is_a_miss_where_seen_items_are_masked(model, tokenizer):
     assert (gram_ranks(model, tokenizer, **find, exclude_seen=True) > 0).tolist() == [False, True]
 
 
+def test_a_model_that_knows_no_repeats_puts_nothing_of_a_history_forward(model, tokenizer, monkeypatch):
+    histories, others = [np.array([3, 4, 5]), np.array([6])], np.array([[3, 8], [9, 6]])
+    options = {"num_beams": 30, "others": dict.fromkeys(PROTOCOLS, others), "progress": False}
+    expected = gram_candidates(model, tokenizer, histories, **options)["unseen_items"]
+    monkeypatch.setattr(model.config, "repeats", False)
+    for candidates in gram_candidates(model, tokenizer, histories, **options).values():
+        assert np.array_equal(candidates.generated.items, expected.generated.items)
+        assert not any(set(own) & set(seen) for own, seen in zip(candidates.items.tolist(), histories, strict=True))
+
+
 def test_model_is_left_in_its_mode_and_no_users_are_no_work(model, tokenizer):
     try:
         model.train()

@@ -101,6 +101,7 @@ def test_a_run_over_the_trie_from_the_items_is_loaded_as_it_was_trained(data, da
     train(small(data_folder, tmp_path / "model", **changes), data, tokenizer)
     model = GramForConditionalGeneration.from_pretrained(tmp_path / "model")
     assert model.config.score_mode == "trie"
+    assert model.config.repeats == (training_part(data).num_repeats > 0)
     start = {"data": str(data_folder), "output_dir": str(tmp_path), "init_from": str(tmp_path / "model")}
     with pytest.raises(ValueError, match="was made with score_mode=trie, not vocabulary; give --score-mode trie"):
         build_model(TrainingSettings(**start), tokenizer)
