@@ -77,7 +77,8 @@ def test_an_impossible_setting_names_its_field(change, message):
         TrainingSettings("data", "model", **change)
 
 
-def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, tokenizer, model):
+@pytest.mark.parametrize("prefixes_per_group", [4, 100])
+def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, tokenizer, model, prefixes_per_group):
     model, training = copy.deepcopy(model), training_part(data)
 
     def grouped(micro_batch_size, num_processes=1):
@@ -85,7 +86,8 @@ def test_grouped_micro_batches_give_loss_and_gradients_of_the_plain_form(data, t
         model.zero_grad()
         total = 0.0
         for process in range(num_processes):
-            steps = TrainingSteps(training, tokenizer, 16, micro_batch_size, 4, 0, 0, process, num_processes)
+            sizes, share = (16, micro_batch_size, prefixes_per_group), (process, num_processes)
+            steps = TrainingSteps(training, tokenizer, *sizes, 0, 0, *share)
             micro_batches, num_tokens = steps[0]
             for batch in micro_batches:
                 loss = model(**batch, num_items_in_batch=num_tokens).loss

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..tokenization_gram import GramTokenizer
 
 _STEPS_SORTED_TOGETHER = 32
+_FOLDED, _LEAST_SPLIT = 4, 7  # samples whose history items are attended to together, of groups of so many or more
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ class TrainingSteps(Dataset):
     def _collate(self, groups: list[PrefixGroup], idle: bool) -> dict:
         """Inputs of the grouped form; see `GramForConditionalGeneration.forward` for the shapes."""
         tokenizer, longest = self.tokenizer, self.tokenizer.max_history
+        groups = [piece for group in groups for piece in _pieces(group)]
         starts = [self._start(group) for group in groups]
         num_samples = max(map(len, groups))  # R
         num_slots = max(group.last - 1 - start for group, start in zip(groups, starts, strict=True))  # S
@@ -232,6 +234,13 @@ class TrainingSteps(Dataset):
             own["samples"] = (offsets[:, None] + places).flatten()
         history, own = ({name: torch.from_numpy(of) for name, of in arrays.items()} for arrays in (history, own))
         return {**own, "history": history}
+
+
+def _pieces(group: PrefixGroup) -> list[PrefixGroup]:
+    """A group in pieces that attend apart: of many prefixes together, few of the items are in each one's history."""
+    count = -(-len(group) // _FOLDED) if len(group) >= _LEAST_SPLIT else 1
+    bounds = [group.first + len(group) * piece // count for piece in range(count + 1)]
+    return [PrefixGroup(group.user, *bound) for bound in pairwise(bounds)]
 
 
 def _steps(groups: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
