@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ..tokenization_gram import GramTokenizer
 
 _STEPS_SORTED_TOGETHER = 32
-_FOLDED, _LEAST_SPLIT = 4, 7  # samples whose history items are attended to together, of groups of so many or more
+_AT_ONCE = (3, 4, 6)  # prefixes whose items are attended to together, where a group is not left whole
+_DECODING = 5  # passages to attend to that take as long as the rest of what a sample costs the decoder
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class PrefixGroup:
 
     def __len__(self) -> int:
         return self.last - self.first
+
+    def split(self, size: int) -> list[PrefixGroup]:
+        """The same in parts of like lengths, of at most `size` samples."""
+        parts = -(-len(self) // size)
+        bounds = [self.first + len(self) * part // parts for part in range(parts + 1)]
+        return [PrefixGroup(self.user, *part) for part in pairwise(bounds)]
 
 
 def prefix_groups(interactions: Interactions, prefixes_per_group: int) -> np.ndarray:
@@ -192,10 +199,23 @@ class TrainingSteps(Dataset):
         ids = (self.targets.lengths[items].sum() + 8).clip(max=self.tokenizer.max_passage_length)
         return int(self.item_prompts.lengths[items].sum() + len(group) * ids)
 
+    def _pieces(self, groups: list[PrefixGroup]) -> list[PrefixGroup]:
+        """The groups in pieces that attend apart: of many prefixes' items, few are in each one's history.
+
+        All pieces are padded to the longest, so how long they are is chosen for all together.
+        """
+
+        def cost(pieces: list[PrefixGroup]) -> int:
+            slots = max(piece.last - 1 - self._start(piece) for piece in pieces)
+            return len(pieces) * max(map(len, pieces)) * (slots + _DECODING)
+
+        sizes = (max(map(len, groups)), *_AT_ONCE)
+        return min(([piece for group in groups for piece in group.split(size)] for size in sizes), key=cost)
+
     def _collate(self, groups: list[PrefixGroup], idle: bool) -> dict:
         """Inputs of the grouped form; see `GramForConditionalGeneration.forward` for the shapes."""
         tokenizer, longest = self.tokenizer, self.tokenizer.max_history
-        groups = [piece for group in groups for piece in _pieces(group)]
+        groups = self._pieces(groups)
         starts = [self._start(group) for group in groups]
         num_samples = max(map(len, groups))  # R
         num_slots = max(group.last - 1 - start for group, start in zip(groups, starts, strict=True))  # S
@@ -234,13 +254,6 @@ class TrainingSteps(Dataset):
             own["samples"] = (offsets[:, None] + places).flatten()
         history, own = ({name: torch.from_numpy(of) for name, of in arrays.items()} for arrays in (history, own))
         return {**own, "history": history}
-
-
-def _pieces(group: PrefixGroup) -> list[PrefixGroup]:
-    """A group in pieces that attend apart: of many prefixes together, few of the items are in each one's history."""
-    count = -(-len(group) // _FOLDED) if len(group) >= _LEAST_SPLIT else 1
-    bounds = [group.first + len(group) * piece // count for piece in range(count + 1)]
-    return [PrefixGroup(group.user, *bound) for bound in pairwise(bounds)]
 
 
 def _steps(groups: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
