@@ -64,7 +64,7 @@ from gram.training.sharding import check_launch, exchanges_always, shard, whole_
 from gram.training.start import (
     add_lora,
     build_model,
-    parameter_groups,
+    optimizer_of,
     start_from_items,
     tokenizer_of,
     vectors_of_items,
@@ -145,7 +145,7 @@ class _Run:
             for block in (*model.encoder.block, *model.decoder.block):
                 block.layer[-1].compile(dynamic=True)  # norm, activation, dropout and residual become one loop
         shard(self.accelerator, model)
-        optimizer = torch.optim.AdamW(parameter_groups(model, settings), eps=settings.adam_epsilon)
+        optimizer = optimizer_of(model, settings)
         if not len(self.steps(0)):
             raise ValueError(f"{settings.data}: no user has two items to train on; longer sequences are needed")
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)

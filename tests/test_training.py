@@ -213,6 +213,16 @@ def test_resuming_in_mid_epoch_gives_bit_identical_weights(trained, data, data_f
     assert (tmp_path / "resumed" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
+def test_muon_trains_and_goes_on_bit_by_bit(data, data_folder, tokenizer, tmp_path):
+    changes = {"optimizer": "muon", "epochs": 1, "validation_users": 5}
+    whole, halves = (small(data_folder, tmp_path / name, **changes) for name in ("whole", "halves"))
+    train(whole, data, tokenizer)
+    train_until(6, halves, data, tokenizer)
+    train(halves, data, tokenizer)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "halves")]
+    assert weights[0] == weights[1]
+
+
 def test_a_finished_run_is_left_alone_and_another_setting_is_refused(trained, data, data_folder, tokenizer):
     before = (trained / "model.safetensors").stat().st_mtime_ns
     train(small(data_folder, trained), data, tokenizer)
@@ -309,9 +319,10 @@ def test_two_processes_learn_what_one_learns(data_folder, tokenizer, tmp_path):
         torch.testing.assert_close(learnt[2][name], weights, rtol=0, atol=2e-3, msg=name)
 
 
-def test_loss_falls(data, data_folder, tokenizer, tmp_path):
-    settings = small(data_folder, tmp_path / "model", epochs=8, patience=0, validate_every=8, validation_users=5)
-    train(settings, data, tokenizer)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_loss_falls(data, data_folder, tokenizer, tmp_path, optimizer):
+    changes = {"epochs": 8, "patience": 0, "validate_every": 8, "validation_users": 5, "optimizer": optimizer}
+    train(small(data_folder, tmp_path / "model", **changes), data, tokenizer)
     model = GramForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
     steps = TrainingSteps(training_part(data), tokenizer, 32, 32, 4, 0, 0)
     micro_batches, num_tokens = steps[0]

@@ -11,6 +11,7 @@ from .budget import seconds_of
 from .trackers import tracker_names
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
+MUON = "muon"
 # Settings that change no weight, or say where to find what does.
 PLACES = {"data", "output_dir", "overwrite", "translation", "workers", "save_every", "report_to"}
 
@@ -67,11 +68,12 @@ class TrainingSettings(Settings):
             counts for them; they cost the decoder's work, not the encoder's.
         distillation_graph: share of a transition graph in what is expected; it knows what came after an item, and for
             items of which few know that, which texts are similar.
-        learning_rate: highest learning rate of AdamW.
+        optimizer: `adamw`, or `muon`: Muon for the weights of linear layers, AdamW for all others.
+        learning_rate: the highest, of either optimizer.
         embedding_rate: that of the token embeddings, as a multiple; T5's random ones are some ten times larger than its
             other weights, and learn slowly at the same rate.
         adam_epsilon: epsilon of AdamW.
-        weight_decay: weight decay of AdamW; the layer norms have none.
+        weight_decay: apart from the gradient, as AdamW's; the layer norms have none.
         warmup_ratio: share of the steps in which the learning rate rises from 0; it then falls to 0, both linearly.
         max_grad_norm: gradients are clipped to this norm.
         gradient_checkpointing: compute activations anew in the backward pass, for less memory.
@@ -134,6 +136,7 @@ class TrainingSettings(Settings):
     distillation_temperature: float = within(1.0, above=0)
     distillation_draws: int = within(0, least=0, most=1024)
     distillation_graph: float = within(0.0, least=0, most=1)
+    optimizer: str = within("adamw", one_of=("adamw", MUON))
     learning_rate: float = within(1e-3, above=0)
     embedding_rate: float = within(1.0, above=0)
     adam_epsilon: float = within(1e-6, above=0)

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from ..modeling_gram import GramForConditionalGeneration
-from .settings import TrainingSettings
+from .settings import MUON, TrainingSettings
 
 
 def check_launch(accelerator: Accelerator, settings: TrainingSettings) -> None:
@@ -20,6 +20,8 @@ def check_launch(accelerator: Accelerator, settings: TrainingSettings) -> None:
         ValueError: it cannot do what the settings ask for, or is configured as GRAM cannot run.
     """
     kind = accelerator.distributed_type
+    if settings.optimizer == MUON and exchanges_always(accelerator):
+        raise ValueError("optimizer: muon takes whole weights, which here are shared out; give --optimizer adamw")
     if settings.lora is not None and exchanges_always(accelerator):
         raise ValueError("lora: LoRA trains too few weights to share them out; launch it with ddp.yaml")
     if kind == DistributedType.FSDP:

@@ -24,7 +24,8 @@ from ..translation.embedding import embed_texts
 from ..translation.tokenizer_folder import make_tokenizer_folder
 from ..trie_gram import ItemTrie
 from .distillation import sasrec_in
-from .settings import PROMPT_PARTS, TrainingSettings
+from .muon import Muon
+from .settings import MUON, PROMPT_PARTS, TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -217,18 +218,28 @@ def add_lora(model: GramForConditionalGeneration, settings: TrainingSettings) ->
     return adapted
 
 
-def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict]:
-    """What the optimizer treats alike: token embeddings with a rate of their own, layer norms without decay."""
+def optimizer_of(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimizer; token embeddings have a rate of their own, layer norms no decay."""
     tables = {id(of.weight) for of in (model.get_input_embeddings(), model.get_output_embeddings())}
-    groups: dict[str, list] = {"tokens": [], "norms": [], "others": []}
+    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)} - tables
+    groups: dict[str, list] = {"tokens": [], "norms": [], "matrices": [], "others": []}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            groups["tokens" if id(weight) in tables else "norms" if "layer_norm" in name else "others"].append(weight)
+            own = {"tokens": id(weight) in tables, "norms": "layer_norm" in name, "matrices": id(weight) in linear}
+            groups[next((kind for kind, is_one in own.items() if is_one), "others")].append(weight)
     rate, times, decay = settings.learning_rate, settings.embedding_rate, settings.weight_decay
-    rates = {"tokens": rate * times, "norms": rate, "others": rate}
-    decays = {"tokens": decay / times, "norms": 0.0, "others": decay}  # AdamW multiplies them by the rates
-    return [
-        {"params": weights, "lr": rates[kind], "highest_lr": rates[kind], "weight_decay": decays[kind]}
+    rates = {"tokens": rate * times}
+    decays = {"tokens": decay / times, "norms": 0.0}  # AdamW multiplies them by the rates
+    groups = [
+        {
+            "params": weights,
+            "lr": rates.get(kind, rate),
+            "highest_lr": rates.get(kind, rate),
+            "weight_decay": decays.get(kind, decay),
+            "is_matrices": kind == "matrices",
+        }
         for kind, weights in groups.items()
         if weights
     ]
+    kind = Muon if settings.optimizer == MUON else torch.optim.AdamW
+    return kind(groups, eps=settings.adam_epsilon)
