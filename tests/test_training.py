@@ -328,7 +328,7 @@ def test_loss_falls(data, data_folder, tokenizer, tmp_path, optimizer):
     micro_batches, num_tokens = steps[0]
     with torch.no_grad():
         loss = sum(model(**batch, num_items_in_batch=num_tokens).loss.item() for batch in micro_batches)
-    assert loss < 0.5 * np.log(len(tokenizer))
+    assert loss < 0.55 * np.log(len(tokenizer))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
