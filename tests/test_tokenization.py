@@ -218,7 +218,7 @@ def test_a_saved_folder_loads_anywhere_and_recommends_the_same(model, tokenizer,
     assert item_ids == tokenizer.item_ids
     for items, scores in found:
         assert items == tokenizer.decode_items(output.sequences, 5)
-        assert scores == output.sequences_scores.tolist()
+        assert scores == pytest.approx(output.sequences_scores.tolist(), rel=1e-5)
 
 
 def test_no_pickle_in_a_model_folder(model_folder):

@@ -103,10 +103,10 @@ def test_a_run_over_the_trie_from_the_items_is_loaded_as_it_was_trained(data, da
     assert model.config.score_mode == "trie"
     assert model.config.repeats == (training_part(data).num_repeats > 0)
     start = {"data": str(data_folder), "output_dir": str(tmp_path), "init_from": str(tmp_path / "model")}
-    with pytest.raises(ValueError, match="was made with score_mode=trie, not vocabulary; give --score-mode trie"):
-        build_model(TrainingSettings(**start), tokenizer)
-    again = build_model(TrainingSettings(**start, score_mode="trie"), tokenizer)
+    again = build_model(TrainingSettings(**start), tokenizer)
+    assert again.config.score_mode == "trie"
     assert torch.equal(again.shared.weight, model.shared.weight)
+    assert build_model(TrainingSettings(**start, score_mode="vocabulary"), tokenizer).config.score_mode == "vocabulary"
     with pytest.raises(ValueError, match="embedding_start is for random weights"):
         TrainingSettings(**start, embedding_start="items")
 

@@ -50,7 +50,7 @@ class TrainingSettings(Settings):
         id_in_item_prompt: whether an item prompt begins with the item's own lexical ID.
         passage_position: whether an item prompt's encoding tells its place in the history.
         score_mode: what a token's probability is over: `vocabulary`, or `trie`, the tokens that are legal in its place;
-            these alone are then computed and compared.
+            these alone are then computed and compared. Without it as in a trained GRAM, and otherwise `vocabulary`.
         embedding_start: `random`, or `items`: a token of random weights starts as the mean of the items whose prompts
             have it, by their texts' vectors and their embeddings in the SASRec of the translation, if it has one.
         epochs: passes over the training part; 30 where no budget is given either.
@@ -123,7 +123,7 @@ class TrainingSettings(Settings):
     item_prompts: bool = True
     id_in_item_prompt: bool = True
     passage_position: bool = True
-    score_mode: str = within("vocabulary", one_of=SCORE_MODES)
+    score_mode: str | None = within(None, one_of=SCORE_MODES)
     embedding_start: str = within("random", one_of=("random", "items"))
     epochs: int | None = within(None, least=1)
     budget: str | None = None

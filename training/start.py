@@ -77,8 +77,9 @@ def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramFor
         place = tokenizer.name_or_path or "the tokenizer"
         _check_part(name, getattr(settings, name), getattr(tokenizer, f"with_{name}"), place)
     model = _model_of(settings, tokenizer)
-    for name in ("passage_position", "score_mode"):
-        _check_part(name, getattr(settings, name), getattr(model.config, name), settings.init_from)
+    _check_part("passage_position", settings.passage_position, model.config.passage_position, settings.init_from)
+    if settings.score_mode is not None:
+        model.config.score_mode = settings.score_mode
     model.position_embedding.requires_grad_(settings.passage_position)  # loading makes every weight trainable
     return model
 
@@ -143,8 +144,7 @@ def _model_of(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramForCo
         )
         check_catalogue(model, tokenizer, settings.init_from)
         return model
-    fields = ("max_history", "passage_position", "score_mode", "dropout_rate")
-    fields = {name: getattr(settings, name) for name in fields}
+    fields = {name: getattr(settings, name) for name in ("max_history", "passage_position", "dropout_rate")}
     if settings.backbone is not None:
         model = GramForConditionalGeneration.from_backbone(settings.backbone, **fields)
         _make_room(model, tokenizer, settings.backbone)
