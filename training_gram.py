@@ -164,7 +164,7 @@ def target_loss(
     """
     is_target, over_trie = labels >= 0, model.config.score_mode == "trie"
     if over_trie and soft_targets is None:
-        tokens = model.item_trie.legal_tokens(labels)
+        tokens = model._trie(None).legal_tokens(labels)
         soft_targets = {"tokens": tokens, "shares": (tokens == labels[..., None]).float()}
     soft = () if soft_targets is None else (soft_targets["tokens"], soft_targets["shares"])
     given = [values[is_target] for values in (states, labels, *soft)]  # (n, d), (n,), and perhaps (n, F) twice

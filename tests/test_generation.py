@@ -151,6 +151,12 @@ def test_a_target_that_is_no_lexical_id_is_refused_where_only_these_are_possible
         model(input_ids=passages(2), labels=labels)
 
 
+def test_a_loss_over_the_trie_without_one_says_what_to_call():
+    model = GramForConditionalGeneration(GramConfig(**CONFIG, score_mode="trie"))
+    with pytest.raises(ValueError, match=r"the model has no item trie: .* `set_item_trie`"):
+        model(input_ids=passages(1), labels=torch.tensor([[5, END]]))
+
+
 @settings(max_examples=30)
 @given(catalogues, st.integers(1, 12), st.sampled_from(["vocabulary", "trie"]), st.data())
 def test_exact_search_returns_the_best_of_the_exhaustive_ranking(small_model, sequences, num_items, mode, data):

@@ -51,8 +51,8 @@ class TrainingSettings(Settings):
         passage_position: whether an item prompt's encoding tells its place in the history.
         score_mode: what a token's probability is over: `vocabulary`, or `trie`, the tokens that are legal in its place;
             these alone are then computed and compared. Without it as in a trained GRAM, and otherwise `vocabulary`.
-        embedding_start: `random`, or `items`: a token of random weights starts as the mean of the items whose prompts
-            have it, by their texts' vectors and their embeddings in the SASRec of the translation, if it has one.
+        embedding_start: `random`, or `items`: a token of random weights starts half as the mean of the items whose
+            prompts have it, by their texts' vectors and their embeddings in the translation's SASRec, if it has one.
         epochs: passes over the training part; 30 where no budget is given either.
         budget: time for training and validations in place of epochs, such as 2h, 90m, 600s or 1h30m: as many steps as
             fit, by some that are timed before the first. They are not cut should they take longer later.
