@@ -67,7 +67,7 @@ def test_explanations_of_what_is_recommended_to_random_histories(deep_models, to
     with torch.no_grad():
         for rank in range(TOP_K):
             expected = attention_of_plain_decoder(eager, inputs, found.token_ids[:, rank])
-            torch.testing.assert_close(shares[:, rank], expected, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(shares[:, rank], expected, atol=1e-4, rtol=1e-3)
     assert (shares[~inputs["attention_mask"].any(-1)[:, None].expand_as(shares)] == 0).all()
 
 
