@@ -56,13 +56,14 @@ print(json.dumps(recommend(json.load(sys.stdin), top_k=int(sys.argv[2]))))
 """
 
 
-def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path = RECIPE) -> None:
+def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path = RECIPE, ties_seed: int = 0) -> None:
     """Get the data, translate, train, evaluate, reload and recommend.
 
     Args:
         output_dir: becomes the model folder; holds `data/`, `translation/` and `evaluation.json` as well.
         say: takes each line for the user.
         recipe: YAML file with the settings of translation and training.
+        ties_seed: of the order among a user's ratings of the same second.
 
     Raises:
         OSError: the data set cannot be downloaded.
@@ -77,7 +78,7 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
 
     say("1/5  MovieLens-100k")
     if not data_folder.exists():
-        prepare_movielens(fetch_wheel(), data_folder)
+        prepare_movielens(fetch_wheel(), data_folder, ties_seed)
     data = read_folder(data_folder)
     users, films, total = len(data.interactions), len(data.items), len(data.interactions.items)
     say(f"     {users:,} users, {films:,} films, {total:,} interactions")
@@ -132,7 +133,7 @@ def fetch_wheel() -> Path:
     return wheel
 
 
-def prepare_movielens(wheel: Path, output: Path) -> None:
+def prepare_movielens(wheel: Path, output: Path, ties_seed: int = 0) -> None:
     """Make the data folder of MovieLens-100k: 5-core, in order of time.
 
     Three of four ratings have a second in common with others of their user: these are mixed, so that no model learns
@@ -141,7 +142,8 @@ def prepare_movielens(wheel: Path, output: Path) -> None:
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
         for suffix in ("inter", "item"):
             (Path(folder) / f"ml-100k.{suffix}").write_bytes(archive.read(f"{MOVIELENS}.{suffix}"))
-        prepare(PrepareSettings(format="recbole", input=folder, text_columns=FILM_TEXTS, ties="hash"), output)
+        settings = {"format": "recbole", "input": folder, "text_columns": FILM_TEXTS}
+        prepare(PrepareSettings(**settings, ties="hash", ties_seed=ties_seed), output)
 
 
 def _is_newer(path: Path, source: Path) -> bool:

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import ItemTrie
-from gram.benchmarks import budget, catalogues, lexical_ids, translation
+from gram.benchmarks import catalogues, lexical_ids, ties, translation
 from gram.benchmarks import generation as generation_benchmark
 from gram.benchmarks import quality as quality_benchmark
 from gram.benchmarks import serving as serving_benchmark
 from gram.benchmarks import trie as trie_benchmark
 from gram.benchmarks.measuring import Machine
+from gram.data import read_folder
+from gram.reproduction import quickstart
 from gram.translation import TranslationSettings, train_vocabulary, translate
 
 from .conftest import QUICKSTART_RECIPE
@@ -320,18 +322,21 @@ def test_the_server_is_measured_beside_one_that_takes_user_by_user(
     assert [row.split("|")[1].strip() for row in rows] == ["server", "---", "dynamic batches", "one user at a time"]
 
 
-def test_the_budget_study_trains_every_point_and_plots_them(data_folder, tmp_path, capsys):
-    recipe, output = tmp_path / "shop.yaml", tmp_path / "budget"
+def test_the_spread_over_ties_is_that_of_whole_quickstarts(films_wheel, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(quickstart, "fetch_wheel", lambda: films_wheel)
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "ties"
     recipe.write_text(QUICKSTART_RECIPE)
-    arguments = [str(recipe), "--data", str(data_folder), "--output-dir", str(output), "--sizes", "recipe"]
-    budget.main([*arguments, "--epochs", "1", "2", "--d-model", "8"])
-    first, second = json.loads((output / "budget.json").read_text(encoding="utf-8"))["rows"]
-    assert [(row["size"], row["epochs"]) for row in (first, second)] == [("recipe", 1), ("recipe", 2)]
-    trained = json.loads((output / "recipe-2" / "runs" / "gram-seed0" / "training.json").read_text(encoding="utf-8"))
-    assert (trained["settings"]["epochs"], trained["settings"]["d_model"]) == (2, 8)
-    assert second["ndcg@10"] == trained["progress"]["best_ndcg"] == max(ndcg for _, ndcg in second["curves"][0])
-    assert [epoch for epoch, _ in second["curves"][0]] == [1, 2]
-    assert not list(output.glob("*/results"))  # what is chosen by validation has not seen the test
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [row.split("|")[2].strip() for row in rows] == ["epochs", "---:", "1", "2"]
-    assert (output / "budget.svg").stat().st_size > 1000
+    ties.main(["--output-dir", str(output), "--config", str(recipe), "--seeds", "2"])
+    found = json.loads((output / "ties.json").read_text(encoding="utf-8"))["ndcg@10"]
+    assert list(found) == ["GRAM", "SASRec", "item-kNN", "transition-graph", "popularity"]
+    for seed in range(2):
+        evaluated = json.loads((output / f"ties-{seed}" / "evaluation.json").read_text(encoding="utf-8"))["models"]
+        for model, protocols in found.items():
+            for protocol, values in protocols.items():
+                assert values[seed] == evaluated[model][protocol]["ndcg@10"]["mean"]
+    one, other = (read_folder(output / f"ties-{seed}" / "data").interactions for seed in range(2))
+    assert not np.array_equal(one.items, other.items)
+    assert all(np.array_equal(np.sort(some), np.sort(mixed)) for some, mixed in zip(one, other, strict=True))
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| SASRec "))
+    values = found["SASRec"]["all_items"]
+    assert f"| {np.mean(values):.4f} +- {np.std(values, ddof=1):.4f} |" in row
