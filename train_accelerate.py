@@ -69,7 +69,7 @@ from gram.training.start import (
     tokenizer_of,
     vectors_of_items,
 )
-from gram.training.steps import TrainingSteps
+from gram.training.steps import SIZES, TrainingSteps
 from gram.training.trackers import loggable, tracker_names
 from gram.translation import SASREC_FILE, TranslationSettings
 
@@ -158,7 +158,6 @@ class _Run:
 
     def steps(self, epoch: int) -> TrainingSteps:
         settings, accelerator = self.settings, self.accelerator
-        names = ("batch_size", "micro_batch_size", "micro_batch_tokens", "prefixes_per_group", "seed")
         return TrainingSteps(
             self.training,
             self.tokenizer,
@@ -167,7 +166,7 @@ class _Run:
             num_processes=accelerator.num_processes,
             same_count=exchanges_always(accelerator),
             with_samples=self.distillation is not None,
-            **{name: getattr(settings, name) for name in names},
+            **{name: getattr(settings, name) for name in SIZES},
         )
 
     def plan(self) -> None:

@@ -24,7 +24,7 @@ from gram.data import read_folder, training_part
 from gram.training.distillation import distillation_of
 from gram.training.settings import TrainingSettings
 from gram.training.start import build_model
-from gram.training.steps import TrainingSteps
+from gram.training.steps import SIZES, TrainingSteps
 from gram.translation import TranslationSettings
 
 from .measuring import in_fresh_process, markdown, medians, peak_gb, write_json
@@ -41,8 +41,7 @@ class Work:
         torch.manual_seed(settings.seed)
         self.model = build_model(settings, tokenizer).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.learning_rate)
-        names = ("batch_size", "micro_batch_size", "micro_batch_tokens", "prefixes_per_group", "seed")
-        sizes = {name: getattr(settings, name) for name in names}
+        sizes = {name: getattr(settings, name) for name in SIZES}
         steps = TrainingSteps(training, tokenizer, epoch=0, with_samples=True, **sizes)
         places = np.unique(np.linspace(0, len(steps) - 1, count).astype(int)).tolist()
         self.steps = [steps[place] for place in places]

@@ -66,12 +66,18 @@ def as_flags(settings: TrainingSettings) -> list[str]:
     return [f"--{name.replace('_', '-')}={str(value).lower()}" for name, value in vars(settings).items()]
 
 
+@pytest.mark.parametrize("prefixes_per_user", [None, 5])
 @pytest.mark.parametrize("prefixes_per_group", [1, 3, 100])
-def test_every_prefix_of_every_user_is_a_sample_once_per_epoch(data, tokenizer, prefixes_per_group):
+def test_every_prefix_or_the_latest_are_samples_once_per_epoch(data, tokenizer, prefixes_per_group, prefixes_per_user):
     training = training_part(data)
     expected = {(user, place) for user, length in enumerate(training.lengths) for place in range(1, length)}
+    if prefixes_per_user is not None:
+        latest = {(user, place) for user, place in expected if place >= training.lengths[user] - prefixes_per_user}
+        assert latest < expected
+        expected = latest
     for epoch in (0, 1):
-        steps = TrainingSteps(training, tokenizer, 16, 16, prefixes_per_group, seed=0, epoch=epoch)
+        options = {"seed": 0, "epoch": epoch, "prefixes_per_user": prefixes_per_user}
+        steps = TrainingSteps(training, tokenizer, 16, 16, prefixes_per_group, **options)
         groups = [group for index in range(len(steps)) for group in steps.groups(index)]
         samples = [(group.user, place) for group in groups for place in range(group.first, group.last)]
         assert len(samples) == len(expected)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..tokenization_gram import GramTokenizer
 
 _STEPS_SORTED_TOGETHER = 32
+# What steps take from `TrainingSettings`.
+SIZES = ("batch_size", "micro_batch_size", "micro_batch_tokens", "prefixes_per_group", "prefixes_per_user", "seed")
 _AT_ONCE = (3, 4, 6)  # prefixes whose items are attended to together, where a group is not left whole
 _DECODING = 5  # passages to attend to that take as long as the rest of what a sample costs the decoder
 
@@ -44,17 +46,22 @@ class PrefixGroup:
         return [PrefixGroup(self.user, *part) for part in pairwise(bounds)]
 
 
-def prefix_groups(interactions: Interactions, prefixes_per_group: int) -> np.ndarray:
-    """All prefixes of all users, in groups of at most `prefixes_per_group`; the first item is never a target.
+def prefix_groups(
+    interactions: Interactions, prefixes_per_group: int, prefixes_per_user: int | None = None
+) -> np.ndarray:
+    """All users' prefixes, or the latest `prefixes_per_user`, in groups of at most `prefixes_per_group`.
+
+    A user's first item is never a target.
 
     Returns:
         (G, 3) int64, the fields of a [`PrefixGroup`]: a run counts its steps long before it needs their groups.
     """
-    samples = np.maximum(interactions.lengths - 1, 0)  # (users,)
+    samples = np.clip(interactions.lengths - 1, 0, prefixes_per_user)  # (users,)
     counts = -(-samples // prefixes_per_group)
     users = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(users)) - np.repeat(counts.cumsum() - counts, counts)  # of the group among its user's
-    first, last = (1 + samples[users] * bound // counts[users] for bound in (place, place + 1))
+    start = (interactions.lengths - samples)[users]
+    first, last = (start + samples[users] * bound // counts[users] for bound in (place, place + 1))
     return np.stack([users, first, last], axis=1)
 
 
@@ -115,7 +122,7 @@ class TrainingSteps(Dataset):
         batch_size: samples of a step, over all processes; the last groups may overshoot it by less than one group.
         micro_batch_size: samples that a process runs through the model at once.
         micro_batch_tokens: tokens of prompts that it encodes at once; a single group may have more.
-        prefixes_per_group: see [`prefix_groups`].
+        prefixes_per_group, prefixes_per_user: see [`prefix_groups`].
         seed, epoch: determine the order.
         process, num_processes: which share of every step to give.
         same_count: give every process as many micro-batches of a step; those that it has too few of count nothing.
@@ -137,6 +144,7 @@ class TrainingSteps(Dataset):
         micro_batch_tokens: int = 16384,
         same_count: bool = False,
         with_samples: bool = False,
+        prefixes_per_user: int | None = None,
     ):
         self.interactions, self.tokenizer = interactions, tokenizer
         self.item_prompts, self.targets = _tokenized(tokenizer)
@@ -144,7 +152,7 @@ class TrainingSteps(Dataset):
         self.process, self.num_processes, self.same_count = process, num_processes, same_count
         self.with_samples = with_samples
         rng = np.random.default_rng([seed, epoch])
-        self._groups = prefix_groups(interactions, prefixes_per_group)  # (G, 3)
+        self._groups = prefix_groups(interactions, prefixes_per_group, prefixes_per_user)  # (G, 3)
         self._groups = self._groups[rng.permutation(len(self._groups))]
         self._steps = _steps(self._groups, batch_size, rng)
 
