@@ -10,7 +10,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that `gram reproduce` wrote")
-    what = "write it there, between the lines `<!-- gram table NAME -->` and `<!-- end of gram table -->`"
+    what = (
+        "into a page, between the lines `<!-- gram table NAME -->`, NAME that of DIR, and `<!-- end of gram table -->`"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.md", help=what)
 
 

@@ -138,7 +138,8 @@ def _caption(results: Mapping[str, Any]) -> str:
     users = f"all {results['users']:,} test users"
     if facts["fraction"] < 1:
         users = f"**a rehearsal on {facts['fraction']:.2g} of the users** ({results['users']:,} test users)"
-    text = f"`{facts['dataset']}`, {users}, full ranking of {results['data']['items']:,} items, "
+    data = results["data"]
+    text = f"`{facts['dataset']}` on `{Path(data['folder']).name}`, {users}, full ranking of {data['items']:,} items, "
     text += "means with their 95 % intervals over users in brackets; R is recall, N is NDCG."
     trained = [row for row in rows if row["validation"]]
     if trained:
@@ -203,7 +204,7 @@ def _less(entry: Mapping[str, float]) -> str:
 def write_table(folder: str | Path, page: str | Path) -> None:
     """Put the table of a reproduction into a page, between `<!-- gram table NAME -->` and `<!-- end of gram table -->`.
 
-    NAME is that of the data set. What stands between the marks is replaced; a page that does not exist is made.
+    NAME is that of the folder. What stands between the marks is replaced; a page that does not exist is made.
 
     Raises:
         FileNotFoundError: the folder has no results.
@@ -212,7 +213,7 @@ def write_table(folder: str | Path, page: str | Path) -> None:
     results, page = read_results(folder), Path(page)
     if page.suffix != ".md":
         raise ValueError(f"{page}: the table is Markdown; give a file name that ends in .md")
-    begin = f"<!-- gram table {results['reproduction']['dataset']} -->"
+    begin = f"<!-- gram table {Path(folder).resolve().name} -->"
     text = page.read_text(encoding="utf-8") if page.exists() else f"{begin}\n{END}\n"
     marks = re.compile(re.escape(begin) + r".*?" + re.escape(END), flags=re.DOTALL)
     if len(marks.findall(text)) != 1 or text.count(begin) != 1:

@@ -326,7 +326,7 @@ def made_up(folder, data):
     facts |= {"num_layers": 4, "num_decoder_layers": 4, "d_model": 256}
     common = {
         "reproduction": facts,
-        "data": {"items": 30},
+        "data": {"folder": "data/goods", "items": 30},
         "environment": {"device": "a CPU, 2 cores", "threads": 1},
         "hashes": {"data": "0"},
     }
@@ -344,9 +344,9 @@ def made_up(folder, data):
 
 
 TABLE = """\
-`shop`, **a rehearsal on 0.1 of the users** (40 test users), full ranking of 30 items, means with their 95 % intervals \
-over users in brackets; R is recall, N is NDCG. Every generative row: size tiny, 4 + 4 layers of width 256, 12.3 \
-million parameters, 2 epochs of batches of 128, 60.0 seconds on 1 thread of a CPU, 2 cores. ± is the \
+`shop` on `goods`, **a rehearsal on 0.1 of the users** (40 test users), full ranking of 30 items, means with their \
+95 % intervals over users in brackets; R is recall, N is NDCG. Every generative row: size tiny, 4 + 4 layers of width \
+256, 12.3 million parameters, 2 epochs of batches of 128, 60.0 seconds on 1 thread of a CPU, 2 cores. ± is the \
 standard deviation over seeds.
 
 All items may be recommended:
@@ -406,20 +406,23 @@ def test_results_of_older_versions_leave_cells_empty(data, tmp_path):
 
 
 def test_a_table_goes_between_its_marks(data, tmp_path, capsys):
-    made_up(tmp_path, data)
-    join_results(tmp_path)
-    page, block = tmp_path / "page.md", f"<!-- gram table shop -->\n\n{TABLE}\n\n<!-- end of gram table -->"
-    page.write_text("# Before\n\n<!-- gram table shop -->\nold\n<!-- end of gram table -->\n\nAfter.\n")
-    assert main(["table", str(tmp_path), "--output", str(page)]) == 0
+    folder = tmp_path / "goods-cpu"
+    made_up(folder, data)
+    join_results(folder)
+    page, block = tmp_path / "page.md", f"<!-- gram table goods-cpu -->\n\n{TABLE}\n\n<!-- end of gram table -->"
+    page.write_text("# Before\n\n<!-- gram table goods-cpu -->\nold\n<!-- end of gram table -->\n\nAfter.\n")
+    assert main(["table", str(folder), "--output", str(page)]) == 0
     assert page.read_text() == f"# Before\n\n{block}\n\nAfter.\n"
-    write_table(tmp_path, page)
+    write_table(folder, page)
     assert page.read_text() == f"# Before\n\n{block}\n\nAfter.\n"
-    write_table(tmp_path, tmp_path / "new.md")
+    write_table(folder, tmp_path / "new.md")
     assert (tmp_path / "new.md").read_text() == f"{block}\n"
     page.write_text("# Nothing to write between\n")
     capsys.readouterr()
-    assert main(["table", str(tmp_path), "--output", str(page)]) == 2
-    assert "page.md: needs one pair of lines to write between, `<!-- gram table shop -->`" in capsys.readouterr().err
+    assert main(["table", str(folder), "--output", str(page)]) == 2
+    assert (
+        "page.md: needs one pair of lines to write between, `<!-- gram table goods-cpu -->`" in capsys.readouterr().err
+    )
     assert main(["table", str(tmp_path / "none")]) == 2
     assert "results.json: no such file; give a folder that `gram reproduce` wrote" in capsys.readouterr().err
 
