@@ -46,7 +46,7 @@ _INSTEAD = {
     "renormalize_logits": '`score_mode="trie"` scores over the legal tokens alone',
     "output_scores": "`sequences_scores` and `item_indices` come with `return_dict_in_generate=True`",
     "output_attentions": "`explain` tells what the decoder attends to",
-    **dict.fromkeys(("suppress_tokens", "bad_words_ids"), "`excluded_items` and `item_trie` choose among items"),
+    **dict.fromkeys(("suppress_tokens", "bad_words_ids"), "`excluded_items` and `allowed_items` choose among items"),
 }
 
 

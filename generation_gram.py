@@ -22,6 +22,7 @@ def beam_search(
     length_penalty: float,
     start_token_id: int,
     excluded_items: torch.Tensor | None = None,
+    allowed: torch.Tensor | None = None,
     renormalised: bool = False,
     is_static: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,6 +41,8 @@ def beam_search(
             power of this.
         start_token_id: the decoder's first token.
         excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
+        allowed (N,): how many of the items that users may get are below each node, see [`ItemTrie.subset`]; by default
+            they may get all. The beams go to these alone, and scores are as without it.
         renormalised: log-probabilities are over legal tokens alone, so that a prefix of one item needs no more steps.
         is_static: append `num_beams` tokens at every step, whether or not as many are needed.
 
@@ -55,7 +58,7 @@ def beam_search(
         (tensor([[1, 0]], dtype=torch.int32), tensor([[-1.0500, -2.0000]]))
     """
     device = trie.offsets.device
-    exhausted = None if excluded_items is None else trie.exhausted_nodes(excluded_items)
+    exhausted = None if excluded_items is None else trie.exhausted_nodes(excluded_items, allowed)
     users = torch.arange(batch_size, device=device)[:, None, None]  # (B, 1, 1)
     nodes = torch.zeros(batch_size, num_beams if is_static else 1, dtype=torch.long, device=device)  # (B, W)
     tokens, slots, num_slots = torch.full_like(nodes, start_token_id), torch.full_like(nodes, -1), 0
@@ -87,6 +90,8 @@ def beam_search(
             log_probs.scatter_(1, wide.expand_as(found), found)
             slots.scatter_(1, asked, torch.arange(num_slots, num_slots + width, device=device).expand(batch_size, -1))
             num_slots += width
+        if allowed is not None:
+            exists = exists & (allowed[children] > 0)
         if exhausted is not None and len(exhausted):
             keys = users * trie.num_nodes + children
             at = torch.searchsorted(exhausted, keys).clamp(max=len(exhausted) - 1)
@@ -123,6 +128,7 @@ def exact_search(
     length_penalty: float,
     start_token_id: int,
     excluded_items: torch.Tensor | None = None,
+    allowed: torch.Tensor | None = None,
     nodes_per_step: int = 64,
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Best-first search over an item trie for one user: what ranking every item would return.
@@ -135,6 +141,7 @@ def exact_search(
     Args:
         step, trie, num_return_sequences, length_penalty, start_token_id: as of [`beam_search`], for B = 1.
         excluded_items (E,): catalogue rows that the user must not get; -1 is none.
+        allowed: as of [`beam_search`].
         nodes_per_step: most prefixes expanded at once, W.
 
     Returns:
@@ -149,7 +156,7 @@ def exact_search(
         (tensor([1], dtype=torch.int32), 3)
     """
     device = trie.offsets.device
-    exhausted = None if excluded_items is None else trie.exhausted_nodes(excluded_items.to(device)[None])
+    exhausted = None if excluded_items is None else trie.exhausted_nodes(excluded_items.to(device)[None], allowed)
     divisors = np.arange(1, trie.depth + 1, dtype=np.float64) ** length_penalty  # of lengths 1, 2, ...
     best = open_prefixes = np.empty(0, dtype=PREFIX)
     batch, num_scored = np.array([(0, 0, 0, -1, -1, 0)], dtype=PREFIX), 0  # the root
@@ -158,6 +165,8 @@ def exact_search(
         tokens = trie.tokens[nodes].long().masked_fill(nodes == 0, start_token_id)  # (1, W)
         children, legal = trie.expand(nodes)  # (1, W, F)
         log_probs = step(tokens, parents, trie.tokens[children].long().clamp(min=0), legal)
+        if allowed is not None:
+            log_probs = log_probs.masked_fill(allowed[children] == 0, -torch.inf)
         if exhausted is not None:
             log_probs = log_probs.masked_fill(torch.isin(children, exhausted), -torch.inf)
 

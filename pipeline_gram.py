@@ -78,11 +78,14 @@ class GenerativeRecommendationPipeline(Pipeline):
             logger.warning(f"the item encodings are of the model in {saved}, and not used for the model in {loaded}")
         return saved == loaded
 
-    def _sanitize_parameters(self, top_k=None, exclude_seen=None, num_beams=None, score_mode=None, exact=None):
+    def _sanitize_parameters(
+        self, top_k=None, exclude_seen=None, exclude=None, only=None, num_beams=None, score_mode=None, exact=None
+    ):
         given = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": num_beams, "exact": exact}
         given = {name: value for name, value in given.items() if value is not None}
         check_search(**given)
-        return {}, given if score_mode is None else {**given, "score_mode": score_mode}, {}
+        others = {"allowed": self.tokenizer.allowed_rows(exclude or (), only), "score_mode": score_mode}
+        return {}, given | {name: value for name, value in others.items() if value is not None}, {}
 
     def __call__(
         self,
@@ -101,7 +104,8 @@ class GenerativeRecommendationPipeline(Pipeline):
             num_workers: taken, as by every pipeline; histories need no processes that load them.
             batch_size: users in one search; 16 unless the pipeline was made with another one.
             kwargs: `top_k`: items per user (10). `exclude_seen`: leave out every item of the user's whole history
-                (True). `num_beams`: width of the search (50), at least `top_k`. `score_mode`: `"vocabulary"` or
+                (True). `exclude`: ids of items that nobody gets. `only`: ids of the items that anybody may get (all).
+                `num_beams`: width of the search (50), at least `top_k`. `score_mode`: `"vocabulary"` or
                 `"trie"`, `exact`: search until nothing better can be found (False), both as in `generate`.
 
         Returns:
@@ -189,6 +193,7 @@ def recommend_rows(
     exclude_seen: bool = True,
     num_beams: int = 50,
     item_cache: ItemCache | None = None,
+    allowed: Sequence[int] | np.ndarray | None = None,
     score_mode: str | None = None,
     exact: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -202,6 +207,7 @@ def recommend_rows(
         exclude_seen: leave out every item of the user's whole history.
         num_beams: width of the search; at least `top_k` are taken.
         item_cache: encodings of the histories' items; without it they are encoded.
+        allowed: catalogue rows of the items that these users may get, see `tokenizer.allowed_rows`; by default all.
         score_mode: see [`GramForConditionalGeneration.generate`].
         exact: likewise.
 
@@ -219,6 +225,7 @@ def recommend_rows(
     output = model.generate(
         **tokenizer(rows=histories, item_prompts=item_cache is None, return_tensors="pt").to(model.device),
         excluded_items=histories if exclude_seen else None,
+        allowed_items=allowed,
         item_cache=item_cache,
         num_beams=num_beams,
         num_return_sequences=top_k,

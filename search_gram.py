@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,14 @@ from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-from .arguments_gram import catalogue_rows, check_trie, check_users, read_encoded, read_passages, search_options
+from .arguments_gram import (
+    catalogue_rows,
+    check_trie,
+    check_users,
+    read_encoded,
+    read_passages,
+    search_options,
+)
 from .configuration_gram import SCORE_MODES
 from .decoding_gram import SCORES, FusedPassages, PrefixDecoder, heads, joined, keys_and_values
 from .encoding_gram import add_feed_forward, encode_packed
@@ -49,6 +57,7 @@ class GramSearchMixin:
         generation_config: GenerationConfig | None = None,
         item_trie: ItemTrie | None = None,
         excluded_items: torch.LongTensor | None = None,
+        allowed_items: torch.LongTensor | Sequence[int] | None = None,
         encoder_outputs: BaseModelOutput | None = None,
         history: torch.LongTensor | None = None,
         item_cache: ItemCache | None = None,
@@ -69,6 +78,8 @@ class GramSearchMixin:
                 bounds the length. What would have no effect is refused: see `arguments_gram.py`.
             item_trie: the items to choose from, in place of the model's own trie.
             excluded_items (B, E): catalogue rows that a user must not get, padded with -1; or a list for each user.
+            allowed_items (n,): catalogue rows of the only items that any of these users may get. The beams go to these
+                alone, and scores are as without it. What the search needs to know of a set is kept for the next time.
             encoder_outputs: what [`encode`] returned for these passages, in place of `input_ids`.
             history (B, S): catalogue rows of the items that the model reads, newest first, padded with -1, in place of
                 their prompts: `input_ids` are then the user prompts alone, (B, 1, L). Needs `item_cache`. This is what
@@ -118,17 +129,22 @@ class GramSearchMixin:
             fused = FusedPassages.of_encoder_outputs(states, mask)
         else:
             fused, _ = self._fused(input_ids, attention_mask, history, item_cache)
+        allowed = None
+        if allowed_items is not None:
+            (rows,) = catalogue_rows("allowed_items", [allowed_items], 1, self.device, trie.num_items)
+            allowed = trie.subset(rows[rows >= 0])
         if excluded_items is not None:
             excluded_items = catalogue_rows("excluded_items", excluded_items, len(fused.index), self.device)
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
         search, num_scored_nodes = (options.num_items, options.length_penalty, start), None
         if exact:
-            leaves, scores, num_scored_nodes, sums = self._exact(fused, trie, score_mode, search, excluded_items)
+            left = excluded_items, allowed
+            leaves, scores, num_scored_nodes, sums = self._exact(fused, trie, score_mode, search, *left)
         else:
             num_beams = options.num_beams
             step = PrefixDecoder(self, fused, trie.depth, num_beams * trie.depth, score_mode, options.compile_config)
             leaves, scores = beam_search(
-                *(step, trie, len(fused.index), num_beams, *search, excluded_items),
+                *(step, trie, len(fused.index), num_beams, *search, excluded_items, allowed),
                 renormalised=score_mode == "trie",
                 is_static=options.compile_config is not None,
             )
@@ -180,12 +196,12 @@ class GramSearchMixin:
             raise ValueError("the model has no item trie: give `item_trie`, or call `set_item_trie` once")
         return self.item_trie
 
-    def _exact(self, fused, trie, score_mode, search, excluded_items) -> tuple:
+    def _exact(self, fused, trie, score_mode, search, excluded_items, allowed) -> tuple:
         found, sums = [], []
         for user in range(len(fused.index)):
             step = PrefixDecoder(self, fused.of_user(user), trie.depth, _EXACT_SLOTS, score_mode)
             excluded = None if excluded_items is None else excluded_items[user]
-            found.append(exact_search(step, trie, *search, excluded_items=excluded))
+            found.append(exact_search(step, trie, *search, excluded_items=excluded, allowed=allowed))
             sums += step.sums
         leaves, scores, num_scored_nodes = zip(*found, strict=True)
         return torch.stack(leaves), torch.stack(scores), torch.tensor(num_scored_nodes, device=self.device), sums

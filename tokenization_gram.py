@@ -251,20 +251,49 @@ class GramTokenizer(TokenizersBackend):
         Raises:
             ValueError: led in by `place`: it is empty, no list of strings, or names an item that is not there.
         """
-        history = _as_lists(history)
-        if not isinstance(history, Sequence):
-            raise ValueError(f"{place}a history is a list of item ids, got a value of type {type(history).__name__}")
-        if isinstance(history, str):
-            raise ValueError(f"{place}a history is a list of item ids, got the string {history!r}")
-        for item in history:
+        rows = self.rows_of(history, place, "a history")
+        if not rows:
+            raise ValueError(f"{place}a history is empty; give at least one item id")
+        return rows
+
+    def allowed_rows(self, exclude: Sequence[str] = (), only: Sequence[str] | None = None) -> np.ndarray | None:
+        """Catalogue rows (n,) of the items that may be recommended, ascending; None where none are forbidden.
+
+        Args:
+            exclude: ids of items that may not.
+            only: ids of those that may; by default all.
+
+        Raises:
+            ValueError: one of the two is no list of strings, or names an item that is not in the catalogue.
+
+        Example:
+            >>> tokenizer.allowed_rows(only=["B0003", "B0007", "B0001"], exclude=["B0007"])
+            array([1, 3])
+        """
+        is_allowed = np.full(len(self.item_ids), only is None)
+        if only is not None:
+            is_allowed[self.rows_of(only, what="`only`")] = True
+        is_allowed[self.rows_of(exclude, what="`exclude`")] = False
+        return None if is_allowed.all() else is_allowed.nonzero()[0]
+
+    def rows_of(self, items: Sequence[str], place: str = "", what: str = "this") -> list[int]:
+        """Catalogue rows of item ids, in their order.
+
+        Raises:
+            ValueError: led in by `place`: `what` is no list of strings, or names an item that is not there.
+        """
+        items = _as_lists(items)
+        if not isinstance(items, Sequence):
+            raise ValueError(f"{place}{what} is a list of item ids, got a value of type {type(items).__name__}")
+        if isinstance(items, str):
+            raise ValueError(f"{place}{what} is a list of item ids, got the string {items!r}")
+        for item in items:
             if not isinstance(item, str):
                 raise ValueError(f"{place}item ids are strings, got {item!r}")
             if item not in self.item_rows:
                 where = f"in the catalogue of {len(self.item_ids)} items; see `tokenizer.item_ids`"
                 raise ValueError(f"{place}item {item!r} is not {where}")
-        if not history:
-            raise ValueError(f"{place}a history is empty; give at least one item id")
-        return [self.item_rows[item] for item in history]
+        return [self.item_rows[item] for item in items]
 
     def decode_items(self, sequences, num_return_sequences: int | None = None) -> list[list[str]]:
         """Item ids of generated sequences.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import chain, pairwise
 
 import numpy as np
 import torch
 from torch import nn
+
+_SUBSET_BYTES = 1 << 28  # of memory for the sets of items that were asked for last
 
 
 class ItemTrie(nn.Module):
@@ -36,6 +39,7 @@ class ItemTrie(nn.Module):
         shapes = {"offsets": num_nodes + 1, "tokens": num_nodes, "items": num_nodes, "sizes": num_nodes}
         for name, size in {**shapes, "leaves": num_items, "fan_out": depth}.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.int32))
+        self._subsets: dict[bytes, torch.Tensor] = {}  # sizes of sets of items, the latest at the end
 
     @property
     def num_items(self) -> int:
@@ -184,19 +188,62 @@ class ItemTrie(nn.Module):
         padded = [nn.functional.pad(tokens, (0, widest - tokens.shape[1]), value=-1) for tokens in found]
         return torch.stack(padded, dim=1)
 
-    def exhausted_nodes(self, excluded_items: torch.Tensor) -> torch.Tensor:
+    def subset(self, rows: torch.Tensor) -> torch.Tensor:
+        """How many of some items, by catalogue rows (n,), are below each node (N,) int32; kept for the next time.
+
+        Raises:
+            ValueError: a row is not one of the catalogue's.
+
+        Example:
+            >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
+            >>> trie.subset(torch.tensor([1, 2]))  # of the root, 5, 7, 5 8, 5 9 and 7 1, and where two of these end
+            tensor([2, 1, 1, 0, 1, 1, 0, 1], dtype=torch.int32)
+        """
+        rows = rows.long()
+        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_items:
+            wrong = rows[(rows < 0) | (rows >= self.num_items)][0]
+            raise ValueError(f"item row {int(wrong)} is not one of the trie's {self.num_items} rows")
+        is_in = torch.zeros(self.num_items, dtype=torch.bool, device=rows.device)
+        is_in[rows] = True
+        key = hashlib.blake2b(np.packbits(is_in.numpy(force=True))).digest()
+        sizes = self._subsets.pop(key, None)  # put at the end again, among those that are kept longest
+        if sizes is None:
+            sizes = self._sizes_of(is_in.to(self.leaves.device))
+        self._subsets[key] = sizes = sizes.to(self.leaves.device)
+        for oldest in list(self._subsets)[: -max(_SUBSET_BYTES // (4 * self.num_nodes), 1)]:
+            self._subsets.pop(oldest, None)  # another thread may have been faster
+        return sizes
+
+    def _sizes_of(self, is_in: torch.Tensor) -> torch.Tensor:
+        """Of items for which `is_in` (I,) is True, how many are below each node (N,)."""
+        sizes = torch.zeros_like(self.sizes)
+        leaves = self.leaves[is_in].long()
+        sizes[leaves[leaves >= 0]] = 1
+        starts = [0, 1]  # the first node of each level
+        for _ in range(self.depth):
+            starts.append(int(self.offsets[starts[-1]]) if starts[-1] < self.num_nodes else self.num_nodes)
+        for first, after, end in reversed(list(zip(starts[:-2], starts[1:-1], starts[2:], strict=True))):
+            before = nn.functional.pad(sizes[after:end].cumsum(0), (1, 0))  # items below the nodes of the next level
+            bounds = (self.offsets[first : after + 1] - after).long()
+            sizes[first:after] += (before[bounds[1:]] - before[bounds[:-1]]).to(sizes.dtype)
+        return sizes
+
+    def exhausted_nodes(self, excluded_items: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
         """Nodes below which every item is excluded, of catalogue rows (B, E), padded with -1, that users must not get.
 
-        They are sorted keys (X,), each `user * num_nodes + node`.
+        They are sorted keys (X,), each `user * num_nodes + node`. `allowed` (N,) is as of [`subset`]: other items count
+        as if they were not there.
         """
+        sizes = self.sizes if allowed is None else allowed
         users = torch.arange(len(excluded_items), device=excluded_items.device)[:, None]  # (B, 1)
         known = (excluded_items >= 0) & (excluded_items < self.num_items)  # the trie of a subset may end earlier
         leaves = self.leaves[excluded_items.masked_fill(~known, 0)].long()  # (B, E)
-        keys = torch.unique((users * self.num_nodes + leaves)[known & (leaves >= 0)])
+        known &= (leaves >= 0) & (sizes[leaves] > 0)
+        keys = torch.unique((users * self.num_nodes + leaves)[known])
         path = self.paths(keys % self.num_nodes)  # (L, D)
         keys = (keys[:, None] // self.num_nodes * self.num_nodes + path)[path > 0]
         keys, counts = torch.unique(keys, return_counts=True)
-        return keys[counts == self.sizes[keys % self.num_nodes]]
+        return keys[counts == sizes[keys % self.num_nodes]]
 
 
 def _as_array(sequences: Sequence[Sequence[int]] | np.ndarray | torch.Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Recommend items for a history, or for a file of users.
 
 gram recommend runs/quickstart --history 50 --history 172 --top-k 10
-gram recommend runs/quickstart --users users.txt --output recs.parquet
+gram recommend runs/quickstart --users users.txt --output recs.parquet --exclude @sold-out.txt
 """
 
 import argparse
@@ -22,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=at_least_one, default=10, metavar="K", help="items per user (10)")
     what = "items of the history may be recommended too"
     parser.add_argument("--include-seen", dest="exclude_seen", action="store_false", help=what)
+    what = "an item that nobody gets; again for each, or @FILE with one on a line"
+    parser.add_argument("--exclude", action="append", default=[], metavar="ID", help=what)
+    what = "an item that may be recommended, and none that is not named (all); likewise"
+    parser.add_argument("--only", action="append", metavar="ID", help=what)
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub (main)")
     add_search(parser)
 
@@ -35,12 +39,26 @@ def run(arguments: argparse.Namespace) -> None:
     loading = (arguments.batch_size, arguments.item_cache, arguments.revision)
     recommender = Recommender.from_pretrained(arguments.model, *loading)
     search = {"top_k": arguments.top_k, "exclude_seen": arguments.exclude_seen, "num_beams": arguments.num_beams}
+    search |= {"exclude": _item_ids(arguments.exclude), "only": arguments.only and _item_ids(arguments.only)}
     if arguments.users is not None:
         count = recommend_users(recommender, arguments.users, arguments.output, **search)
         print(f"recommendations to {count:,} users saved to {arguments.output}")
         return
     (found,) = recommender.recommend([arguments.history], **search)
+    if not found:
+        print("there is no item that may be recommended")
+        return
     width = max([7, *(len(item.item_id) for item in found)])
     print(f"{'rank':>4}  {'score':>8}  {'item':<{width}}  title")
     for rank, item in enumerate(found, start=1):
         print(f"{rank:>4}  {item.score:>8.4f}  {item.item_id:<{width}}  {item.title}")
+
+
+def _item_ids(named: list[str]) -> list[str]:
+    """Items as they are named on the command line; those of a file are its lines."""
+    from ..data.sources.lines import filled_lines
+
+    found = []
+    for name in named:
+        found += [line.strip() for _, line in filled_lines(Path(name[1:]))] if name.startswith("@") else [name]
+    return found

@@ -4,7 +4,6 @@ import argparse
 
 import torch
 
-from gram import ItemTrie
 from gram.serving.loading import load_model
 
 
@@ -19,25 +18,24 @@ def main():
     model, tokenizer = load_model(arguments.model)
     history = arguments.history or tokenizer.item_ids[:2]
 
-    # A trie of its own restricts the search itself: all of the beams go into what is allowed.
+    # The search itself is restricted: all of the beams go into what is allowed.
     texts = tokenizer.catalogue["text"].to_pylist()
-    rows = [row for row, text in enumerate(texts) if arguments.word in text]
-    if not rows:
+    allowed = [row for row, text in enumerate(texts) if arguments.word in text]
+    if not allowed:
         raise SystemExit(f"no text of the catalogue has the word {arguments.word!r}")
-    allowed = ItemTrie.from_sequences([tokenizer.sequences[row] for row in rows], rows=rows)
 
     # Each user may have other items to leave out: rows of the catalogue, padded with -1.
     excluded = torch.tensor([[tokenizer.item_rows[item] for item in [*history, *arguments.exclude]]])
     inputs = tokenizer(histories=[history], return_tensors="pt")
     output = model.generate(
         **inputs.to(model.device),
-        item_trie=allowed,
+        allowed_items=allowed,
         excluded_items=excluded.to(model.device),
         num_beams=50,
         num_return_sequences=5,
         return_dict_in_generate=True,
     )
-    print(f"{len(rows)} of {len(texts)} items are allowed")
+    print(f"{len(allowed)} of {len(texts)} items are allowed")
     for row, score in zip(output.item_indices[0].tolist(), output.sequences_scores.tolist(), strict=True):
         if row >= 0:
             print(f"{score:.3f}  {texts[row]}")

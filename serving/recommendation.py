@@ -21,6 +21,7 @@ from ..common.provenance import (
     COMPUTING,
     Provenance,
     hash_of_file,
+    hash_of_json,
     hash_of_model,
     hash_of_tokenizer,
     read_provenance,
@@ -107,6 +108,8 @@ class Recommender:
         top_k: int = 10,
         exclude_seen: bool = True,
         num_beams: int = 50,
+        exclude: Sequence[str] = (),
+        only: Sequence[str] | None = None,
     ) -> list[list[Recommendation]]:
         """The next items of each user: at most `top_k`, best first, fewer where the catalogue has no more.
 
@@ -115,9 +118,12 @@ class Recommender:
             top_k: items per user.
             exclude_seen: leave out every item of the user's whole history.
             num_beams: width of the search; at least `top_k` are taken.
+            exclude: ids of items that none of these users gets: what is sold out, say.
+            only: ids of the items that they may get; by default all.
 
         Raises:
-            ValueError: a history is empty or holds an item that is not in the catalogue; a number is below 1.
+            ValueError: a history is empty; it, `exclude` or `only` holds an item that is not in the catalogue; a number
+                is below 1.
 
         Example:
             >>> users = Recommender(model, tokenizer).recommend([["B0003", "B0007"], ["B0001"]], top_k=3)
@@ -125,18 +131,26 @@ class Recommender:
             [3, 3]
         """
         place, found = "histories[{}]: " if len(histories) > 1 else "", []
+        allowed = self.tokenizer.allowed_rows(exclude, only)
         rows = [self.tokenizer.history_rows(history, place.format(user)) for user, history in enumerate(histories)]
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
-            best = self.recommend_rows(batch, top_k, exclude_seen, num_beams, self.item_cache)
+            best = self.recommend_rows(batch, top_k, exclude_seen, num_beams, self.item_cache, allowed)
             found += items_of_rows(self.tokenizer, *best)
         return [[Recommendation(**item) for item in items] for items in found]
 
     def recommend_rows(
-        self, histories: Sequence[Sequence[int]], top_k: int, exclude_seen: bool, num_beams: int, item_cache: ItemCache
+        self,
+        histories: Sequence[Sequence[int]],
+        top_k: int,
+        exclude_seen: bool,
+        num_beams: int,
+        item_cache: ItemCache,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """One search for users whose histories are catalogue rows; see [`gram.pipeline_gram.recommend_rows`]."""
-        return recommend_rows(self.model, self.tokenizer, histories, top_k, exclude_seen, num_beams, item_cache)
+        search = (top_k, exclude_seen, num_beams, item_cache, allowed)
+        return recommend_rows(self.model, self.tokenizer, histories, *search)
 
 
 def recommend_users(
@@ -146,6 +160,8 @@ def recommend_users(
     top_k: int = 10,
     exclude_seen: bool = True,
     num_beams: int = 50,
+    exclude: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     users_per_part: int = USERS_PER_PART,
     progress: bool = True,
 ) -> int:
@@ -160,7 +176,7 @@ def recommend_users(
         recommender: what to ask.
         users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, at least one item, UTF-8.
         output: `.parquet` or `.csv`, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
-        top_k, exclude_seen, num_beams: as of [`Recommender.recommend`].
+        top_k, exclude_seen, num_beams, exclude, only: as of [`Recommender.recommend`].
         users_per_part: users in a part; what an interruption may cost.
         progress: show a bar with the time left.
 
@@ -184,7 +200,8 @@ def recommend_users(
     users = _read_users(users_file, recommender.tokenizer)
     with locked(output):
         search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
-        provenance = _provenance(recommender, users_file, {**search, "users_per_part": users_per_part})
+        allowed = recommender.tokenizer.allowed_rows(exclude, only)
+        provenance = _provenance(recommender, users_file, allowed, {**search, "users_per_part": users_per_part})
         folder = output.with_name(output.name + ".parts")
         parts = {start: folder / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}
         left = {
@@ -203,7 +220,8 @@ def recommend_users(
         done = len(users) - sum(map(len, left.values()))
         with tqdm(total=len(users), initial=done, desc="recommending", unit="user", disable=not progress) as bar:
             for start, chunk in left.items():
-                write(parts[start], _recommend_chunk(recommender, chunk, search, cache, bar), provenance)
+                found = _recommend_chunk(recommender, chunk, {**search, "allowed": allowed}, cache, bar)
+                write(parts[start], found, provenance)
         kind = pyarrow.csv.CSVWriter if output.suffix == ".csv" else pq.ParquetWriter
         with new_file(output) as part, kind(part, RECOMMENDATIONS_SCHEMA) as writer:
             for path in parts.values():
@@ -227,12 +245,15 @@ def _holds_recommendations(path: Path) -> bool:
         return file.readline().replace(b'"', b"").rstrip() == ",".join(columns).encode()
 
 
-def _provenance(recommender: Recommender, users_file: Path, settings: dict[str, int]) -> Provenance:
+def _provenance(
+    recommender: Recommender, users_file: Path, allowed: np.ndarray | None, settings: dict[str, int]
+) -> Provenance:
     """Everything that decides the recommendations, to the last bit of a score."""
     inputs = {
         "weights or configuration": hash_of_model(recommender.model),
         "catalogue or prompts": hash_of_tokenizer(recommender.tokenizer),
         "users": hash_of_file(users_file),
+        **({} if allowed is None else {"allowed items": hash_of_json(allowed.tolist())}),
     }
     stored = recommender.item_cache.dtype if recommender.item_cache else "float32"
     more = {"batch_size": recommender.batch_size, "item_encodings": stored, **versions(COMPUTING)}

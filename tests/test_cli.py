@@ -243,13 +243,27 @@ def test_recommend_prints_a_table(gram, model_folder, tokenizer):
     assert not {"B0001", "B0002"} & {row[2] for row in rows}
 
 
+def test_recommend_among_some_items(gram, model_folder, tmp_path):
+    (tmp_path / "shelf.txt").write_text("B0004\nB0005\n\nB0006\n")
+    only = ["--only", f"@{tmp_path / 'shelf.txt'}", "--only", "B0007"]
+    code, lines, errors = gram("recommend", model_folder, "--history", "B0001", *only, "--exclude", "B0005")
+    assert (code, errors) == (0, [])
+    assert {line.split()[2] for line in lines[1:]} == {"B0004", "B0006", "B0007"}
+    code, lines, errors = gram("recommend", model_folder, "--history", "B0001", "--only=B0002", "--exclude=B0002")
+    assert (code, lines, errors) == (0, ["there is no item that may be recommended"], [])
+    code, _, errors = gram("recommend", model_folder, "--history", "B0001", "--only", f"@{tmp_path / 'none.txt'}")
+    assert (code, len(errors)) == (2, 1)
+    assert "none.txt: no such file" in errors[0]
+
+
 def test_recommend_to_a_file_of_users(gram, model_folder, tmp_path):
     (tmp_path / "users.txt").write_text("u1 B0001 B0002\nu2 B0003\n")
     output = tmp_path / "recs.parquet"
     many = ["--users", tmp_path / "users.txt", "--output", output]
-    code, lines, _ = gram("recommend", model_folder, *many, "--top-k", 2)
+    code, lines, _ = gram("recommend", model_folder, *many, "--top-k", 2, "--exclude", "B0004")
     assert (code, lines) == (0, [f"recommendations to 2 users saved to {output}"])
     assert pq.read_table(output)["user_id"].to_pylist() == ["u1", "u1", "u2", "u2"]
+    assert "B0004" not in pq.read_table(output)["item_id"].to_pylist()
 
 
 @pytest.mark.parametrize(

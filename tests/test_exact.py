@@ -83,13 +83,17 @@ def ranking(step: TableStep, sequences, length_penalty, excluded=()) -> list[tup
 def test_the_best_items_are_those_of_the_full_ranking(sequences, length_penalty, width, data):
     count = data.draw(st.integers(1, len(sequences) + 2), label="K")
     excluded = data.draw(st.none() | st.lists(st.integers(-1, len(sequences) - 1), max_size=30), label="excluded")
+    allowed = data.draw(st.none() | st.sets(st.integers(0, len(sequences) - 1)), label="allowed")
     sharpness = data.draw(st.sampled_from([0.0, 0.3, 1.0, 4.0]), label="sharpness")  # 0: ties everywhere
     step = TableStep(data.draw(st.integers(0, 10**6), label="seed"), sharpness)
     trie = ItemTrie.from_sequences(sequences)
     rows = None if excluded is None else torch.tensor(excluded, dtype=torch.long)
-    leaves, scores, num_scored = exact_search(step, trie, count, length_penalty, START, rows, nodes_per_step=width)
+    subset = None if allowed is None else trie.subset(torch.tensor(sorted(allowed), dtype=torch.long))
+    found = exact_search(step, trie, count, length_penalty, START, rows, subset, nodes_per_step=width)
+    leaves, scores, num_scored = found
 
-    truth = ranking(step, sequences, length_penalty, excluded or ())[:count]
+    forbidden = {*(excluded or ()), *(() if allowed is None else set(range(len(sequences))) - allowed)}
+    truth = ranking(step, sequences, length_penalty, forbidden)[:count]
     missing = count - len(truth)
     items = [int(trie.items[leaf]) if leaf >= 0 else -1 for leaf in leaves.tolist()]
     assert items == [row for _, row in truth] + [-1] * missing

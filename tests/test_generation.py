@@ -105,6 +105,52 @@ def test_any_beam_width_returns_distinct_items_with_their_true_scores(small_mode
         )
 
 
+@settings(max_examples=60)
+@given(catalogues, st.sampled_from(["vocabulary", "trie"]), st.booleans(), st.data())
+def test_only_what_is_allowed_and_not_excluded_with_scores_as_without(small_model, sequences, score_mode, exact, data):
+    rows, count = st.integers(0, len(sequences) - 1), len(sequences)
+    allowed = data.draw(st.sets(rows), label="allowed")
+    excluded = [data.draw(st.lists(rows, max_size=5), label="excluded") for _ in range(2)]
+    input_ids, trie = passages(2), ItemTrie.from_sequences(sequences)
+    truth = exhaustive(small_model, input_ids, sequences, score_mode=score_mode)
+    given = data.draw(st.sampled_from([sorted(allowed), torch.tensor(sorted(allowed), dtype=torch.long)]))
+    options = {"allowed_items": given, "excluded_items": excluded, "score_mode": score_mode, "exact": exact}
+    output = search(small_model, input_ids, trie, count, **options)
+    for user, (items, scores) in enumerate(
+        zip(output.item_indices.tolist(), output.sequences_scores.view(2, -1), strict=True)
+    ):
+        left = allowed - set(excluded[user])
+        assert {*items[: len(left)]} == left
+        assert items[len(left) :] == [-1] * (count - len(left))
+        torch.testing.assert_close(scores[: len(left)], truth[user, items[: len(left)]], rtol=1e-5, atol=1e-5)
+        assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+
+
+@settings(max_examples=60)
+@given(catalogues, st.data())
+def test_a_subset_of_a_trie_counts_what_a_trie_of_these_items_has(sequences, data):
+    rows = sorted(data.draw(st.sets(st.integers(0, len(sequences) - 1), min_size=1)))
+    whole, few = ItemTrie.from_sequences(sequences), ItemTrie.from_sequences([sequences[row] for row in rows], rows)
+    sizes = whole.subset(torch.tensor(rows))
+    assert sizes[0] == len(rows)
+    assert sorted(sizes[sizes > 0].tolist()) == sorted(few.sizes.tolist())
+    for row in rows:
+        paths = (trie.paths(trie.leaves[row].long()) for trie in (whole, few))
+        of_whole, of_few = (path[path > 0] for path in paths)
+        assert torch.equal(sizes[of_whole], few.sizes[of_few])
+
+
+def test_bad_sets_of_allowed_items_are_refused(small_model):
+    options = {"item_trie": TRIE, "num_beams": 2}
+    with pytest.raises(ValueError, match="`allowed_items`"):
+        small_model.generate(passages(1), allowed_items=[TRIE.num_items], **options)
+    with pytest.raises(TypeError, match=r"must be integers, catalogue rows, got torch\.bool"):
+        small_model.generate(passages(1), allowed_items=torch.ones(TRIE.num_items, dtype=torch.bool), **options)
+    with pytest.raises(ValueError, match=f"item row 9999 is not one of the trie's {TRIE.num_items} rows"):
+        TRIE.subset(torch.tensor([0, 9999]))
+    assert (small_model.generate(passages(1), allowed_items=[], **options)[:, 1:] == 0).all()
+
+
 @settings(max_examples=30)
 @given(catalogues, st.integers(1, 30))
 def test_scores_over_the_trie_are_those_over_legal_tokens_alone(small_model, sequences, num_beams):

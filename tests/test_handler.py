@@ -73,19 +73,22 @@ def test_answers_as_the_recommender_does(folder, run_elsewhere):
     histories = [[data.items.item_ids[row] for row in data.interactions[user]] for user in range(5)]
     recommender = Recommender.from_pretrained(folder)
     expected = recommender.recommend(histories, top_k=4)
+    others = data.items.item_ids[::2]
     shutil.copy(ROOT / "hub" / "handler.py", folder)
     requests = [
         {"inputs": histories, "parameters": {"top_k": 4}},
         {"inputs": histories[0], "parameters": {"top_k": 4, "num_beams": 20, "exclude_seen": True}},
         {"inputs": histories[0]},
+        {"inputs": histories, "parameters": {"only": others, "exclude": others[:2]}},
         *(request for request, _ in WRONG),
     ]
-    (first, answers), (second, (others,)) = run_elsewhere(ENDPOINT, [str(folder), requests, [256, 0]])
+    (first, answers), (second, (without_cache,)) = run_elsewhere(ENDPOINT, [str(folder), requests, [256, 0]])
     assert (first, second) == ("float32", None)
     assert_same(answers[0], expected)
-    assert_same(others, expected)
+    assert_same(without_cache, expected)
     assert_same(answers[1:3], [expected[0], recommender.recommend(histories[:1])[0]])
-    for (_, message), answer in zip(WRONG, answers[3:], strict=True):
+    assert_same(answers[3], recommender.recommend(histories, only=others, exclude=others[:2]))
+    for (_, message), answer in zip(WRONG, answers[4:], strict=True):
         assert message in answer
 
 

@@ -116,6 +116,10 @@ def test_recommends_what_generate_and_the_recommender_return(recommend, recommen
     scores = [item["score"] for user in found for item in user]
     assert scores == pytest.approx(output.sequences_scores.tolist(), rel=1e-5, abs=1e-5)
     assert_same(recommend(histories), as_dictionaries(recommender.recommend(histories)))
+    choice = {"only": tokenizer.item_ids[::2], "exclude": tokenizer.item_ids[:5]}
+    assert_same(recommend(histories, **choice), as_dictionaries(recommender.recommend(histories, **choice)))
+    with pytest.raises(ValueError, match="item 'XXX' is not in the catalogue"):
+        recommend(histories, only=["XXX"])
 
 
 def test_one_history_gives_one_list(recommend, histories):

@@ -1,12 +1,15 @@
 """Recommending to a few users, and to a file of them with interruptions."""
 
 import copy
+import re
 import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gram.serving.loading import load_model
 from gram.serving.recommendation import RECOMMENDATIONS_SCHEMA, Recommender, recommend_users
@@ -57,6 +60,36 @@ def test_nothing_seen_is_recommended_however_long_ago(recommender, tokenizer):
     assert sorted(item.item_id for item in found) == tokenizer.item_ids[25:]
     (found,) = recommender.recommend([history], top_k=30, exclude_seen=False)
     assert sorted(item.item_id for item in found) == tokenizer.item_ids
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_of_what_may_be_recommended_the_ranking_is_that_of_all_items(recommender, tokenizer, histories, data):
+    ids = st.sampled_from(tokenizer.item_ids)
+    exclude = data.draw(st.lists(ids, max_size=10), label="exclude")
+    only = data.draw(st.none() | st.lists(ids, max_size=20), label="only")
+    exclude_seen = data.draw(st.booleans(), label="exclude_seen")
+    ranking = recommender.recommend(histories, top_k=len(tokenizer.item_ids), exclude_seen=exclude_seen)
+    found = recommender.recommend(histories, top_k=7, exclude_seen=exclude_seen, exclude=exclude, only=only)
+    for items, all_items in zip(found, ranking, strict=True):
+        left = [item for item in all_items if item.item_id not in exclude and (only is None or item.item_id in only)]
+        assert [item.item_id for item in items] == [item.item_id for item in left[:7]]
+        assert [item.score for item in items] == pytest.approx([item.score for item in left[:7]], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exclude", "only"])
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (["B0001", "XXX"], "item 'XXX' is not in the catalogue of 30 items"),
+        ("B0001", "`{}` is a list of item ids, got the string 'B0001'"),
+        ([3], "item ids are strings, got 3"),
+        (7, "`{}` is a list of item ids, got a value of type int"),
+    ],
+)
+def test_items_to_choose_from_that_are_none(recommender, histories, name, items, message):
+    with pytest.raises(ValueError, match=re.escape(message.format(name))):
+        recommender.recommend(histories, **{name: items})
 
 
 def test_more_items_than_beams_and_than_the_catalogue(recommender, tokenizer, histories):
@@ -117,6 +150,26 @@ def test_damaged_weights_and_missing_trie_are_named(model_folder, model, tmp_pat
         model.config.update(shape)
     with pytest.raises(ValueError, match="item trie has 0 items"):
         load_model(folder)
+
+
+def test_an_interrupted_file_of_users_is_not_gone_on_with_for_other_items(recommender, histories, tmp_path, caplog):
+    users, output = write_users(tmp_path / "users.txt", histories), tmp_path / "recs.parquet"
+    only = recommender.tokenizer.item_ids[:20]
+    options = {"top_k": 3, "users_per_part": 4, "progress": False}
+
+    class Stopping(Recommender):
+        def recommend_rows(self, histories, *args, **kwargs):
+            if len(list((tmp_path / "recs.parquet.parts").glob("*.parquet"))) == 1:
+                raise KeyboardInterrupt
+            return super().recommend_rows(histories, *args, **kwargs)
+
+    stopping = Stopping(recommender.model, recommender.tokenizer, batch_size=4)
+    with pytest.raises(KeyboardInterrupt):
+        recommend_users(stopping, users, output, **options)
+    recommend_users(recommender, users, output, only=only, exclude=only[:5], **options)
+    assert "parts of other allowed items are of no use" in caplog.text
+    expected = recommender.recommend(histories, top_k=3, only=only[5:])
+    assert pq.read_table(output)["item_id"].to_pylist() == [item.item_id for found in expected for item in found]
 
 
 def test_users_of_a_file_get_what_they_get_alone(recommender, histories, tmp_path):

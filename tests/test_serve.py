@@ -88,7 +88,12 @@ def assert_answers(response, recommender, histories, **options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"top_k": 3}, {"top_k": 20, "exclude_seen": False}, {"num_beams": 5}, {"top_k": 7, "num_beams": 2}]
+    "options",
+    [
+        *({}, {"top_k": 3}, {"top_k": 20, "exclude_seen": False}, {"num_beams": 5}, {"top_k": 7, "num_beams": 2}),
+        *({"exclude": ["4", "6"]}, {"only": ["4", "6", "8", "2"]}, {"only": ["4", "6", "8"], "exclude": ["6"]}),
+        {"only": []},
+    ],
 )
 def test_answers_are_the_recommenders(client, recommender, options):
     histories = [["1", "2", "3"], ["20"], ["5", "5", "7", "9", "11", "13", "2"]]
@@ -383,12 +388,12 @@ def test_who_waits_too_long_or_has_gone_leaves_the_queue(folder, forked_server, 
 
 def test_a_failed_search_is_an_error_without_traceback_and_the_next_is_answered(recommender, caplog):
     class Failing(Recommender):
-        def recommend(self, histories, *search):
+        def recommend(self, histories, top_k, **search):
             if ["13"] in histories:
                 raise RuntimeError("out of luck")
             if ["14"] in histories:
                 raise ValueError("the scores are not finite")
-            return super().recommend(histories, *search)
+            return super().recommend(histories, top_k, **search)
 
     failing = Failing(recommender.model, recommender.tokenizer, item_cache=recommender.item_cache)
     with TestClient(create_app(Batcher(failing, ServeSettings(), ServerMetrics()), "films")) as client:

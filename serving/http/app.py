@@ -43,7 +43,7 @@ def _add_recommend(app: FastAPI, batcher: Batcher) -> None:
     async def recommend(body: RecommendRequest, request: Request) -> Recommendations:
         """The next items of each user."""
         request.scope["access"] = {"users": len(body.histories)}
-        found = await batcher.recommend(body.histories, body.top_k, body.exclude_seen, body.num_beams)
+        found = await batcher.recommend(**dict(body))
         return Recommendations(recommendations=found)
 
     app.include_router(router)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from fastapi import HTTPException
 
@@ -21,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _User:
-    """One who waits. A search is of users with the same `search`: its width, and whether seen items are left out."""
+    """One who waits. A search is of users with the same `search`: the arguments of [`Recommender.recommend`]."""
 
     history: Sequence[str]
     top_k: int
-    search: tuple[int, bool]
+    search: dict[str, Any]
     arrived: float
     found: asyncio.Future
 
@@ -76,9 +77,11 @@ class Batcher:
         await asyncio.wait([self._worker])
 
     async def recommend(
-        self, histories: Sequence[Sequence[str]], top_k: int, exclude_seen: bool, num_beams: int
+        self, histories: Sequence[Sequence[str]], top_k: int, num_beams: int, **search: Any
     ) -> list[list[Recommendation]]:
         """The next items of each user, as [`Recommender.recommend`] gives them; cancelled, they leave the queue.
+
+        `search` are its other arguments.
 
         Raises:
             HTTPException: more users would wait than may (503), or the search failed (500).
@@ -87,7 +90,7 @@ class Batcher:
             seconds = max(1, math.ceil(self.num_waiting * self._seconds_per_user))  # when these are likely served
             detail = f"too many users are waiting; try again in {seconds} s"
             raise HTTPException(503, detail, {"Retry-After": str(seconds)})
-        loop, search = asyncio.get_running_loop(), (max(num_beams, top_k), exclude_seen)
+        loop, search = asyncio.get_running_loop(), {"num_beams": max(num_beams, top_k), **search}
         users = [_User(history, top_k, search, loop.time(), loop.create_future()) for history in histories]
         self._waiting.update(dict.fromkeys(users))
         self._arrival.set()
@@ -121,10 +124,10 @@ class Batcher:
 
     async def _search(self, batch: list[_User]) -> None:
         loop = asyncio.get_running_loop()
-        start, (num_beams, exclude_seen) = loop.time(), batch[0].search
+        start, search = loop.time(), batch[0].search
         histories, top_k = [user.history for user in batch], max(user.top_k for user in batch)
         try:  # one search at a time, so that it is always the same thread
-            found = await asyncio.to_thread(self.recommender.recommend, histories, top_k, exclude_seen, num_beams)
+            found = await asyncio.to_thread(self.recommender.recommend, histories, top_k, **search)
         except Exception as error:
             logger.exception("a search for %d users failed", len(batch))
             said = f": {error}" if isinstance(error, ValueError) else ""  # our own words: of scores that are no numbers

@@ -95,6 +95,12 @@ def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type
         )
         top_k: int = Field(min(10, most_items), ge=1, le=most_items, description="The most items per user.")
         exclude_seen: bool = Field(True, description="Leave out every item of the user's history.")
+        exclude: list[item] = Field(
+            [], max_length=len(item_ids), fail_fast=True, description="Items that none of these users gets."
+        )
+        only: list[item] | None = Field(
+            None, max_length=len(item_ids), fail_fast=True, description="The items that they may get; by default all."
+        )
         num_beams: int = Field(min(50, most_beams), ge=1, le=most_beams, description="Width; at least `top_k` counts.")
 
     return RecommendRequest
