@@ -79,12 +79,20 @@ class GenerativeRecommendationPipeline(Pipeline):
         return saved == loaded
 
     def _sanitize_parameters(
-        self, top_k=None, exclude_seen=None, exclude=None, only=None, num_beams=None, score_mode=None, exact=None
+        self,
+        top_k=None,
+        exclude_seen=None,
+        exclude=(),
+        only=None,
+        where=(),
+        num_beams=None,
+        score_mode=None,
+        exact=None,
     ):
         given = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": num_beams, "exact": exact}
         given = {name: value for name, value in given.items() if value is not None}
         check_search(**given)
-        others = {"allowed": self.tokenizer.allowed_rows(exclude or (), only), "score_mode": score_mode}
+        others = {"allowed": self.tokenizer.allowed_rows(exclude, only, where), "score_mode": score_mode}
         return {}, given | {name: value for name, value in others.items() if value is not None}, {}
 
     def __call__(
@@ -105,6 +113,7 @@ class GenerativeRecommendationPipeline(Pipeline):
             batch_size: users in one search; 16 unless the pipeline was made with another one.
             kwargs: `top_k`: items per user (10). `exclude_seen`: leave out every item of the user's whole history
                 (True). `exclude`: ids of items that nobody gets. `only`: ids of the items that anybody may get (all).
+                `where`: conditions on their fields, such as `"price<=20"`, see `allowed_rows` of the tokenizer.
                 `num_beams`: width of the search (50), at least `top_k`. `score_mode`: `"vocabulary"` or
                 `"trie"`, `exact`: search until nothing better can be found (False), both as in `generate`.
 

@@ -15,6 +15,7 @@ from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from .arguments_gram import whole_number
+from .filters_gram import items_where
 from .loading_gram import CHECKSUMS, add_checksums, check_checksums, new_file, read_object
 
 CATALOGUE_FILE = "catalogue.parquet"
@@ -27,6 +28,7 @@ CATALOGUE_SCHEMA = pa.schema(
         "similar_items": pa.list_(pa.string()),
     }
 )
+_CONDITIONS_KEPT = 256
 # Every fixed wording of the prompts; a vocabulary trained for GRAM must be able to write it.
 PROMPT_WORDING = ("What would user purchase after", ";", "?", "item:", "; similar items:", ",")
 
@@ -40,6 +42,7 @@ class GramTokenizer(TokenizersBackend):
 
     Args:
         catalogue_file (`str`): Parquet file with the columns of `CATALOGUE_SCHEMA`; its row order is the catalogue's.
+            Others are fields to choose items by, see [`allowed_rows`].
         catalogue (`pyarrow.Table`): the same in memory, instead of the file.
         max_history (`int`, *optional*, defaults to 20): most items of a history that are read, the newest.
         max_passage_length (`int`, *optional*, defaults to 128): tokens of the longest prompt, end token included.
@@ -256,15 +259,20 @@ class GramTokenizer(TokenizersBackend):
             raise ValueError(f"{place}a history is empty; give at least one item id")
         return rows
 
-    def allowed_rows(self, exclude: Sequence[str] = (), only: Sequence[str] | None = None) -> np.ndarray | None:
+    def allowed_rows(
+        self, exclude: Sequence[str] = (), only: Sequence[str] | None = None, where: str | Sequence[str] = ()
+    ) -> np.ndarray | None:
         """Catalogue rows (n,) of the items that may be recommended, ascending; None where none are forbidden.
 
         Args:
             exclude: ids of items that may not.
             only: ids of those that may; by default all.
+            where: conditions that all of those meet which may, such as `genres=Comedy` or `price<=20`: fields of the
+                catalogue, see [`items_where`].
 
         Raises:
-            ValueError: one of the two is no list of strings, or names an item that is not in the catalogue.
+            ValueError: ids are no list of strings, or name an item that is not in the catalogue; a condition is none,
+                names a field that is not there, or a value that the field cannot have.
 
         Example:
             >>> tokenizer.allowed_rows(only=["B0003", "B0007", "B0001"], exclude=["B0007"])
@@ -274,7 +282,20 @@ class GramTokenizer(TokenizersBackend):
         if only is not None:
             is_allowed[self.rows_of(only, what="`only`")] = True
         is_allowed[self.rows_of(exclude, what="`exclude`")] = False
+        for condition in [where] if isinstance(where, str) else where:
+            is_allowed &= self._meeting(condition)
         return None if is_allowed.all() else is_allowed.nonzero()[0]
+
+    def _meeting(self, condition: str) -> np.ndarray:
+        """(N,) bool: the items that meet a condition; those of the latest conditions are kept, as bits."""
+        kept = self.__dict__.setdefault("_conditions", {})
+        bits = kept.pop(condition, None) if isinstance(condition, str) else None
+        if bits is None:
+            bits = np.packbits(items_where(self.catalogue, condition))
+        kept[condition] = bits
+        for oldest in list(kept)[:-_CONDITIONS_KEPT]:
+            kept.pop(oldest, None)  # another thread may have been faster
+        return np.unpackbits(bits, count=len(self.item_ids)).view(bool)
 
     def rows_of(self, items: Sequence[str], place: str = "", what: str = "this") -> list[int]:
         """Catalogue rows of item ids, in their order.
@@ -400,9 +421,13 @@ def _checked(catalogue: pa.Table) -> pa.Table:
         raise ValueError("the catalogue has no items")
     metadata = catalogue.schema.metadata
     try:
-        catalogue = catalogue.select(CATALOGUE_SCHEMA.names).cast(CATALOGUE_SCHEMA).replace_schema_metadata(metadata)
+        known = catalogue.select(CATALOGUE_SCHEMA.names).cast(CATALOGUE_SCHEMA)
     except pa.ArrowException as error:
         raise ValueError(f"the catalogue's columns are not of the types {CATALOGUE_SCHEMA.types}: {error}") from None
+    for name in catalogue.column_names:
+        if name not in CATALOGUE_SCHEMA.names:
+            known = known.append_column(catalogue.schema.field(name), catalogue[name])
+    catalogue = known.replace_schema_metadata(metadata)
     for name in ("item_id", "text", "lexical_id", "similar_items"):
         column = catalogue[name]
         if column.null_count or (pa.types.is_list(column.type) and pc.list_flatten(column).null_count):

@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help=what)
     what = "an item that may be recommended, and none that is not named (all); likewise"
     parser.add_argument("--only", action="append", metavar="ID", help=what)
+    what = "a condition that they meet, such as 'genres=Comedy' or 'price<=20'; again for each"
+    parser.add_argument("--where", action="append", default=[], metavar="COND", help=what)
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub (main)")
     add_search(parser)
 
@@ -40,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     recommender = Recommender.from_pretrained(arguments.model, *loading)
     search = {"top_k": arguments.top_k, "exclude_seen": arguments.exclude_seen, "num_beams": arguments.num_beams}
     search |= {"exclude": _item_ids(arguments.exclude), "only": arguments.only and _item_ids(arguments.only)}
+    search["where"] = arguments.where
     if arguments.users is not None:
         count = recommend_users(recommender, arguments.users, arguments.output, **search)
         print(f"recommendations to {count:,} users saved to {arguments.output}")

@@ -197,9 +197,12 @@ def hash_of_data(data) -> str:
 
 def hash_of_tokenizer(tokenizer) -> str:
     """SHA-256 of all that decides the prompts of a [`GramTokenizer`]: vocabulary, catalogue, limits and parts."""
+    from ..tokenization_gram import CATALOGUE_SCHEMA
+
     words = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    read = hash_of_table(tokenizer.catalogue.select(CATALOGUE_SCHEMA.names))
     names = ("max_history", "max_passage_length", "with_user_prompt", "with_item_prompts", "with_id_in_item_prompt")
-    return hash_of_json([words, hash_of_table(tokenizer.catalogue), [getattr(tokenizer, name) for name in names]])
+    return hash_of_json([words, read, [getattr(tokenizer, name) for name in names]])
 
 
 def hash_of_weights(model: torch.nn.Module) -> str:

@@ -3,7 +3,8 @@
 - `interactions.parquet`: `user_id`, `item_id` (strings), `time` (int64 or float64, seconds since 1970 or any other
   count), and `split` (`train`, `validation` or `test`); a user's rows are together, in order of time. Without a column
   `split` leave-one-out is taken.
-- `items.parquet`: `item_id` and text fields (strings), `title` first if there is one.
+- `items.parquet`: `item_id` and fields, `title` first if there is one: texts, lists of texts, numbers, truth values or
+  dates, all of which models read as text.
 - `prepare.json`: how `gram prepare` made the two; it writes this file last, and its tables are not read without it.
 
 Errors name the file and the row, from 1.
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +101,15 @@ def _rows_of_plain_texts(path: Path) -> Iterator[tuple[int, str, str, str]]:
         yield number, item, fields.get("title", ""), " ".join(words) if start or any(fields.values()) else ""
 
 
+def _fields_of(path: Path, batches: Sequence[pa.RecordBatch]) -> pa.Table | None:
+    """The fields of all items as they are, of whatever type."""
+    return pa.concat_tables([pa.table(items_in(batch, path)[2]) for batch in batches]) if batches else None
+
+
 def _strings(values: pa.Array | pa.ChunkedArray, name: str, path: Path) -> pa.Array | pa.ChunkedArray:
     try:
+        if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+            return pc.binary_join(values.cast(pa.list_(pa.string())), ", ")
         return values.cast(pa.string())
     except pa.ArrowException:
         raise ValueError(f"{path}: column {name} is of type {values.type}; make it text") from None
@@ -183,9 +192,11 @@ def read_folder(path: str | Path) -> RecommendationData:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give one that `gram prepare` made, or a text form")
     (log, texts), reading, report = forms.folder_files(folder), Reading(may_skip=False), folder / REPORT_FILE
-    is_plain = texts.name == forms.PLAIN_TEXT
-    rows = _rows_of_plain_texts(texts) if is_plain else _rows_of_fields(texts, forms.item_batches(texts, reading))
-    items = _items_of(texts, rows)
+    if texts.name == forms.PLAIN_TEXT:
+        items = _items_of(texts, _rows_of_plain_texts(texts))
+    else:
+        batches = list(forms.item_batches(texts, reading))
+        items = replace(_items_of(texts, _rows_of_fields(texts, batches)), fields=_fields_of(texts, batches))
     interactions, splits = _interactions_of(log, forms.log_batches(log, reading, with_splits=True), items, texts)
     is_prepared = log.name == forms.INTERACTIONS_FILE and PROVENANCE in (pq.read_schema(log).metadata or {})
     if is_prepared and not report.is_file():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLIT_NAMES = ("train", "validation", "test")
@@ -70,11 +71,13 @@ class ItemTable:
         item_ids: (N,) unique names of the items.
         titles: (N,) what people are shown.
         texts: (N,) what models read: `title: ...; brand: ...; categories: ...`, empty fields left out.
+        fields: N rows, the fields as they were read, to choose items by; None where they are not known.
     """
 
     item_ids: list[str]
     titles: list[str]
     texts: list[str]
+    fields: pa.Table | None = None
 
     def __len__(self) -> int:
         return len(self.item_ids)

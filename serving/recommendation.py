@@ -110,6 +110,7 @@ class Recommender:
         num_beams: int = 50,
         exclude: Sequence[str] = (),
         only: Sequence[str] | None = None,
+        where: Sequence[str] = (),
     ) -> list[list[Recommendation]]:
         """The next items of each user: at most `top_k`, best first, fewer where the catalogue has no more.
 
@@ -120,10 +121,11 @@ class Recommender:
             num_beams: width of the search; at least `top_k` are taken.
             exclude: ids of items that none of these users gets: what is sold out, say.
             only: ids of the items that they may get; by default all.
+            where: conditions that what they get meets, such as `genres=Comedy`; see [`GramTokenizer.allowed_rows`].
 
         Raises:
-            ValueError: a history is empty; it, `exclude` or `only` holds an item that is not in the catalogue; a number
-                is below 1.
+            ValueError: a history is empty; it, `exclude` or `only` holds an item that is not in the catalogue; a
+                condition cannot be evaluated; a number is below 1.
 
         Example:
             >>> users = Recommender(model, tokenizer).recommend([["B0003", "B0007"], ["B0001"]], top_k=3)
@@ -131,7 +133,7 @@ class Recommender:
             [3, 3]
         """
         place, found = "histories[{}]: " if len(histories) > 1 else "", []
-        allowed = self.tokenizer.allowed_rows(exclude, only)
+        allowed = self.tokenizer.allowed_rows(exclude, only, where)
         rows = [self.tokenizer.history_rows(history, place.format(user)) for user, history in enumerate(histories)]
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
@@ -162,6 +164,7 @@ def recommend_users(
     num_beams: int = 50,
     exclude: Sequence[str] = (),
     only: Sequence[str] | None = None,
+    where: Sequence[str] = (),
     users_per_part: int = USERS_PER_PART,
     progress: bool = True,
 ) -> int:
@@ -176,7 +179,7 @@ def recommend_users(
         recommender: what to ask.
         users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, at least one item, UTF-8.
         output: `.parquet` or `.csv`, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
-        top_k, exclude_seen, num_beams, exclude, only: as of [`Recommender.recommend`].
+        top_k, exclude_seen, num_beams, exclude, only, where: as of [`Recommender.recommend`].
         users_per_part: users in a part; what an interruption may cost.
         progress: show a bar with the time left.
 
@@ -200,7 +203,7 @@ def recommend_users(
     users = _read_users(users_file, recommender.tokenizer)
     with locked(output):
         search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
-        allowed = recommender.tokenizer.allowed_rows(exclude, only)
+        allowed = recommender.tokenizer.allowed_rows(exclude, only, where)
         provenance = _provenance(recommender, users_file, allowed, {**search, "users_per_part": users_per_part})
         folder = output.with_name(output.name + ".parts")
         parts = {start: folder / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}

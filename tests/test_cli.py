@@ -251,6 +251,9 @@ def test_recommend_among_some_items(gram, model_folder, tmp_path):
     assert {line.split()[2] for line in lines[1:]} == {"B0004", "B0006", "B0007"}
     code, lines, errors = gram("recommend", model_folder, "--history", "B0001", "--only=B0002", "--exclude=B0002")
     assert (code, lines, errors) == (0, ["there is no item that may be recommended"], [])
+    code, _, errors = gram("recommend", model_folder, "--history", "B0001", "--where", "colour=red")
+    assert (code, len(errors)) == (2, 1)
+    assert "'colour=red': there is no field 'colour'; there are item_id, title, text" in errors[0]
     code, _, errors = gram("recommend", model_folder, "--history", "B0001", "--only", f"@{tmp_path / 'none.txt'}")
     assert (code, len(errors)) == (2, 1)
     assert "none.txt: no such file" in errors[0]

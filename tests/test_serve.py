@@ -92,7 +92,7 @@ def assert_answers(response, recommender, histories, **options):
     [
         *({}, {"top_k": 3}, {"top_k": 20, "exclude_seen": False}, {"num_beams": 5}, {"top_k": 7, "num_beams": 2}),
         *({"exclude": ["4", "6"]}, {"only": ["4", "6", "8", "2"]}, {"only": ["4", "6", "8"], "exclude": ["6"]}),
-        {"only": []},
+        *({"only": []}, {"where": ["year>=1980", "genres=Comedy"]}, {"where": ["year<1975"], "exclude": ["3"]}),
     ],
 )
 def test_answers_are_the_recommenders(client, recommender, options):
@@ -107,6 +107,8 @@ def test_answers_are_the_recommenders(client, recommender, options):
         ({"histories": [["1"], ["2", "XXX"]]}, 422, "histories[1][1]: item 'XXX' is not in the catalogue of 20 items"),
         ({"histories": [["\ud800"]]}, 422, r"histories[0][0]: item '\ud800' is not"),
         ({"histories": [["X" * 1000]]}, 422, "XXX' is not in the catalogue"),
+        ({"histories": [["1"]], "only": ["2", "XXX"]}, 422, "only[1]: item 'XXX' is not in the catalogue of 20 items"),
+        ({"histories": [["1"]], "where": ["colour=red"]}, 422, "where[0]: 'colour=red': there is no field 'colour'"),
         ({"histories": [["1"], []]}, 422, "histories[1]: List should have at least 1 item"),
         ({"histories": []}, 422, "histories: List should have at least 1 item"),
         ({"histories": [["1"] * 11]}, 422, "histories[0]: List should have at most 10 items"),

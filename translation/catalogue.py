@@ -18,7 +18,14 @@ from ..collaborative.fitting import fit_or_load, sasrec_provenance
 from ..collaborative.neighbours import items_bought_together, nearest_items
 from ..collaborative.sasrec import SASRec, SASRecSettings
 from ..common.artefacts import table_or_arrays
-from ..common.provenance import Provenance, hash_of_file, hash_of_interactions, hash_of_items, hash_of_texts
+from ..common.provenance import (
+    Provenance,
+    hash_of_file,
+    hash_of_interactions,
+    hash_of_items,
+    hash_of_table,
+    hash_of_texts,
+)
 from ..data.interactions import RecommendationData
 from ..data.splits import training_part
 from ..tokenization_gram import CATALOGUE_SCHEMA
@@ -41,8 +48,8 @@ ARTEFACTS = (VECTORS_FILE, TREE_FILE, CODES_FILE, LEXICAL_IDS_FILE, SIMILAR_ITEM
 class Translation:
     """What the translation of a data set gives."""
 
-    # N rows in catalogue order, `CATALOGUE_SCHEMA`: the lexical ID as tokens of the vocabulary, without an end token;
-    # the similar items as item ids, nearest first. Its metadata hold the provenance
+    # N rows in catalogue order, `CATALOGUE_SCHEMA` and the items' other fields: the lexical ID as tokens of the
+    # vocabulary, without an end token; the similar items as item ids, nearest first. Its metadata hold the provenance
     catalogue: pa.Table
     provenance: Provenance  # of the catalogue
     statistics: TreeStatistics  # of the ID tree
@@ -87,9 +94,17 @@ def translate(
     items = data.items
     neighbours = [[items.item_ids[row] for row in rows if row >= 0] for rows in similar.tolist()]
     inputs = {"items": stages.items, "lexical IDs": ids_from.key, "similar items": similar_from.key}
-    provenance = Provenance("catalogue", inputs, {})
     columns = [items.item_ids, items.titles, items.texts, lexical_ids, neighbours]
-    catalogue = pa.table(columns, schema=CATALOGUE_SCHEMA).replace_schema_metadata(provenance.metadata)
+    catalogue = pa.table(columns, schema=CATALOGUE_SCHEMA)
+    if items.fields is not None:
+        fields = items.fields.drop_columns(
+            [name for name in CATALOGUE_SCHEMA.names if name in items.fields.schema.names]
+        )
+        inputs["fields"] = hash_of_table(fields)
+        for field in fields.schema:
+            catalogue = catalogue.append_column(field, fields[field.name])
+    provenance = Provenance("catalogue", inputs, {})
+    catalogue = catalogue.replace_schema_metadata(provenance.metadata)
     return Translation(catalogue, provenance, TreeStatistics.of(lexical_ids), sasrec, new_tokens)
 
 

@@ -10,6 +10,7 @@ from ...tokenization_gram import GramTokenizer
 from ..recommendation import Recommendation
 from .settings import ServeSettings
 
+MOST_CONDITIONS = 100
 EXAMPLE = {"recommendations": [[{"item_id": "181", "title": "Return of the Jedi (1983)", "score": -1.62}]]}
 
 
@@ -75,6 +76,14 @@ def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type
             raise PydanticCustomError("unknown_item", "item {item} is not in the catalogue of {size} items", facts)
         return item
 
+    def sound_condition(condition: str) -> str:
+        try:
+            tokenizer.allowed_rows(where=condition)
+        except ValueError as error:
+            raise PydanticCustomError("condition", "{error}", {"error": str(error)}) from None
+        return condition
+
+    condition = Annotated[str, Field(max_length=1000, examples=["genres=Comedy"]), AfterValidator(sound_condition)]
     # A list is looked at up to its first fault: that one alone is told.
     item = Annotated[str, AfterValidator(known_item)]
     history = Annotated[list[item], Field(min_length=1, max_length=settings.max_history_length, fail_fast=True)]
@@ -100,6 +109,9 @@ def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type
         )
         only: list[item] | None = Field(
             None, max_length=len(item_ids), fail_fast=True, description="The items that they may get; by default all."
+        )
+        where: list[condition] = Field(
+            [], max_length=MOST_CONDITIONS, fail_fast=True, description="Conditions that all they get meets."
         )
         num_beams: int = Field(min(50, most_beams), ge=1, le=most_beams, description="Width; at least `top_k` counts.")
 
