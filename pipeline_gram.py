@@ -118,13 +118,15 @@ class GenerativeRecommendationPipeline(Pipeline):
                 `"trie"`, `exact`: search until nothing better can be found (False), both as in `generate`.
 
         Returns:
-            For each user a list of at most `top_k` dictionaries `item_id`, `title`, `score`, best first: fewer where
-            the catalogue has no more. One user's list for one history, a list of them for a list of histories, an
+            For each user [`UserItems`], a list of at most `top_k` dictionaries `item_id`, `title`, `score`, best first:
+            fewer where the catalogue has no more. Items of a history that the catalogue does not have are skipped;
+            where nothing is left, the most popular items are recommended, scored by the logarithm of their share of
+            the training part. One user's list for one history, a list of them for a list of histories, an
             iterator over them for everything else.
 
         Raises:
-            ValueError: a history is empty, is no list of strings or names an item that is not in the catalogue (the
-                message names its place among the histories); an argument has an impossible value.
+            ValueError: a history is no list of strings (the message names its place among the histories); an argument
+                has an impossible value.
         """
         if batch_size is None:
             batch_size = BATCH_SIZE if self._batch_size is None else self._batch_size
@@ -133,16 +135,19 @@ class GenerativeRecommendationPipeline(Pipeline):
         if isinstance(inputs, np.ndarray):
             inputs = inputs.tolist()
         if not isinstance(inputs, list | tuple):
-            return self._stream(_numbered(_iterator(inputs), self.tokenizer), batch_size, options)
+            return self._stream(_read(_iterator(inputs), self.tokenizer), batch_size, options)
         if not inputs:
             raise ValueError("got an empty list; give the item ids of a history, or several such lists")
         if isinstance(inputs[0], str):
-            return self.run_single([self.tokenizer.history_rows(inputs)], {}, options, {})[0]
-        return list(self._stream(iter(list(_numbered(inputs, self.tokenizer))), batch_size, options))
+            return next(self._stream(iter([self.tokenizer.known_rows(inputs)]), 1, options))
+        return list(self._stream(iter(list(_read(inputs, self.tokenizer))), batch_size, options))
 
-    def _stream(self, histories: Iterator[list[int]], batch_size: int, options: dict) -> Iterator[list[dict]]:
-        while batch := list(islice(histories, batch_size)):
-            yield from self.run_single(batch, {}, options, {})
+    def _stream(self, users: Iterator[tuple[list[int], list[str]]], batch_size: int, options: dict):
+        while batch := list(islice(users, batch_size)):
+            histories, skipped = zip(*batch, strict=True)
+            found = self.run_single(list(histories), {}, options, {})
+            for items, history, strangers in zip(found, histories, skipped, strict=True):
+                yield UserItems(items, strangers, is_fallback=not history)
 
     def preprocess(self, input_: list[list[int]]) -> dict:
         """What `_forward` takes: a batch of histories, as catalogue rows."""
@@ -169,9 +174,22 @@ def _iterator(inputs) -> Iterator[Sequence[str]]:
     raise ValueError(f"give a list of item ids, or several such lists; got a value of type {type(inputs).__name__}")
 
 
-def _numbered(histories: Iterable[Sequence[str]], tokenizer) -> Iterator[list[int]]:
-    """Catalogue rows of histories; what is wrong is said of the history's number."""
-    return (tokenizer.history_rows(history, f"histories[{user}]: ") for user, history in enumerate(histories))
+def _read(histories: Iterable[Sequence[str]], tokenizer) -> Iterator[tuple[list[int], list[str]]]:
+    """Catalogue rows of histories, and ids that are not there; what is wrong is said of the history's number."""
+    return (tokenizer.known_rows(history, f"histories[{user}]: ") for user, history in enumerate(histories))
+
+
+class UserItems(list):
+    """What is recommended to a user, best first.
+
+    Attributes:
+        skipped: ids of the history that the catalogue does not have.
+        is_fallback: True where nothing of the history is known, or it is empty: these are the most popular items.
+    """
+
+    def __init__(self, items: Iterable = (), skipped: Sequence[str] = (), is_fallback: bool = False):
+        super().__init__(items)
+        self.skipped, self.is_fallback = list(skipped), is_fallback
 
 
 def item_cache_folder(name_or_path: str | Path, revision: str | None = None, local_files_only: bool = False) -> Path:
@@ -211,7 +229,8 @@ def recommend_rows(
     Args:
         model: a [`GramForConditionalGeneration`] with its item trie, in evaluation mode.
         tokenizer: its [`GramTokenizer`].
-        histories: catalogue rows of B users, oldest first; of item ids, what `tokenizer.history_rows` gives.
+        histories: catalogue rows of B users, oldest first, as `tokenizer.known_rows` gives them; to users of none the
+            most popular items are recommended, scored by `tokenizer.popularity`.
         top_k: items per user.
         exclude_seen: leave out every item of the user's whole history.
         num_beams: width of the search; at least `top_k` are taken.
@@ -225,9 +244,18 @@ def recommend_rows(
         `top_k`, or the items of the catalogue where these are fewer.
 
     Raises:
-        ValueError: a number is below 1, or a history empty.
+        ValueError: a number is below 1; a history is empty, and the catalogue does not say what is popular.
     """
     check_search(exclude_seen, exact, top_k=top_k, num_beams=num_beams)
+    cold = np.array([not len(history) for history in histories])
+    if cold.any():
+        some = [history for history in histories if len(history)]
+        rows, scores = popular_rows(model, tokenizer, top_k, allowed)
+        rows, scores = (np.repeat(of[None], len(cold), axis=0) for of in (rows, scores))
+        if some:
+            search = (top_k, exclude_seen, num_beams, item_cache, allowed, score_mode, exact)
+            rows[~cold], scores[~cold] = recommend_rows(model, tokenizer, some, *search)
+        return rows, scores
     # As many beams as items rank the whole catalogue: whatever is asked for beyond that only takes memory.
     top_k = min(top_k, model.item_trie.num_items)
     num_beams = max(top_k, min(num_beams, model.item_trie.num_items))
@@ -245,6 +273,21 @@ def recommend_rows(
     return output.item_indices.cpu().numpy(), output.sequences_scores.view(-1, top_k).cpu().numpy()
 
 
+def popular_rows(model, tokenizer, top_k: int, allowed: Sequence[int] | np.ndarray | None = None) -> tuple:
+    """The most popular of the items that may be recommended, as [`recommend_rows`] gives them: rows and scores (K,)."""
+    if tokenizer.popularity is None:
+        raise ValueError(
+            "a history has no item of the catalogue, which does not say what is popular; translate and train again"
+        )
+    leaves = model.item_trie.leaves.cpu().numpy()
+    scores = np.full(len(leaves), -np.inf, dtype=np.float32)
+    may = np.arange(len(leaves)) if allowed is None else np.asarray(allowed, dtype=np.int64)
+    may = may[leaves[may] >= 0]
+    scores[may] = tokenizer.popularity[may]
+    rows = np.argsort(-scores, kind="stable")[:top_k]
+    return np.where(scores[rows] > -np.inf, rows, -1), scores[rows]
+
+
 def items_of_rows(tokenizer, rows: np.ndarray, scores: np.ndarray) -> list[list[dict]]:
     """What [`recommend_rows`] gave as dictionaries `item_id`, `title`, `score`."""
     return [
@@ -257,4 +300,11 @@ def items_of_rows(tokenizer, rows: np.ndarray, scores: np.ndarray) -> list[list[
     ]
 
 
-__all__ = ["GenerativeRecommendationPipeline", "check_search", "item_cache_folder", "items_of_rows", "recommend_rows"]
+__all__ = [
+    "GenerativeRecommendationPipeline",
+    "UserItems",
+    "check_search",
+    "item_cache_folder",
+    "items_of_rows",
+    "recommend_rows",
+]

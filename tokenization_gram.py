@@ -19,6 +19,7 @@ from .filters_gram import items_where
 from .loading_gram import CHECKSUMS, add_checksums, check_checksums, new_file, read_object
 
 CATALOGUE_FILE = "catalogue.parquet"
+COUNTS = "num_interactions"  # a field that translation adds: how often an item is in the training part
 CATALOGUE_SCHEMA = pa.schema(
     {
         "item_id": pa.string(),
@@ -259,6 +260,20 @@ class GramTokenizer(TokenizersBackend):
             raise ValueError(f"{place}a history is empty; give at least one item id")
         return rows
 
+    def known_rows(self, history: Sequence[str], place: str = "") -> tuple[list[int], list[str]]:
+        """Catalogue rows of what the catalogue has of a history, perhaps none, in its order; and the ids of the rest.
+
+        Raises:
+            ValueError: led in by `place`: it is no list of strings.
+
+        Example:
+            >>> tokenizer.known_rows(["B0003", "gone", "B0007"])
+            ([3, 7], ['gone'])
+        """
+        history = _ids_of(history, place, "a history")
+        skipped = [item for item in history if item not in self.item_rows]
+        return [self.item_rows[item] for item in history if item in self.item_rows], skipped
+
     def allowed_rows(
         self, exclude: Sequence[str] = (), only: Sequence[str] | None = None, where: str | Sequence[str] = ()
     ) -> np.ndarray | None:
@@ -303,14 +318,8 @@ class GramTokenizer(TokenizersBackend):
         Raises:
             ValueError: led in by `place`: `what` is no list of strings, or names an item that is not there.
         """
-        items = _as_lists(items)
-        if not isinstance(items, Sequence):
-            raise ValueError(f"{place}{what} is a list of item ids, got a value of type {type(items).__name__}")
-        if isinstance(items, str):
-            raise ValueError(f"{place}{what} is a list of item ids, got the string {items!r}")
+        items = _ids_of(items, place, what)
         for item in items:
-            if not isinstance(item, str):
-                raise ValueError(f"{place}item ids are strings, got {item!r}")
             if item not in self.item_rows:
                 where = f"in the catalogue of {len(self.item_ids)} items; see `tokenizer.item_ids`"
                 raise ValueError(f"{place}item {item!r} is not {where}")
@@ -361,6 +370,17 @@ class GramTokenizer(TokenizersBackend):
         return self.item_ids[row]
 
     @cached_property
+    def popularity(self) -> np.ndarray | None:
+        """(N,) logarithm of every item's share of the training part's interactions, one more given to each.
+
+        None where the catalogue does not say how many these are.
+        """
+        if COUNTS not in self.catalogue.column_names:
+            return None
+        counts = pc.fill_null(self.catalogue[COUNTS], 0).to_numpy() + 1
+        return np.log(counts / counts.sum()).astype(np.float32)
+
+    @cached_property
     def _row_of_lexical_id(self) -> dict[tuple[int, ...], int]:
         return {tuple(lexical_id): row for row, lexical_id in enumerate(self.lexical_ids)}
 
@@ -395,6 +415,18 @@ class GramTokenizer(TokenizersBackend):
         file_names = (*file_names, str(path))
         add_checksums(file_names[0], file_names[1:])
         return file_names
+
+
+def _ids_of(items: Sequence[str], place: str, what: str) -> list[str]:
+    items = _as_lists(items)
+    if not isinstance(items, Sequence):
+        raise ValueError(f"{place}{what} is a list of item ids, got a value of type {type(items).__name__}")
+    if isinstance(items, str):
+        raise ValueError(f"{place}{what} is a list of item ids, got the string {items!r}")
+    for item in items:
+        if not isinstance(item, str):
+            raise ValueError(f"{place}item ids are strings, got {item!r}")
+    return list(items)
 
 
 def _as_lists(values):

@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", action="append", metavar="ID", help=what)
     what = "a condition that they meet, such as 'genres=Comedy' or 'price<=20'; again for each"
     parser.add_argument("--where", action="append", default=[], metavar="COND", help=what)
+    what = "skip items of a history that the catalogue does not have; a user of no other gets what is popular"
+    parser.add_argument("--skip-unknown", action="store_true", help=what)
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub (main)")
     add_search(parser)
 
@@ -42,12 +44,16 @@ def run(arguments: argparse.Namespace) -> None:
     recommender = Recommender.from_pretrained(arguments.model, *loading)
     search = {"top_k": arguments.top_k, "exclude_seen": arguments.exclude_seen, "num_beams": arguments.num_beams}
     search |= {"exclude": _item_ids(arguments.exclude), "only": arguments.only and _item_ids(arguments.only)}
-    search["where"] = arguments.where
+    search |= {"where": arguments.where, "skip_unknown": arguments.skip_unknown}
     if arguments.users is not None:
         count = recommend_users(recommender, arguments.users, arguments.output, **search)
         print(f"recommendations to {count:,} users saved to {arguments.output}")
         return
     (found,) = recommender.recommend([arguments.history], **search)
+    if found.skipped:
+        print(f"skipped, as the catalogue does not have them: {', '.join(found.skipped)}")
+    if found.is_fallback:
+        print("nothing of the history is known: these are the most popular items")
     if not found:
         print("there is no item that may be recommended")
         return

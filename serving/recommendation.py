@@ -30,7 +30,7 @@ from ..common.provenance import (
 from ..data.sources.lines import filled_lines
 from ..item_cache_gram import ItemCache
 from ..modeling_gram import GramForConditionalGeneration
-from ..pipeline_gram import items_of_rows, recommend_rows
+from ..pipeline_gram import UserItems, items_of_rows, recommend_rows
 from ..tokenization_gram import GramTokenizer
 from .loading import find_item_cache, load_model
 from .user_batches import batches_of_users, cache_of_users
@@ -111,8 +111,12 @@ class Recommender:
         exclude: Sequence[str] = (),
         only: Sequence[str] | None = None,
         where: Sequence[str] = (),
-    ) -> list[list[Recommendation]]:
+        skip_unknown: bool = True,
+    ) -> list[UserItems]:
         """The next items of each user: at most `top_k`, best first, fewer where the catalogue has no more.
+
+        Each is a list of [`Recommendation`], which also says which items of the history were `skipped`, as the
+        catalogue does not have them, and whether it `is_fallback`: what is popular, where no item of them is known.
 
         Args:
             histories: item ids of each user, oldest first; the model reads the newest of them.
@@ -122,24 +126,32 @@ class Recommender:
             exclude: ids of items that none of these users gets: what is sold out, say.
             only: ids of the items that they may get; by default all.
             where: conditions that what they get meets, such as `genres=Comedy`; see [`GramTokenizer.allowed_rows`].
+            skip_unknown: read what the catalogue has of each history; without it all must be there.
 
         Raises:
-            ValueError: a history is empty; it, `exclude` or `only` holds an item that is not in the catalogue; a
-                condition cannot be evaluated; a number is below 1.
+            ValueError: a history is no list of strings; `exclude` or `only` holds an item that is not in the catalogue,
+                or without `skip_unknown` a history does, or is empty; a condition cannot be evaluated; a number is
+                below 1.
 
         Example:
             >>> users = Recommender(model, tokenizer).recommend([["B0003", "B0007"], ["B0001"]], top_k=3)
             >>> [len(items) for items in users]
             [3, 3]
         """
-        place, found = "histories[{}]: " if len(histories) > 1 else "", []
-        allowed = self.tokenizer.allowed_rows(exclude, only, where)
-        rows = [self.tokenizer.history_rows(history, place.format(user)) for user, history in enumerate(histories)]
-        for start in range(0, len(rows), self.batch_size):
-            batch = rows[start : start + self.batch_size]
-            best = self.recommend_rows(batch, top_k, exclude_seen, num_beams, self.item_cache, allowed)
-            found += items_of_rows(self.tokenizer, *best)
-        return [[Recommendation(**item) for item in items] for items in found]
+        allowed, found = self.tokenizer.allowed_rows(exclude, only, where), []
+        place = "histories[{}]: " if len(histories) > 1 else ""
+        read = self.tokenizer.known_rows if skip_unknown else self._all_rows
+        users = [read(history, place.format(user)) for user, history in enumerate(histories)]
+        for start in range(0, len(users), self.batch_size):
+            rows, skipped = zip(*users[start : start + self.batch_size], strict=True)
+            best = self.recommend_rows(rows, top_k, exclude_seen, num_beams, self.item_cache, allowed)
+            for items, history, strangers in zip(items_of_rows(self.tokenizer, *best), rows, skipped, strict=True):
+                items = (Recommendation(**item) for item in items)
+                found.append(UserItems(items, strangers, is_fallback=not history))
+        return found
+
+    def _all_rows(self, history: Sequence[str], place: str) -> tuple[list[int], list[str]]:
+        return self.tokenizer.history_rows(history, place), []
 
     def recommend_rows(
         self,
@@ -165,6 +177,7 @@ def recommend_users(
     exclude: Sequence[str] = (),
     only: Sequence[str] | None = None,
     where: Sequence[str] = (),
+    skip_unknown: bool = True,
     users_per_part: int = USERS_PER_PART,
     progress: bool = True,
 ) -> int:
@@ -177,15 +190,16 @@ def recommend_users(
 
     Args:
         recommender: what to ask.
-        users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, at least one item, UTF-8.
+        users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, perhaps no item, UTF-8.
         output: `.parquet` or `.csv`, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
-        top_k, exclude_seen, num_beams, exclude, only, where: as of [`Recommender.recommend`].
+        top_k, exclude_seen, num_beams, exclude, only, where, skip_unknown: as of [`Recommender.recommend`].
         users_per_part: users in a part; what an interruption may cost.
         progress: show a bar with the time left.
 
     Raises:
         FileNotFoundError: the users' file is missing.
-        ValueError: a malformed line, an unknown item, a user who has two lines; the message names file, line and user.
+        ValueError: a malformed line, a user who has two lines, an unknown item or no item where these are not skipped;
+            the message names file, line and user.
             Or the output has another ending, is the users' file, is there and holds something else, or is being
             written by another process.
 
@@ -200,7 +214,7 @@ def recommend_users(
     if output.suffix not in (".parquet", ".csv") or output.is_dir():
         raise ValueError(f"{output}: give the name of a file that ends in .parquet or .csv")
     check_outputs({output: _holds_recommendations}, [users_file])
-    users = _read_users(users_file, recommender.tokenizer)
+    users = _read_users(users_file, recommender.tokenizer, skip_unknown)
     with locked(output):
         search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
         allowed = recommender.tokenizer.allowed_rows(exclude, only, where)
@@ -279,15 +293,23 @@ def _recommend_chunk(recommender: Recommender, chunk, search, item_cache, bar: t
     return pa.table(columns, schema=RECOMMENDATIONS_SCHEMA)
 
 
-def _read_users(path: Path, tokenizer: GramTokenizer) -> list[tuple[str, list[int]]]:
+def _read_users(path: Path, tokenizer: GramTokenizer, skip_unknown: bool) -> list[tuple[str, list[int]]]:
     """Users with the catalogue rows of their histories."""
     users: dict[str, tuple[int, list[int]]] = {}  # with the number of the line
+    num_skipped = num_cold = 0
     for number, line in filled_lines(path):
         user, *history = line.split()
-        rows = tokenizer.history_rows(history, f"{path}:{number}: user {user}: ")
+        if skip_unknown:
+            rows, skipped = tokenizer.known_rows(history)
+            num_skipped, num_cold = num_skipped + len(skipped), num_cold + (not rows)
+        else:
+            rows = tokenizer.history_rows(history, f"{path}:{number}: user {user}: ")
         if user in users:
             raise ValueError(f"{path}:{number}: user {user} stands on line {users[user][0]} already; keep one line")
         users[user] = number, rows
     if not users:
         raise ValueError(f"{path}: no users; the form is 'USER ITEM ITEM ...', one user per line")
+    if num_skipped or num_cold:
+        what = "%s: %d items are not in the catalogue and skipped; %d users have no other and get what is popular"
+        logger.warning(what, path, num_skipped, num_cold)
     return [(user, rows) for user, (_, rows) in users.items()]

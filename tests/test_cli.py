@@ -292,6 +292,18 @@ def test_empty_history_of_a_users_file(gram, model_folder, tmp_path):
     assert (code, len(errors)) == (2, 1)
     assert "users.txt:2: user u2: a history is empty; give at least one item id" in errors[0]
     assert [path.name for path in tmp_path.iterdir()] == ["users.txt"]
+    (tmp_path / "users.txt").write_text("u1 B0001 gone\nu2\n")
+    many = ["--users", tmp_path / "users.txt", "--output", output, "--skip-unknown"]
+    code, lines, errors = gram("recommend", model_folder, *many)
+    assert (code, lines) == (0, [f"recommendations to 2 users saved to {output}"])
+    assert "1 items are not in the catalogue and skipped; 1 users have no other" in errors[-1]
+
+
+def test_recommend_to_a_stranger(gram, model_folder):
+    code, lines, errors = gram("recommend", model_folder, "--history", "gone", "--top-k", 2, "--skip-unknown")
+    assert (code, len(lines), errors) == (0, 5, [])
+    assert lines[0] == "skipped, as the catalogue does not have them: gone"
+    assert lines[1] == "nothing of the history is known: these are the most popular items"
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "catalogue.parquet"])

@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gram.data import training_part
 from gram.serving.loading import load_model
 from gram.serving.recommendation import RECOMMENDATIONS_SCHEMA, Recommender, recommend_users
+from gram.tokenization_gram import COUNTS
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,11 @@ def recommender(model, tokenizer):
 def histories(data):
     item_ids = data.items.item_ids
     return [[item_ids[row] for row in data.interactions[user]] for user in range(10)]
+
+
+@pytest.fixture(scope="module")
+def training_counts(data):
+    return np.bincount(training_part(data).items, minlength=len(data.items))
 
 
 def write_users(path, histories):
@@ -100,14 +107,56 @@ def test_more_items_than_beams_and_than_the_catalogue(recommender, tokenizer, hi
 
 def test_wrong_histories_are_named(recommender):
     with pytest.raises(ValueError, match="item 'XXX' is not in the catalogue"):
-        recommender.recommend([["B0001", "XXX"]])
+        recommender.recommend([["B0001", "XXX"]], skip_unknown=False)
     with pytest.raises(ValueError, match="empty"):
-        recommender.recommend([[]])
+        recommender.recommend([[]], skip_unknown=False)
     with pytest.raises(ValueError, match=r"histories\[1\]: item 'XXX'"):
-        recommender.recommend([["B0001"], ["XXX"]])
+        recommender.recommend([["B0001"], ["XXX"]], skip_unknown=False)
     with pytest.raises(ValueError, match=r"histories\[0\]: a history is a list of item ids, got the string 'B0001'"):
         recommender.recommend(["B0001", "B0002"])
     assert recommender.recommend([]) == []
+
+
+def test_unknown_items_are_skipped_and_told(recommender, histories):
+    mixed = [["gone", *histories[0]], [*histories[1][:2], "XXX", "YYY", *histories[1][2:]], histories[2]]
+    found = recommender.recommend(mixed)
+    assert [user.skipped for user in found] == [["gone"], ["XXX", "YYY"], []]
+    assert not any(user.is_fallback for user in found)
+    for user, alone in zip(found, recommender.recommend(histories[:3], skip_unknown=False), strict=True):
+        assert items_of([user]) == items_of([alone])
+        assert [item.score for item in user] == pytest.approx([item.score for item in alone], rel=1e-5, abs=1e-5)
+
+
+@settings(max_examples=25)
+@given(draw=st.data())
+def test_users_of_whom_nothing_is_known_get_what_is_popular(recommender, tokenizer, histories, training_counts, draw):
+    ids = st.sampled_from(tokenizer.item_ids)
+    exclude = draw.draw(st.lists(ids, max_size=5), label="exclude")
+    only = draw.draw(st.none() | st.lists(ids, max_size=20), label="only")
+    cold = draw.draw(st.permutations([[], ["gone"], histories[0], histories[1]]), label="histories")
+    found = recommender.recommend(cold, top_k=7, exclude=exclude, only=only)
+    allowed = [
+        row for row, item in enumerate(tokenizer.item_ids) if item not in exclude and (only is None or item in only)
+    ]
+    best = sorted(allowed, key=lambda row: (-training_counts[row], row))[:7]
+    shares = np.log((training_counts + 1) / (training_counts + 1).sum())
+    for history, items in zip(cold, found, strict=True):
+        assert items.is_fallback == (history in ([], ["gone"]))
+        assert items.skipped == [item for item in history if item == "gone"]
+        if items.is_fallback:
+            assert [item.item_id for item in items] == [tokenizer.item_ids[row] for row in best]
+            assert [item.score for item in items] == pytest.approx(shares[best].tolist(), abs=1e-5)
+        else:
+            (alone,) = recommender.recommend([history], top_k=7, exclude=exclude, only=only)
+            assert items_of([items]) == items_of([alone])
+
+
+def test_a_catalogue_that_does_not_say_what_is_popular(model, tokenizer):
+    older = copy.deepcopy(tokenizer)
+    older.catalogue = older.catalogue.drop_columns([COUNTS])
+    older.__dict__.pop("popularity", None)
+    with pytest.raises(ValueError, match="which does not say what is popular; translate and train again"):
+        Recommender(model, older).recommend([[]])
 
 
 @pytest.mark.parametrize("wrong", [{"top_k": 0}, {"num_beams": 0}])
@@ -270,8 +319,20 @@ def test_wrong_users_file_is_named_and_nothing_written(recommender, tmp_path, co
     if content is not None:
         users.write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        recommend_users(recommender, users, tmp_path / "out" / "recs.parquet", progress=False)
+        recommend_users(recommender, users, tmp_path / "out" / "recs.parquet", skip_unknown=False, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lines", ["u1 B0001 gone\nu2\nu3 gone\n", "u1\nu2 gone\n"])
+def test_a_file_of_users_some_of_whom_are_strangers(recommender, tmp_path, caplog, lines):
+    users = tmp_path / "users.txt"
+    users.write_text(lines)
+    recommend_users(recommender, users, tmp_path / "recs.parquet", top_k=3, progress=False)
+    expected = recommender.recommend([line.split()[1:] for line in lines.splitlines()], top_k=3)
+    assert pq.read_table(tmp_path / "recs.parquet")["item_id"].to_pylist() == [
+        item for items in items_of(expected) for item in items
+    ]
+    assert "items are not in the catalogue and skipped; 2 users have no other and get what is popular" in caplog.text
 
 
 def test_users_who_have_seen_everything_get_nothing(recommender, tokenizer, tmp_path):

@@ -101,15 +101,22 @@ def test_answers_are_the_recommenders(client, recommender, options):
     assert_answers(response, recommender, histories, **options)
 
 
+def test_strangers_are_told_and_get_what_is_popular(client, recommender):
+    histories = [["1", "XXX", "2"], [], ["YYY", "ZZZ"]]
+    response = client.post("/recommend", json={"histories": histories, "top_k": 4})
+    assert_answers(response, recommender, histories, top_k=4)
+    assert response.json()["skipped"] == [["XXX"], [], ["YYY", "ZZZ"]]
+    assert response.json()["fallback"] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ({"histories": [["1"], ["2", "XXX"]]}, 422, "histories[1][1]: item 'XXX' is not in the catalogue of 20 items"),
-        ({"histories": [["\ud800"]]}, 422, r"histories[0][0]: item '\ud800' is not"),
-        ({"histories": [["X" * 1000]]}, 422, "XXX' is not in the catalogue"),
+        ({"histories": [["\ud800"]]}, 422, r"histories[0][0]: item '\ud800' is no text"),
+        ({"histories": [["X" * 1001]]}, 422, "histories[0][0]: String should have at most 1000 characters"),
+        ({"histories": [["1"]], "exclude": ["X" * 900]}, 422, "XXX' is not in the catalogue"),
         ({"histories": [["1"]], "only": ["2", "XXX"]}, 422, "only[1]: item 'XXX' is not in the catalogue of 20 items"),
         ({"histories": [["1"]], "where": ["colour=red"]}, 422, "where[0]: 'colour=red': there is no field 'colour'"),
-        ({"histories": [["1"], []]}, 422, "histories[1]: List should have at least 1 item"),
         ({"histories": []}, 422, "histories: List should have at least 1 item"),
         ({"histories": [["1"] * 11]}, 422, "histories[0]: List should have at most 10 items"),
         ({"histories": [["1"]] * 9}, 422, "histories: List should have at most 8 items"),

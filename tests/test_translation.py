@@ -11,8 +11,8 @@ from scipy import sparse
 from transformers import AutoTokenizer, T5Tokenizer
 
 from gram.collaborative.sasrec import SASRecSettings
-from gram.data import Interactions, ItemTable, RecommendationData, read_folder
-from gram.tokenization_gram import CATALOGUE_SCHEMA, GramTokenizer
+from gram.data import Interactions, ItemTable, RecommendationData, read_folder, training_part
+from gram.tokenization_gram import CATALOGUE_SCHEMA, COUNTS, GramTokenizer
 from gram.translation import TranslationSettings, TreeStatistics, train_vocabulary, translate
 from gram.translation.embedding import embed_texts
 from gram.translation.hierarchy import cluster_hierarchy, k_means
@@ -71,7 +71,9 @@ def test_a_translation_is_one_row_per_item_in_catalogue_order(vocabulary):
         sasrec_settings=SASREC,
         progress=False,
     )
-    assert result.catalogue.schema == CATALOGUE_SCHEMA
+    assert result.catalogue.schema == CATALOGUE_SCHEMA.append(pa.field(COUNTS, pa.int64()))
+    counts = np.bincount(training_part(catalogue_of(TEXTS)).items, minlength=len(TEXTS))
+    assert result.catalogue[COUNTS].to_pylist() == counts.tolist()
     rows = result.catalogue.to_pylist()
     assert [row["item_id"] for row in rows] == [f"i{i}" for i in range(len(TEXTS))]
     check([row["lexical_id"] for row in rows], vocabulary, len(TEXTS))

@@ -28,7 +28,7 @@ from ..common.provenance import (
 )
 from ..data.interactions import RecommendationData
 from ..data.splits import training_part
-from ..tokenization_gram import CATALOGUE_SCHEMA
+from ..tokenization_gram import CATALOGUE_SCHEMA, COUNTS
 from .codes import code_ids, code_tokens, residual_codes
 from .embedding import embed_texts, encode_in_shards, encoder_inputs
 from .given import read_block_list, read_lexical_ids, read_similar_items, read_vectors
@@ -48,7 +48,7 @@ ARTEFACTS = (VECTORS_FILE, TREE_FILE, CODES_FILE, LEXICAL_IDS_FILE, SIMILAR_ITEM
 class Translation:
     """What the translation of a data set gives."""
 
-    # N rows in catalogue order, `CATALOGUE_SCHEMA` and the items' other fields: the lexical ID as tokens of the
+    # N rows in catalogue order, `CATALOGUE_SCHEMA`, `COUNTS`, the items' other fields: the lexical ID as tokens of the
     # vocabulary, without an end token; the similar items as item ids, nearest first. Its metadata hold the provenance
     catalogue: pa.Table
     provenance: Provenance  # of the catalogue
@@ -96,13 +96,13 @@ def translate(
     inputs = {"items": stages.items, "lexical IDs": ids_from.key, "similar items": similar_from.key}
     columns = [items.item_ids, items.titles, items.texts, lexical_ids, neighbours]
     catalogue = pa.table(columns, schema=CATALOGUE_SCHEMA)
-    if items.fields is not None:
-        fields = items.fields.drop_columns(
-            [name for name in CATALOGUE_SCHEMA.names if name in items.fields.schema.names]
-        )
-        inputs["fields"] = hash_of_table(fields)
-        for field in fields.schema:
-            catalogue = catalogue.append_column(field, fields[field.name])
+    fields = pa.table({COUNTS: np.bincount(training_part(data).items, minlength=len(items))})
+    for name in () if items.fields is None else items.fields.column_names:
+        if name not in (*CATALOGUE_SCHEMA.names, COUNTS):
+            fields = fields.append_column(items.fields.schema.field(name), items.fields[name])
+    inputs["fields"] = hash_of_table(fields)
+    for field in fields.schema:
+        catalogue = catalogue.append_column(field, fields[field.name])
     provenance = Provenance("catalogue", inputs, {})
     catalogue = catalogue.replace_schema_metadata(provenance.metadata)
     return Translation(catalogue, provenance, TreeStatistics.of(lexical_ids), sasrec, new_tokens)

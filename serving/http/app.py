@@ -44,7 +44,8 @@ def _add_recommend(app: FastAPI, batcher: Batcher) -> None:
         """The next items of each user."""
         request.scope["access"] = {"users": len(body.histories)}
         found = await batcher.recommend(**dict(body))
-        return Recommendations(recommendations=found)
+        more = {"skipped": [items.skipped for items in found], "fallback": [items.is_fallback for items in found]}
+        return Recommendations(recommendations=found, **more)
 
     app.include_router(router)
 

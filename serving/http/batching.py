@@ -13,7 +13,8 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from ..recommendation import Recommendation, Recommender
+from ...pipeline_gram import UserItems
+from ..recommendation import Recommender
 from .metrics import ServerMetrics
 from .settings import ServeSettings
 
@@ -78,7 +79,7 @@ class Batcher:
 
     async def recommend(
         self, histories: Sequence[Sequence[str]], top_k: int, num_beams: int, **search: Any
-    ) -> list[list[Recommendation]]:
+    ) -> list[UserItems]:
         """The next items of each user, as [`Recommender.recommend`] gives them; cancelled, they leave the queue.
 
         `search` are its other arguments.
@@ -142,4 +143,4 @@ class Batcher:
         self.metrics.users.inc(len(batch))
         for user, items in zip(batch, found, strict=True):
             if not user.found.done():  # its request may have been given up
-                user.found.set_result(items[: user.top_k])
+                user.found.set_result(UserItems(items[: user.top_k], items.skipped, items.is_fallback))

@@ -10,8 +10,12 @@ from ...tokenization_gram import GramTokenizer
 from ..recommendation import Recommendation
 from .settings import ServeSettings
 
-MOST_CONDITIONS = 100
-EXAMPLE = {"recommendations": [[{"item_id": "181", "title": "Return of the Jedi (1983)", "score": -1.62}]]}
+MOST_CONDITIONS, MOST_CHARACTERS = 100, 1000
+EXAMPLE = {
+    "recommendations": [[{"item_id": "181", "title": "Return of the Jedi (1983)", "score": -1.62}]],
+    "skipped": [["4711"]],
+    "fallback": [False],
+}
 
 
 class Recommendations(BaseModel):
@@ -20,6 +24,10 @@ class Recommendations(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
     recommendations: list[list[Recommendation]] = Field(
         description="Best first; fewer than `top_k` where the catalogue has no more."
+    )
+    skipped: list[list[str]] = Field(description="Of each user, the items that the catalogue does not have.")
+    fallback: list[bool] = Field(
+        description="Whether these are the most popular items, as none of the user's is known."
     )
 
 
@@ -83,10 +91,21 @@ def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type
             raise PydanticCustomError("condition", "{error}", {"error": str(error)}) from None
         return condition
 
-    condition = Annotated[str, Field(max_length=1000, examples=["genres=Comedy"]), AfterValidator(sound_condition)]
+    condition = Annotated[
+        str, Field(max_length=MOST_CHARACTERS, examples=["genres=Comedy"]), AfterValidator(sound_condition)
+    ]
     # A list is looked at up to its first fault: that one alone is told.
     item = Annotated[str, AfterValidator(known_item)]
-    history = Annotated[list[item], Field(min_length=1, max_length=settings.max_history_length, fail_fast=True)]
+
+    def whole_name(item: str) -> str:
+        try:
+            item.encode()
+        except UnicodeEncodeError:
+            raise PydanticCustomError("half_a_character", "item {item} is no text", {"item": repr(item)}) from None
+        return item
+
+    name = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(whole_name)]
+    history = Annotated[list[name], Field(max_length=settings.max_history_length, fail_fast=True)]
 
     class RecommendRequest(BaseModel):
         """Users, and what to find for them."""
@@ -100,7 +119,7 @@ def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type
             min_length=1,
             max_length=settings.max_histories,
             fail_fast=True,
-            description="Item ids of each user, oldest first. The model reads the newest of them.",
+            description="Item ids of each user, oldest first. The model reads the newest of those that it knows.",
         )
         top_k: int = Field(min(10, most_items), ge=1, le=most_items, description="The most items per user.")
         exclude_seen: bool = Field(True, description="Leave out every item of the user's history.")
