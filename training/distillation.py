@@ -66,7 +66,7 @@ def distillation_of(
         return None
     if settings.distillation_graph:
         graph = TransitionGraph(training, embed_texts(data.items.texts))
-    options = {name: getattr(settings, f"distillation_{name}") for name in ("weight", "draws")}
+    options = {name: getattr(settings, f"distillation_{name}") for name in ("weight", "temperature", "draws")}
     return Distillation(
         teacher, training, trie, **options, graph=graph, graph_share=settings.distillation_graph, device=device
     )
@@ -84,6 +84,7 @@ class Distillation:
         interactions: the training part.
         trie: of the whole catalogue.
         weight: the teacher's share of a soft target; the rest is the true token's.
+        temperature: divides the teacher's scores.
         draws: items that every sample gets as further targets, drawn from what the teacher expects; for these it
             alone counts.
         graph: a second teacher, counted in the same interactions; of each it says what it had said, had it not counted
@@ -107,12 +108,13 @@ class Distillation:
         interactions: Interactions,
         trie: ItemTrie,
         weight: float,
+        temperature: float = 1.0,
         draws: int = 0,
         graph: TransitionGraph | None = None,
         graph_share: float = 0.0,
         device: torch.device | str = "cpu",
     ):
-        self.teacher, self.interactions = teacher, interactions
+        self.teacher, self.interactions, self.temperature = teacher, interactions, temperature
         self.weight, self.draws, self.device = weight, draws, device
         self.trie = copy.deepcopy(trie).to(device)
         starts = torch.from_numpy(_starts(trie))
@@ -207,7 +209,7 @@ class Distillation:
         else:
             scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
             scores[had] += self.teacher.repeat.to(self.device)  # once, however often an item is there
-        expected = scores.softmax(-1)
+        expected = (scores / self.temperature).softmax(-1)
         if self.graph_share:
             of_graph = self.graph.score_without(places).to(self.device)[:, self.order]
             of_graph[had] = expected[had]  # a graph takes no item for had

@@ -64,6 +64,8 @@ class TrainingSettings(Settings):
         distillation: `sasrec`, to learn also what the SASRec of the translation expects of every training sample, which
             has seen the training part alone; or the file of another one, such as `gram tune` leaves.
         distillation_weight: how much its expectation counts in the loss; what is left is the true item's. 0 is as none.
+        distillation_temperature: the SASRec's scores are divided by this; below 1 it is surer of what it expects, from
+            which a short training learns more.
         distillation_draws: items that every sample gets as further targets, drawn from its expectation, which alone
             counts for them; they cost the decoder's work, not the encoder's.
         distillation_graph: share of a transition graph in what is expected; it knows what came after an item, and for
@@ -134,6 +136,7 @@ class TrainingSettings(Settings):
     prefixes_per_user: int | None = within(None, least=1)
     distillation: str | None = None
     distillation_weight: float = within(0.7, least=0, most=1)
+    distillation_temperature: float = within(1.0, above=0)
     distillation_draws: int = within(0, least=0, most=1024)
     distillation_graph: float = within(0.0, least=0, most=1)
     optimizer: str = within("adamw", one_of=("adamw", MUON))
