@@ -51,7 +51,8 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
     """Make every row of a plan, and join their results; what is done already is not done again.
 
     The output folder gets `translations/`, `runs/` with a folder for each row and seed, `results/` with their figures,
-    `results.json`, which joins them, and `results.md`, their table. The last two are written after every row.
+    `results.json`, which joins them, and `results.md`, their table. The last two are written after every row. Several
+    processes may do the same reproduction: each takes what no other one is at.
 
     `say` takes each line for the user. Returns the joined results, see `gram.reproduction.tables.join_results`.
 
@@ -73,10 +74,19 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
     for folder, run in translations.items():
         if begin(f"translation {folder.name}", any(other.translation == folder for other in todo)):
             say(f"     {make_translation(run, work)['statistics']}")
+    left = []
     for run in runs:
         if begin(run.title, run in todo):
-            say(_in_short(_make(run, work, common)))
-            _write_table(work.folder)
+            if _is_busy(work.folder / "runs" / run.name):
+                say("     another process is at it: left for the end")
+                left.append(run)
+            else:
+                say(_in_short(_make(run, work, common)))
+                _write_table(work.folder)
+    for run in left:
+        say(f"{run.title}, if it is not done:")
+        say(_in_short(_make(run, work, common)))
+        _write_table(work.folder)
     begin("results table")
     joined = _write_table(work.folder)
     begin("model card")
@@ -239,7 +249,7 @@ def _accelerator(mixed_precision: str) -> Accelerator:
     """The accelerator of all stages: its state is the process's, and cannot be made anew with another precision."""
     accelerator = make_accelerator(mixed_precision=precision(mixed_precision))
     if accelerator.num_processes > 1:
-        raise ValueError("a reproduction runs in one process; give each GPU some of the --rows of the same folder")
+        raise ValueError("a reproduction runs in one process; start one for each GPU on the same folder")
     return accelerator
 
 
@@ -252,8 +262,18 @@ def _common(facts: dict[str, Any], work: Workspace) -> dict[str, Any]:
     }
 
 
+def _is_busy(path: Path) -> bool:
+    try:
+        with locked(path):
+            return False
+    except ValueError:
+        return True
+
+
 def _make(run: Run, work: Workspace, common: dict[str, Any]) -> dict[str, Any]:
     with locked(work.folder / "runs" / run.name, wait=True):
+        if is_done(work.folder, run, common["hashes"]["data"]):  # by another process, just now
+            return _read(result_file(work.folder, run))
         result = save_result(run, *KINDS[run.row.kind](run, work), common, work)
     gc.collect()  # a model and its optimizer refer to each other
     if torch.cuda.is_available():

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,36 @@ def test_a_finished_reproduction_is_left_as_it_is(reproduced, recipe, data_folde
     assert said.count("done already") == 7
     assert (folder / "results.md").read_text() in f"{said}\n"
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+HOLD = """
+import sys
+from gram.common.files import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_another_process_is_at_is_left_for_the_end(copied, recipe, data_folder):
+    for suffix in ("json", "parquet"):
+        (copied / "results" / f"popularity-seed0.{suffix}").unlink()
+        (copied / "results" / f"gram-seed1.{suffix}").unlink()
+    said, plan = [], Plan(str(recipe), data_folder, copied, rows=CHOSEN, seeds=2, size="recipe")
+    command = [sys.executable, "-c", HOLD, str(copied / "runs" / "popularity-seed0")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+
+        def say(line):
+            said.append(line)
+            if line == "popularity, if it is not done:":
+                other.stdin.close()
+
+        reproduce(plan, say, progress=False)
+    assert sorted(path.stem for path in copied.glob("results/*.json")) == RUNS
+    place = said.index("5/9  popularity")
+    assert said[place + 1 : place + 3] == ["     another process is at it: left for the end", "6/9  GRAM, seed 1"]
+    assert said.index("popularity, if it is not done:") > said.index("7/9  without similar items, seed 1: done already")
 
 
 def test_results_have_all_that_a_figure_depends_on(reproduced, data):
