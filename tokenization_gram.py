@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from .arguments_gram import whole_number
-from .filters_gram import items_where
+from .arguments_gram import items_where, whole_number
 from .loading_gram import CHECKSUMS, add_checksums, check_checksums, new_file, read_object
 
 CATALOGUE_FILE = "catalogue.parquet"

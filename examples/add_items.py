@@ -35,8 +35,9 @@ def main():
     words += sorted(token for token in tokenizer.get_vocab() if token.startswith("▁") and len(token) > 2)
     token = next(token for token in words if (*prefix, token) not in siblings and token not in prefix)
     similar = [catalogue["item_id"][nearest].as_py()]
-    row = [[arguments.item_id], [arguments.title], [text], [[*prefix, token]], [similar]]
-    grown = pa.concat_tables([catalogue, pa.table(row, schema=catalogue.schema)])
+    row = {"item_id": arguments.item_id, "title": arguments.title, "text": text}
+    row |= {"lexical_id": [*prefix, token], "similar_items": similar}  # nothing is known of its other fields
+    grown = pa.concat_tables([catalogue, pa.Table.from_pylist([row], schema=catalogue.schema)])
 
     limits = {"max_history": tokenizer.max_history, "max_passage_length": tokenizer.max_passage_length}
     tokenizer = GramTokenizer.from_catalogue(tokenizer, grown, **limits)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import GramTokenizer
+from gram.arguments_gram import items_where
 from gram.data import read_folder
-from gram.filters_gram import items_where
 from gram.serving.recommendation import Recommender
 
 OPERATORS = {

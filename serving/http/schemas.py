@@ -97,14 +97,7 @@ def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type
     # A list is looked at up to its first fault: that one alone is told.
     item = Annotated[str, AfterValidator(known_item)]
 
-    def whole_name(item: str) -> str:
-        try:
-            item.encode()
-        except UnicodeEncodeError:
-            raise PydanticCustomError("half_a_character", "item {item} is no text", {"item": repr(item)}) from None
-        return item
-
-    name = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(whole_name)]
+    name = Annotated[str, Field(max_length=MOST_CHARACTERS)]  # which a string that is no Unicode has not
     history = Annotated[list[name], Field(max_length=settings.max_history_length, fail_fast=True)]
 
     class RecommendRequest(BaseModel):
