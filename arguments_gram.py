@@ -338,20 +338,19 @@ def items_where(catalogue: pa.Table, condition: str) -> np.ndarray:
     name, operator, value = parts.groups()
     if name not in catalogue.column_names:
         raise ValueError(f"{condition!r}: there is no field {name!r}; there are {', '.join(catalogue.column_names)}")
-    column = catalogue[name].combine_chunks()
-    kind, owner = column.type, None
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        owner, column, kind = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column), kind.value_type
-    met = _met(column, kind, operator, value, condition).to_numpy(zero_copy_only=False)
+    column, owner = catalogue[name].combine_chunks(), None
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        owner, column = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
+    met = _met(column, operator, value, condition).to_numpy(zero_copy_only=False)
     if owner is not None:
         of_parts, met = met, np.zeros(len(catalogue), dtype=bool)
         met[owner[of_parts]] = True
     return ~met if operator == "!=" else met
 
 
-def _met(column: pa.Array, kind: pa.DataType, operator: str, value: str, condition: str) -> pa.Array:
+def _met(column: pa.Array, operator: str, value: str, condition: str) -> pa.Array:
     """Which values meet the condition, and for `!=` which do not."""
-    compare = _COMPARE.get(operator, pc.equal)
+    compare, kind = _COMPARE.get(operator, pc.equal), column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if compare is not pc.equal:
             is_number = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)

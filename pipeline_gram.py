@@ -79,21 +79,13 @@ class GenerativeRecommendationPipeline(Pipeline):
         return saved == loaded
 
     def _sanitize_parameters(
-        self,
-        top_k=None,
-        exclude_seen=None,
-        exclude=(),
-        only=None,
-        where=(),
-        num_beams=None,
-        score_mode=None,
-        exact=None,
+        self, top_k=None, exclude_seen=None, num_beams=None, score_mode=None, exact=None, **choice
     ):
         given = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": num_beams, "exact": exact}
         given = {name: value for name, value in given.items() if value is not None}
         check_search(**given)
-        others = {"allowed": self.tokenizer.allowed_rows(exclude, only, where), "score_mode": score_mode}
-        return {}, given | {name: value for name, value in others.items() if value is not None}, {}
+        self.tokenizer.allowed_rows(**choice)  # what is wrong is said now
+        return {}, given | choice | ({} if score_mode is None else {"score_mode": score_mode}), {}
 
     def __call__(
         self,
@@ -132,6 +124,8 @@ class GenerativeRecommendationPipeline(Pipeline):
             batch_size = BATCH_SIZE if self._batch_size is None else self._batch_size
         whole_number("batch_size", batch_size)
         options = {**self._forward_params, **self._sanitize_parameters(**kwargs)[1]}
+        choice = {name: options.pop(name) for name in ("exclude", "only", "where") if name in options}
+        options["allowed"] = self.tokenizer.allowed_rows(**choice)
         if isinstance(inputs, np.ndarray):
             inputs = inputs.tolist()
         if not isinstance(inputs, list | tuple):

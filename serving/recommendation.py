@@ -23,6 +23,7 @@ from ..common.provenance import (
     hash_of_file,
     hash_of_json,
     hash_of_model,
+    hash_of_table,
     hash_of_tokenizer,
     read_provenance,
     versions,
@@ -31,7 +32,7 @@ from ..data.sources.lines import filled_lines
 from ..item_cache_gram import ItemCache
 from ..modeling_gram import GramForConditionalGeneration
 from ..pipeline_gram import UserItems, items_of_rows, recommend_rows
-from ..tokenization_gram import GramTokenizer
+from ..tokenization_gram import COUNTS, GramTokenizer
 from .loading import find_item_cache, load_model
 from .user_batches import batches_of_users, cache_of_users
 
@@ -266,11 +267,13 @@ def _provenance(
     recommender: Recommender, users_file: Path, allowed: np.ndarray | None, settings: dict[str, int]
 ) -> Provenance:
     """Everything that decides the recommendations, to the last bit of a score."""
+    catalogue = recommender.tokenizer.catalogue
     inputs = {
         "weights or configuration": hash_of_model(recommender.model),
         "catalogue or prompts": hash_of_tokenizer(recommender.tokenizer),
         "users": hash_of_file(users_file),
-        **({} if allowed is None else {"allowed items": hash_of_json(allowed.tolist())}),
+        "allowed items": hash_of_json(None if allowed is None else allowed.tolist()),
+        "popularity": hash_of_table(catalogue.select([name for name in catalogue.column_names if name == COUNTS])),
     }
     stored = recommender.item_cache.dtype if recommender.item_cache else "float32"
     more = {"batch_size": recommender.batch_size, "item_encodings": stored, **versions(COMPUTING)}

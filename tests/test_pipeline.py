@@ -127,6 +127,15 @@ def test_recommends_what_generate_and_the_recommender_return(recommend, recommen
     assert recommend(["YYY"]).is_fallback
 
 
+def test_a_choice_for_all_calls_and_one_of_a_call_hold_together(recommend, recommender, histories):
+    ids = recommend.tokenizer.item_ids
+    always = GenerativeRecommendationPipeline(recommend.model, recommend.tokenizer, only=ids[:8], item_cache=False)
+    expected = recommender.recommend(histories, only=ids[:8], exclude=ids[:3])
+    assert_same(always(histories, exclude=ids[:3]), as_dictionaries(expected))
+    with pytest.raises(TypeError, match="colour"):
+        recommend(histories, colour="red")
+
+
 def test_one_history_gives_one_list(recommend, histories):
     (expected,) = recommend(histories[:1], top_k=3)
     assert recommend(histories[0], top_k=3) == recommend(tuple(histories[0]), top_k=3) == expected
