@@ -7,12 +7,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import ItemTrie
-from gram.benchmarks import catalogues, distillation, lexical_ids, ties, translation
+from gram.benchmarks import catalogues, lexical_ids, ties, translation
 from gram.benchmarks import generation as generation_benchmark
 from gram.benchmarks import quality as quality_benchmark
 from gram.benchmarks import serving as serving_benchmark
@@ -341,20 +340,3 @@ def test_the_spread_over_ties_is_that_of_whole_quickstarts(films_wheel, tmp_path
     (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| SASRec "))
     values = found["SASRec"]["all_items"]
     assert f"| {np.mean(values):.4f} +- {np.std(values, ddof=1):.4f} |" in row
-
-
-def test_steps_with_and_without_a_teacher_are_timed_in_turns(quickstart_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(distillation, "in_fresh_process", lambda run, *arguments: run(*arguments))
-    monkeypatch.setattr(distillation, "keep_freed_memory", lambda: None)  # for good, of this whole process
-    folder, recipe = quickstart_run[0], tmp_path / "recipe.yaml"
-    recipe.write_text(f"{QUICKSTART_RECIPE}\ndistillation_draws: 2\ndistillation_graph: 0.5")
-    arguments = ["--config", str(recipe), "--data", str(folder / "data"), "--translation", str(folder / "translation")]
-    threads = ["--threads", str(torch.get_num_threads())]
-    distillation.main([*arguments, "--output-dir", str(tmp_path), "--steps", "2", "--repeats", "1", *threads])
-    report = json.loads((tmp_path / "distillation.json").read_text(encoding="utf-8"))
-    forms = [distillation.WITHOUT, distillation.SOFT, distillation.DRAWN]
-    assert [row["form"] for row in report["rows"]] == forms
-    assert report["rows"][0]["times"] == 1
-    assert all(row["seconds a step"] > 0 and row["peak_gb"] > 0 for row in report["rows"])
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [line.split("|")[1].strip() for line in shown[2:]] == forms

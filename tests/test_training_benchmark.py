@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from gram import GramConfig, GramForConditionalGeneration
@@ -27,13 +28,19 @@ def test_the_padded_form_has_loss_gradients_of_the_fast_one(data, tokenizer):
         assert (gradient - gradients[1][name]).abs().max() <= 1e-5 * gradient.abs().max(), name
 
 
-def test_distillation_is_timed_beside_training_without(quickstart_run, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("draws", [0, 2])
+def test_distillation_is_timed_beside_training_without(quickstart_run, tmp_path, capsys, monkeypatch, draws):
     monkeypatch.setattr(distillation, "in_fresh_process", lambda function, *given: function(*given))
     folder = quickstart_run[0]
     arguments = ["--data", str(folder / "data"), "--translation", str(folder), "--output-dir", str(tmp_path)]
     shape = ["--d-model", "16", "--num-layers", "1", "--max-history", "4", "--max-passage-length", "32"]
-    distillation.main([*arguments, *shape, "--steps", "2", "--repeats", "1", "--threads", "1"])
-    found = json.loads((tmp_path / "distillation.json").read_text(encoding="utf-8"))
-    assert found["samples a step"] > 0
-    assert {*found["seconds a step"], *found["peak_gb"]} == {"with", "without"}
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{found['times without']:.3f} times the seconds; ")
+    teacher = ["--distillation-draws", str(draws), "--distillation-graph", "0.5"]
+    distillation.main([*arguments, *shape, *teacher, "--steps", "2", "--repeats", "1", "--threads", "1"])
+    report = json.loads((tmp_path / "distillation.json").read_text(encoding="utf-8"))
+    assert report["samples a step"] > 0
+    forms = [distillation.WITHOUT, distillation.SOFT, *([distillation.DRAWN] if draws else [])]
+    assert [row["form"] for row in report["rows"]] == forms
+    assert report["rows"][0]["times"] == 1
+    assert all(row["seconds a step"] > 0 and row["peak_gb"] > 0 for row in report["rows"])
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in shown[2:]] == forms
