@@ -181,7 +181,7 @@ def check_catalogue(model, tokenizer, name: str) -> None:
         raise ValueError(
             f"{name}: the model's item trie has {num_rows} items, the catalogue {len(tokenizer.item_ids)}; {again}"
         )
-    expected = ItemTrie.from_sequences([tokenizer.sequences[row] for row in rows], rows)
+    expected = ItemTrie.from_sequences([tokenizer.sequences[row] for row in rows], rows, model.item_trie.num_items)
     if not all(map(torch.equal, trie, expected.buffers())):
         raise ValueError(f"{name}: the model's item trie is not of the lexical IDs of the catalogue; {again}")
     ours, theirs = (tokenizer.max_history, len(tokenizer)), (model.config.max_history, model.config.vocab_size)

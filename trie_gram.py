@@ -58,7 +58,10 @@ class ItemTrie(nn.Module):
 
     @classmethod
     def from_sequences(
-        cls, sequences: Sequence[Sequence[int]] | np.ndarray | torch.Tensor, rows: Sequence[int] | None = None
+        cls,
+        sequences: Sequence[Sequence[int]] | np.ndarray | torch.Tensor,
+        rows: Sequence[int] | None = None,
+        num_rows: int | None = None,
     ) -> ItemTrie:
         """Build the trie of lexical IDs.
 
@@ -66,6 +69,7 @@ class ItemTrie(nn.Module):
             sequences: one list of token ids per item, each ending with the end token, of any lengths and in any order;
                 or, what needs the least memory, an integer array (I, D) of the same, padded at the end with -1.
             rows: catalogue row of each sequence; by default its position. Give it to restrict a catalogue to a subset.
+            num_rows: rows of the catalogue; by default it ends with the last of `rows`.
 
         Raises:
             ValueError: no sequences; an empty one; one that does not end with the end token or holds it earlier; two
@@ -84,7 +88,7 @@ class ItemTrie(nn.Module):
         counts = [np.count_nonzero((first_difference <= level) & (lengths > level)) for level in range(depth)]
         levels = np.cumsum([0, 1, *counts])  # first node of each level, and of the one after the last
         with torch.device("cpu"):  # whatever the default device is: it is built in NumPy
-            trie = cls(int(rows.max()) + 1, int(levels[-1]), depth)
+            trie = cls(max(int(rows.max()) + 1, num_rows or 0), int(levels[-1]), depth)
         offsets, tokens, items, sizes, leaves, fan_out = (buffer.numpy() for buffer in trie.buffers())
         tokens[0], items[:], sizes[0], leaves[:] = -1, -1, len(padded), -1
         offsets[levels[-2] :] = levels[-1]  # below the last level there is nothing

@@ -17,12 +17,12 @@ ITEMS_PER_CELL, CELLS_PROBED = 256, 16
 TRAINING_ITEMS_PER_CELL = 64
 
 
-def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
-    """The `k` most similar items of every item, by cosine, with some rows of the (N, N) matrix in memory at once.
+def nearest_items(embeddings: Tensor | np.ndarray, k: int, first: int = 0) -> np.ndarray:
+    """The `k` most similar items of every item, by cosine, or of those from row `first` on.
 
     Beyond 30,000 items faiss sorts them into cells, and each is compared with those of the 16 nearest cells.
-    Gives (N, k) int32 for embeddings (N, d), nearest first, never the item itself, equally near ones by row; -1 where
-    the catalogue has too few.
+    Gives (N - first, k) int32 for embeddings (N, d), nearest first, never the item itself, equally near ones by row; -1
+    where the catalogue has too few.
 
     Example:
         >>> nearest_items(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), k=1)
@@ -31,19 +31,19 @@ def nearest_items(embeddings: Tensor | np.ndarray, k: int) -> np.ndarray:
                [1]], dtype=int32)
     """
     vectors = F.normalize(torch.as_tensor(embeddings, dtype=torch.float32), dim=1)
-    found = np.full((len(vectors), k), -1, dtype=np.int32)
+    found = np.full((len(vectors) - first, k), -1, dtype=np.int32)
     kept = min(k, len(vectors) - 1)
     if kept <= 0:
         return found
     if len(vectors) > EXACT_ITEMS:
-        found[:, :kept] = _approximate(vectors.numpy(), kept)
+        found[:, :kept] = _approximate(vectors.numpy(), kept, first)
         return found
-    rows = max(MAX_SCORES // len(vectors), 1)
-    for start in range(0, len(vectors), rows):
+    rows = max(MAX_SCORES // len(vectors), 1)  # of the matrix (N, N) in memory at once
+    for start in range(first, len(vectors), rows):
         cosines = vectors[start : start + rows] @ vectors.T  # (rows, N)
         own = torch.arange(len(cosines))
         cosines[own, start + own] = -torch.inf
-        found[start : start + rows, :kept] = largest(cosines, kept)
+        found[start - first : start - first + rows, :kept] = largest(cosines, kept)
     return found
 
 
@@ -57,10 +57,10 @@ def largest(values: Tensor, k: int) -> Tensor:
     return columns.gather(1, by_value)
 
 
-def _approximate(vectors: np.ndarray, k: int) -> np.ndarray:
+def _approximate(vectors: np.ndarray, k: int, first: int) -> np.ndarray:
     import faiss  # before its threads are limited
 
-    found = np.zeros((len(vectors), k), dtype=np.int32)
+    found = np.zeros((len(vectors) - first, k), dtype=np.int32)
     with threadpool_limits(limits=1):  # sums in an order that does not depend on the number of cores
         quantizer = faiss.IndexFlatIP(vectors.shape[1])
         cells = len(vectors) // ITEMS_PER_CELL
@@ -70,11 +70,11 @@ def _approximate(vectors: np.ndarray, k: int) -> np.ndarray:
         index.add(vectors)
         index.nprobe = CELLS_PROBED
         rows = 1 << 14
-        for start in range(0, len(vectors), rows):
+        for start in range(first, len(vectors), rows):
             _, nearest = index.search(vectors[start : start + rows], k + 1)
             is_own = nearest == np.arange(start, start + len(nearest))[:, None]
             last = np.argsort(is_own, axis=1, kind="stable")[:, :k]  # its own row, if it is there, comes last
-            found[start : start + rows] = np.take_along_axis(nearest, last, axis=1)
+            found[start - first : start - first + rows] = np.take_along_axis(nearest, last, axis=1)
     return found
 
 

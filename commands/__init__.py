@@ -7,7 +7,7 @@ to its parser, and `run` does what was asked for.
 from importlib import import_module
 
 _NAMES = (  # in the order of `gram --help`
-    *("prepare", "translate", "encode", "evaluate", "tune", "recommend", "serve"),
+    *("prepare", "translate", "encode", "evaluate", "tune", "recommend", "serve", "add_items", "remove_items"),
     *("card", "push", "space", "quickstart", "reproduce", "table"),
 )
-COMMANDS = {name: import_module(f".{name}", __package__) for name in _NAMES}
+COMMANDS = {name.replace("_", "-"): import_module(f".{name}", __package__) for name in _NAMES}

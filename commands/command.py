@@ -49,3 +49,13 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=at_least_one, default=16, metavar="N", help="users in one search (16)")
     what = "item encodings made by `gram encode` (MODEL/item_encodings if it is there; stale ones are an error)"
     parser.add_argument("--item-cache", type=Path, metavar="DIR", help=what)
+
+
+def item_ids(named: list[str]) -> list[str]:
+    """Items as they are named on the command line; those of a file are its lines."""
+    from ..data.sources.lines import filled_lines
+
+    found = []
+    for name in named:
+        found += [line.strip() for _, line in filled_lines(Path(name[1:]))] if name.startswith("@") else [name]
+    return found

@@ -7,7 +7,7 @@ gram recommend runs/quickstart --users users.txt --output recs.parquet --exclude
 import argparse
 from pathlib import Path
 
-from .command import add_search, at_least_one, quiet
+from .command import add_search, at_least_one, item_ids, quiet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     loading = (arguments.batch_size, arguments.item_cache, arguments.revision)
     recommender = Recommender.from_pretrained(arguments.model, *loading)
     search = {"top_k": arguments.top_k, "exclude_seen": arguments.exclude_seen, "num_beams": arguments.num_beams}
-    search |= {"exclude": _item_ids(arguments.exclude), "only": arguments.only and _item_ids(arguments.only)}
+    search |= {"exclude": item_ids(arguments.exclude), "only": arguments.only and item_ids(arguments.only)}
     search |= {"where": arguments.where, "skip_unknown": arguments.skip_unknown}
     if arguments.users is not None:
         count = recommend_users(recommender, arguments.users, arguments.output, **search)
@@ -61,13 +61,3 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{'rank':>4}  {'score':>8}  {'item':<{width}}  title")
     for rank, item in enumerate(found, start=1):
         print(f"{rank:>4}  {item.score:>8.4f}  {item.item_id:<{width}}  {item.title}")
-
-
-def _item_ids(named: list[str]) -> list[str]:
-    """Items as they are named on the command line; those of a file are its lines."""
-    from ..data.sources.lines import filled_lines
-
-    found = []
-    for name in named:
-        found += [line.strip() for _, line in filled_lines(Path(name[1:]))] if name.startswith("@") else [name]
-    return found

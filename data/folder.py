@@ -192,13 +192,28 @@ def read_folder(path: str | Path) -> RecommendationData:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give one that `gram prepare` made, or a text form")
     (log, texts), reading, report = forms.folder_files(folder), Reading(may_skip=False), folder / REPORT_FILE
-    if texts.name == forms.PLAIN_TEXT:
-        items = _items_of(texts, _rows_of_plain_texts(texts))
-    else:
-        batches = list(forms.item_batches(texts, reading))
-        items = replace(_items_of(texts, _rows_of_fields(texts, batches)), fields=_fields_of(texts, batches))
+    items = read_items(texts)
     interactions, splits = _interactions_of(log, forms.log_batches(log, reading, with_splits=True), items, texts)
     is_prepared = log.name == forms.INTERACTIONS_FILE and PROVENANCE in (pq.read_schema(log).metadata or {})
     if is_prepared and not report.is_file():
         raise FileNotFoundError(f"{report}: no such file, so `gram prepare` was stopped before its end; run it again")
     return RecommendationData(items, interactions, folder, splits)
+
+
+def read_items(path: str | Path) -> ItemTable:
+    r"""Read a file of items alone: in the form of `items.parquet`, or by its ending a text form's `.tsv` or `.txt`.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is malformed, holds an item twice, or one of empty text.
+
+    Example:
+        >>> _ = Path("new.tsv").write_text("item_id\ttitle\nd\tGreen shoe\n")
+        >>> read_items("new.tsv").texts
+        ['title: Green shoe']
+    """
+    path = Path(path)
+    if path.suffix == ".txt":
+        return _items_of(path, _rows_of_plain_texts(path))
+    batches = list(forms.item_batches(path, Reading(may_skip=False)))
+    return replace(_items_of(path, _rows_of_fields(path, batches)), fields=_fields_of(path, batches))

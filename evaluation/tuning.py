@@ -35,7 +35,7 @@ SASREC_GRID: Grid = {
     "dropout": (0.5, 0.3, 0.7),
     "num_layers": (2, 1, 3),
     "weight_decay": (0.0, 0.1, 0.5),
-    "max_length": (50, 20),
+    "max_length": (50, 20, 10, 5),
     "dim": (64, 128),  # what makes a trial slower comes last
     "epochs": (20, 40),
 }

@@ -10,10 +10,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..common.files import json_in
 from ..common.provenance import hash_of_weights
 from ..evaluation.candidates import PROTOCOLS
 from ..loading_gram import read_object
 from ..pipeline_gram import TASK
+from ..serving.catalogue_changes import CHANGES_FILE
 from ..serving.loading import load_model
 from ..serving.recommendation import Recommender
 from ..tokenization_gram import GramTokenizer
@@ -45,7 +47,8 @@ class GramCardData:
             come first, if it has been evaluated. Empty where there is no such file.
         num_parameters: of the model, weights that are shared counted once.
         tokenizer: with the catalogue.
-        tree: of the lexical IDs.
+        tree: of the lexical IDs of the items that it may recommend.
+        changes: how many items were `added` and `removed` after training; empty where nothing was changed.
         has_plot: whether the folder holds a picture of the training run.
         history: rows of the catalogue, oldest first: the example's, which is no user's.
         recommended: what the model recommends for it, best first.
@@ -78,7 +81,10 @@ class GramCardData:
         self.settings = CardSettings.of(folder) if settings is None else settings
         self.config = read_object(folder / "config.json")
         self.num_parameters = model.num_parameters()
-        self.tree = TreeStatistics.of(self.tokenizer.catalogue["lexical_id"].to_pylist())
+        lexical_ids, leaves = self.tokenizer.catalogue["lexical_id"].to_pylist(), model.item_trie.leaves.tolist()
+        self.tree = TreeStatistics.of([one for one, leaf in zip(lexical_ids, leaves, strict=False) if leaf >= 0])
+        changes = json_in(folder / CHANGES_FILE).get("changes", [])
+        self.changes = {what: sum(change[what] for change in changes) for what in ("added", "removed") if changes}
         self.has_plot = (folder / PLOT_FILE).is_file()
         self.history = example_history(self.tokenizer)
         (self.recommended,) = Recommender(model, self.tokenizer).recommend([self.history_ids], top_k=NUM_SHOWN)

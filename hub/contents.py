@@ -13,6 +13,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
 from ..loading_gram import WEIGHT_INDEX, read_object, weight_files
+from ..serving.catalogue_changes import CHANGES_FILE
 from ..serving.loading import MODEL_FILES, check_folder, load_model
 from .card_data import CARD, EVALUATION_FILE, PLOT_FILE, TRAINING_FILE
 
@@ -20,7 +21,7 @@ CODE = "*_gram.py"
 SHARDS = f"{ITEM_CACHE_FOLDER}/item_encodings-*.safetensors"
 OPTIONAL_FILES = (
     *("generation_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *(EVALUATION_FILE, TRAINING_FILE, PLOT_FILE, CARD, "LICENSE"),
+    *(EVALUATION_FILE, TRAINING_FILE, CHANGES_FILE, PLOT_FILE, CARD, "LICENSE"),
 )
 # What Inference Endpoints need beside the model: a handler, and the packages that it is run with.
 HANDLER_FILES: dict[str, Path | bytes] = {

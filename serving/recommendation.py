@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +66,7 @@ class Recommendation:
 
 
 class Recommender:
-    """A model with its item trie, in evaluation mode, and its tokenizer. Threads may share one: a call changes nothing.
+    """A model with its item trie, in evaluation mode, and its tokenizer. Threads may share one.
 
     Args:
         batch_size: users in one search.
@@ -87,6 +88,8 @@ class Recommender:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.model, self.tokenizer, self.batch_size, self.item_cache = model, tokenizer, batch_size, item_cache
+        self._is_available: np.ndarray | None = None  # (N,) bool, replaced and never changed; None: all are
+        self._changing = Lock()
 
     @classmethod
     def from_pretrained(
@@ -139,7 +142,7 @@ class Recommender:
             >>> [len(items) for items in users]
             [3, 3]
         """
-        allowed, found = self.tokenizer.allowed_rows(exclude, only, where), []
+        allowed, found = self.allowed_rows(exclude, only, where), []
         place = "histories[{}]: " if len(histories) > 1 else ""
         read = self.tokenizer.known_rows if skip_unknown else self._all_rows
         users = [read(history, place.format(user)) for user, history in enumerate(histories)]
@@ -150,6 +153,41 @@ class Recommender:
                 items = (Recommendation(**item) for item in items)
                 found.append(UserItems(items, strangers, is_fallback=not history))
         return found
+
+    def set_available(self, items: Sequence[str], available: bool = True) -> None:
+        """From the next call on recommend these items to nobody, or again to whom they suit; all are at first.
+
+        Raises:
+            ValueError: an item is not in the catalogue; nothing is changed then.
+
+        Example:
+            >>> recommender = Recommender(model, tokenizer)
+            >>> (before,) = recommender.recommend([["B0003"]], top_k=1)
+            >>> recommender.set_available([before[0].item_id], False)
+            >>> recommender.recommend([["B0003"]], top_k=1)[0] == before
+            False
+        """
+        rows = self.tokenizer.rows_of(items)
+        with self._changing:
+            now = np.ones(len(self.tokenizer.item_ids), bool) if self._is_available is None else self._is_available
+            now = now.copy()
+            now[rows] = available
+            self._is_available = None if now.all() else now
+
+    @property
+    def unavailable(self) -> list[str]:
+        """Ids of the items that `set_available` has taken out, in the order of the catalogue."""
+        now = self._is_available
+        return [] if now is None else [self.tokenizer.item_ids[row] for row in np.flatnonzero(~now).tolist()]
+
+    def allowed_rows(
+        self, exclude: Sequence[str] = (), only: Sequence[str] | None = None, where: Sequence[str] = ()
+    ) -> np.ndarray | None:
+        """Rows of the items that may be recommended now; see [`GramTokenizer.allowed_rows`]."""
+        rows, now = self.tokenizer.allowed_rows(exclude, only, where), self._is_available
+        if now is None:
+            return rows
+        return np.flatnonzero(now) if rows is None else rows[now[rows]]
 
     def _all_rows(self, history: Sequence[str], place: str) -> tuple[list[int], list[str]]:
         return self.tokenizer.history_rows(history, place), []
@@ -218,7 +256,7 @@ def recommend_users(
     users = _read_users(users_file, recommender.tokenizer, skip_unknown)
     with locked(output):
         search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
-        allowed = recommender.tokenizer.allowed_rows(exclude, only, where)
+        allowed = recommender.allowed_rows(exclude, only, where)
         provenance = _provenance(recommender, users_file, allowed, {**search, "users_per_part": users_per_part})
         folder = output.with_name(output.name + ".parts")
         parts = {start: folder / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}

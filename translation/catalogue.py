@@ -87,7 +87,8 @@ def translate(
             encoder cannot be loaded.
     """
     settings = settings or TranslationSettings()
-    sasrec_settings = sasrec_settings or SASRecSettings(dim=settings.sasrec_dim, epochs=settings.sasrec_epochs)
+    own = {name: getattr(settings, f"sasrec_{name}") for name in ("dim", "epochs", "max_length")}
+    sasrec_settings = sasrec_settings or SASRecSettings(**own)
     stages = _Stages(data, tokenizer, settings, sasrec_settings, folder, progress)
     lexical_ids, ids_from, new_tokens = stages.codes() if settings.id_tokens == CODES else stages.lexical_ids()
     similar, similar_from, sasrec = stages.similar_items()

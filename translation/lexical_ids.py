@@ -60,15 +60,15 @@ def name_items(
     Raises:
         ValueError: a suffix is needed and the vocabulary lacks a digit.
     """
-    weights = _token_weights(texts, tokenizer, _may_name(tokenizer, blocked), progress)
+    weights = token_weights(texts, tokenizer, blocked, progress)
     token_paths, groups = _name_tree(paths, weights, max_fan_out)
     return _spell(token_paths, groups, tokenizer)
 
 
-def _token_weights(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, may_name: np.ndarray, progress: bool
+def token_weights(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, blocked: Collection[str] = (), progress: bool = False
 ) -> sparse.csr_matrix:
-    """(N, V) weights of the tokens that may name a node; never dense."""
+    """(N, V) weights of the tokens that may name a node, as [`name_items`] has them; never dense."""
     vocabulary, blocks = len(tokenizer), []
     frequency = np.zeros(vocabulary, dtype=np.int64)
     with tqdm(total=len(texts), desc="item texts", unit="item", disable=not progress, leave=False) as bar:
@@ -82,7 +82,7 @@ def _token_weights(
             bar.update(len(some))
     weights = sparse.vstack(blocks, format="csr")
     idf = np.log1p((len(texts) - frequency + 0.5) / (frequency + 0.5))
-    weights.data *= (idf * may_name)[weights.indices]
+    weights.data *= (idf * _may_name(tokenizer, blocked))[weights.indices]
     weights.eliminate_zeros()
     return weights
 
@@ -249,7 +249,7 @@ def _spell(token_paths: np.ndarray, groups: np.ndarray, tokenizer: PreTrainedTok
     lengths = (token_paths >= 0).sum(axis=1)
     lexical_ids = [row[:length] for row, length in zip(tokens[token_paths].tolist(), lengths.tolist(), strict=True)]
     if not alone.all():
-        digits = _digit_tokens(tokenizer)
+        digits = digit_tokens(tokenizer)
         seen: dict[int, int] = {}
         for item in np.flatnonzero(~alone).tolist():
             number = seen[group[item]] = seen.get(group[item], -1) + 1
@@ -257,7 +257,7 @@ def _spell(token_paths: np.ndarray, groups: np.ndarray, tokenizer: PreTrainedTok
     return lexical_ids
 
 
-def _digit_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """The digits as the vocabulary has them, with or without the mark of a space."""
     vocabulary = tokenizer.get_vocab()
     found = {digit: next((t for t in (digit, SPACE + digit) if t in vocabulary), None) for digit in DIGITS}

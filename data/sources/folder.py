@@ -69,9 +69,9 @@ def _places_as_times(path: Path, reading: Reading) -> Iterator[tuple[int, str, s
 
 def item_batches(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     """Batches of `line`, `item_id` and the text fields."""
-    if path.name == ITEMS_FILE:
+    if path.suffix == ".parquet":
         return parquet_table(path, reading, {"item_id": "item_id"}, others=None)
-    return (_plain_texts if path.name == PLAIN_TEXT else _text_table)(path, reading)
+    return (_plain_texts if path.suffix == ".txt" else _text_table)(path, reading)
 
 
 def _text_table(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:

@@ -1,8 +1,10 @@
 """The endpoints of `gram serve`."""
 
 # No `from __future__ import annotations`: FastAPI must see the request's model, which has the limits of one server.
+import asyncio
 import platform
 
+import anyio
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -10,10 +12,10 @@ from prometheus_client.exposition import choose_encoder
 
 from ... import __version__
 from ...common.provenance import versions
+from ..recommendation import Recommender
 from .batching import Batcher
-from .catalogue import CatalogueSearch
-from .guard import Accounts, guarded_route
-from .schemas import Error, Health, ItemDetails, Items, Recommendations, recommend_request
+from .guard import Accounts, Keyed, guarded_route
+from .schemas import Availability, Error, Health, ItemDetails, Items, Recommendations, recommend_request
 
 DESCRIPTION = """
 A generative recommender: it spells out each user's next item, token by token. Requests that arrive together share one
@@ -21,11 +23,16 @@ search, and get what they would get alone. Every error is `{"detail": "what is w
 """
 
 
-def create_app(batcher: Batcher, name: str) -> FastAPI:
-    """The application, which starts the batcher and stops it, with its settings as limits; `name` is the model's."""
+def create_app(batcher: Batcher, name: str, api_key: str | None = None) -> FastAPI:
+    """The application, which starts the batcher and stops it, with its settings as limits.
+
+    `name` is the model's. With an `api_key` all but `/live` and `/health` ask for it.
+    """
     about = {"title": "GRAM", "description": DESCRIPTION, "version": __version__}
     app = FastAPI(**about, lifespan=batcher.working, responses=_errors(422, 500))
-    app.add_middleware(Accounts, metrics=batcher.metrics)
+    if api_key is not None:
+        app.add_middleware(Keyed, api_key=api_key)
+    app.add_middleware(Accounts, metrics=batcher.metrics)  # around all others
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(Exception, _failed)
     _add_recommend(app, batcher)
@@ -35,7 +42,7 @@ def create_app(batcher: Batcher, name: str) -> FastAPI:
 
 
 def _add_recommend(app: FastAPI, batcher: Batcher) -> None:
-    RecommendRequest = recommend_request(batcher.settings, batcher.recommender.tokenizer)  # noqa: N806
+    RecommendRequest = recommend_request(batcher.settings, batcher.served)  # noqa: N806
 
     router = APIRouter(route_class=guarded_route(batcher.settings))
 
@@ -43,7 +50,17 @@ def _add_recommend(app: FastAPI, batcher: Batcher) -> None:
     async def recommend(body: RecommendRequest, request: Request) -> Recommendations:
         """The next items of each user."""
         request.scope["access"] = {"users": len(body.histories)}
-        found = await batcher.recommend(**dict(body))
+        options, tokenizer = dict(body), batcher.served.recommender.tokenizer
+        for place, condition in enumerate(body.where):
+            try:  # the first use of one may take long, and is kept
+                await asyncio.to_thread(tokenizer.allowed_rows, where=condition)
+            except ValueError as error:
+                raise HTTPException(422, f"where[{place}]: {error}") from None
+        try:
+            with anyio.fail_after(options.pop("timeout")):
+                found = await batcher.recommend(**options)
+        except TimeoutError:
+            raise HTTPException(504, f"no answer within {body.timeout:g} s") from None
         more = {"skipped": [items.skipped for items in found], "fallback": [items.is_fallback for items in found]}
         return Recommendations(recommendations=found, **more)
 
@@ -51,13 +68,7 @@ def _add_recommend(app: FastAPI, batcher: Batcher) -> None:
 
 
 def _add_catalogue(app: FastAPI, batcher: Batcher) -> None:
-    tokenizer = batcher.recommender.tokenizer
-    search = CatalogueSearch(tokenizer, batcher.recommender.model.item_trie.num_items)
-
-    def record(row: int) -> dict:
-        return tokenizer.catalogue.slice(row, 1).to_pylist()[0]
-
-    # These two are no coroutines: the search takes milliseconds, and is made in a thread.
+    # These are no coroutines: the search takes milliseconds, and is made in a thread.
     @app.get("/items", tags=["catalogue"])
     def find_items(
         query: str = Query("", max_length=200, description="Words, or their beginnings; none: all items."),
@@ -65,37 +76,64 @@ def _add_catalogue(app: FastAPI, batcher: Batcher) -> None:
         offset: int = Query(0, ge=0, le=1 << 40, description="Items to pass over."),
     ) -> Items:
         """Items of the catalogue that hold all words: the one with this id, then by title, then by text."""
-        rows = search.find(query)
-        return Items(total=len(rows), items=[record(row) for row in rows[offset : offset + limit].tolist()])
+        now = batcher.served.now
+        rows = now.search.find(query)
+        page = rows[offset : offset + limit].tolist()
+        return Items(total=len(rows), items=[_record(now.recommender, row) for row in page])
 
     @app.get("/items/{item_id:path}", tags=["catalogue"], responses=_errors(404))
     def get_item(item_id: str) -> ItemDetails:
-        """An item's text, lexical ID and similar items."""
-        row = tokenizer.item_rows.get(item_id)
-        if row is None:
-            raise HTTPException(404, f"item {item_id[:200]!r} is not in the catalogue")
-        item = record(row)
-        similar = [record(tokenizer.item_rows[other]) for other in item["similar_items"]]
-        return ItemDetails(**item | {"similar_items": similar})
+        """An item's text, lexical ID and similar items, and whether it is available."""
+        recommender = batcher.served.recommender
+        item = _record(recommender, _row(recommender, item_id))
+        similar = [_record(recommender, _row(recommender, other)) for other in item["similar_items"]]
+        available = item_id not in recommender.unavailable
+        return ItemDetails(**item | {"similar_items": similar, "available": available})
+
+    @app.put("/items/{item_id:path}/availability", tags=["catalogue"], responses=_errors(404))
+    def set_availability(item_id: str, body: Availability) -> Availability:
+        """Recommend an item to nobody, or again; this holds from the next request on, until the server ends."""
+        recommender = batcher.served.recommender
+        _row(recommender, item_id)
+        recommender.set_available([item_id], body.available)
+        return body
+
+
+def _row(recommender: Recommender, item_id: str) -> int:
+    row = recommender.tokenizer.item_rows.get(item_id)
+    if row is None:
+        raise HTTPException(404, f"item {item_id[:200]!r} is not in the catalogue")
+    return row
+
+
+def _record(recommender: Recommender, row: int) -> dict:
+    return recommender.tokenizer.catalogue.slice(row, 1).to_pylist()[0]
 
 
 def _add_state(app: FastAPI, batcher: Batcher, name: str) -> None:
-    model, tokenizer = batcher.recommender.model, batcher.recommender.tokenizer
     about = {"gram": __version__, "python": platform.python_version(), **versions(("torch", "transformers"))}
 
     @app.get("/health", tags=["state"], responses={503: {"model": Health, "description": "Not ready."}})
     async def health(response: Response) -> Health:
         """Whether the server is ready, and what it serves."""
-        response.status_code = 200 if batcher.is_ready else 503
+        response.status_code, now = 200 if batcher.is_ready else 503, batcher.served.now
+        recommender = now.recommender
         return Health(
             ready=batcher.is_ready,
             model=name,
-            num_items=model.item_trie.num_items,
-            max_history=tokenizer.max_history,
-            device=str(model.device),
+            since=now.since,
+            num_items=int(recommender.model.item_trie.sizes[0]),
+            unavailable=len(recommender.unavailable),
+            max_history=recommender.tokenizer.max_history,
+            device=str(recommender.model.device),
             waiting_users=batcher.num_waiting,
             versions=about,
         )
+
+    @app.get("/live", tags=["state"])
+    async def live() -> dict[str, bool]:
+        """Whether the server answers at all; to be asked by who starts it anew where it does not."""
+        return {"live": True}
 
     text = {"description": "Samples.", "content": {"text/plain": {"example": "gram_users_total 12"}}}
 

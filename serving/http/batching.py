@@ -16,6 +16,7 @@ from fastapi import HTTPException
 from ...pipeline_gram import UserItems
 from ..recommendation import Recommender
 from .metrics import ServerMetrics
+from .served import Served
 from .settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class _User:
     """One who waits. A search is of users with the same `search`: the arguments of [`Recommender.recommend`]."""
 
     history: Sequence[str]
+    recommender: Recommender
     top_k: int
     search: dict[str, Any]
     arrived: float
@@ -40,13 +42,13 @@ class Batcher:
     everyone gets what [`Recommender.recommend`] gives them alone. All methods belong to the event loop's thread.
 
     Args:
-        recommender: with a cache of all items, and a batch size that is not below the settings'.
+        served: whose recommender has a cache of all items, and a batch size that is not below the settings'.
         settings: batch size, longest wait, longest queue.
         metrics: told of every search.
     """
 
-    def __init__(self, recommender: Recommender, settings: ServeSettings, metrics: ServerMetrics):
-        self.recommender, self.settings, self.metrics = recommender, settings, metrics
+    def __init__(self, served: Served, settings: ServeSettings, metrics: ServerMetrics):
+        self.served, self.settings, self.metrics = served, settings, metrics
         self._max_wait = settings.max_wait_ms / 1000
         self._seconds_per_user = 0.0  # of the last search
         self._waiting: dict[_User, None] = {}  # in order of arrival
@@ -92,7 +94,8 @@ class Batcher:
             detail = f"too many users are waiting; try again in {seconds} s"
             raise HTTPException(503, detail, {"Retry-After": str(seconds)})
         loop, search = asyncio.get_running_loop(), {"num_beams": max(num_beams, top_k), **search}
-        users = [_User(history, top_k, search, loop.time(), loop.create_future()) for history in histories]
+        of_all = self.served.recommender, top_k, search, loop.time()
+        users = [_User(history, *of_all, loop.create_future()) for history in histories]
         self._waiting.update(dict.fromkeys(users))
         self._arrival.set()
         try:
@@ -118,7 +121,8 @@ class Batcher:
         if not self._waiting:
             return [], None
         oldest = next(iter(self._waiting))
-        alike = (user for user in self._waiting if user.search == oldest.search)
+        kind = oldest.recommender, oldest.search
+        alike = (user for user in self._waiting if (user.recommender, user.search) == kind)
         batch = list(islice(alike, self.settings.batch_size))
         is_full = len(batch) == self.settings.batch_size
         return batch, 0.0 if is_full else oldest.arrived + self._max_wait - asyncio.get_running_loop().time()
@@ -128,7 +132,7 @@ class Batcher:
         start, search = loop.time(), batch[0].search
         histories, top_k = [user.history for user in batch], max(user.top_k for user in batch)
         try:  # one search at a time, so that it is always the same thread
-            found = await asyncio.to_thread(self.recommender.recommend, histories, top_k, **search)
+            found = await asyncio.to_thread(batch[0].recommender.recommend, histories, top_k, **search)
         except Exception as error:
             logger.exception("a search for %d users failed", len(batch))
             said = f": {error}" if isinstance(error, ValueError) else ""  # our own words: of scores that are no numbers

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...tokenization_gram import GramTokenizer
+from ...trie_gram import ItemTrie
 
 
 class CatalogueSearch:
@@ -14,11 +15,12 @@ class CatalogueSearch:
 
     Args:
         tokenizer: with the catalogue.
-        num_items: rows of the catalogue that count, from the first: those of the model's item trie.
+        trie: the model's; items that it leaves out are not found.
     """
 
-    def __init__(self, tokenizer: GramTokenizer, num_items: int):
-        table, self._rows = tokenizer.catalogue.slice(0, num_items), tokenizer.item_rows
+    def __init__(self, tokenizer: GramTokenizer, trie: ItemTrie):
+        table, self._rows = tokenizer.catalogue.slice(0, trie.num_items), tokenizer.item_rows
+        self._is_in = (trie.leaves >= 0).numpy(force=True)
         self._titles = _spelled(table["title"])
         self._all = pc.binary_join_element_wise(_spelled(table["item_id"]), self._titles, _spelled(table["text"]), "")
 
@@ -28,7 +30,7 @@ class CatalogueSearch:
         First the item of which this is the id, then items with all words in the title, then the others.
         """
         words = _spelled(pa.chunked_array([[query]]))[0].as_py().split()
-        by_title, found = _hold(self._titles, words), np.flatnonzero(_hold(self._all, words))
+        by_title, found = _hold(self._titles, words), np.flatnonzero(_hold(self._all, words) & self._is_in)
         is_it = found == self._rows.get(query.strip(), -1)
         return found[np.lexsort([found, ~by_title[found], ~is_it])]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import time
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from functools import partial
 
 import anyio
 from fastapi import HTTPException, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
@@ -20,6 +21,7 @@ from .settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
+FREE = ("/live", "/health")  # of the key: what watches a server need not know it
 CLIENT_GONE = 499  # in metrics and log, as nginx has it: the client did not wait for its answer
 
 
@@ -52,6 +54,22 @@ class Accounts:
             line = {"method": scope["method"], "path": scope["path"][:200], "status": status}
             line |= {"ms": round(1000 * seconds, 1), "client": (scope.get("client") or ("",))[0]}
             logger.info(line | scope.get("access", {}))
+
+
+class Keyed:
+    """ASGI middleware that lets nobody in without the header `Authorization: Bearer KEY`."""
+
+    def __init__(self, app, api_key: str):
+        self.app, self.wanted = app, f"Bearer {api_key}".encode()
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Hand a request on, or answer 401."""
+        given = dict(scope.get("headers", ())).get(b"authorization", b"")
+        if scope["type"] != "http" or scope["path"] in FREE or hmac.compare_digest(given, self.wanted):
+            await self.app(scope, receive, send)
+            return
+        detail = {"detail": "give the server's key in the header 'Authorization: Bearer KEY'"}
+        await JSONResponse(detail, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
 
 def guarded_route(settings: ServeSettings) -> type[APIRoute]:

@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from ...tokenization_gram import GramTokenizer
 from ..recommendation import Recommendation
+from .served import Served
 from .settings import ServeSettings
 
 MOST_CONDITIONS, MOST_CHARACTERS = 100, 1000
@@ -49,8 +49,16 @@ class Items(BaseModel):
 class ItemDetails(Item):
     """All that the catalogue says of an item."""
 
+    available: bool = Field(description="Whether it may be recommended now.")
     text: str = Field(description="What the model reads of the item beside its IDs.")
     similar_items: list[Item] = Field(description="Items that the same users take, most similar first.")
+
+
+class Availability(BaseModel):
+    """Whether an item may be recommended."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    available: bool
 
 
 class Health(BaseModel):
@@ -58,7 +66,9 @@ class Health(BaseModel):
 
     ready: bool = Field(description="Whether requests are answered.")
     model: str
-    num_items: int = Field(description="Items that may be recommended.")
+    since: float = Field(description="When this model was loaded, in seconds since 1970.")
+    num_items: int = Field(description="Items that may be recommended, also those that are unavailable now.")
+    unavailable: int = Field(description="Items that are not available now.")
     max_history: int = Field(description="Items of a history that the model reads, the newest.")
     device: str
     waiting_users: int = Field(description="Users whose search has not begun.")
@@ -74,26 +84,18 @@ class Error(BaseModel):
     )
 
 
-def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type[BaseModel]:
-    """The model of a request, with the limits of these settings, for the items of this catalogue."""
-    item_ids, most_items, most_beams = tokenizer.item_ids, settings.max_top_k, settings.max_num_beams
+def recommend_request(settings: ServeSettings, served: Served) -> type[BaseModel]:
+    """The model of a request, with the limits of these settings, for the items of the catalogue that is served."""
+    examples, most_items, most_beams = served.recommender.tokenizer.item_ids, settings.max_top_k, settings.max_num_beams
 
     def known_item(item: str) -> str:
-        if item not in tokenizer.item_rows:
-            facts = {"item": repr(item[:200]), "size": len(item_ids)}
+        rows = served.recommender.tokenizer.item_rows
+        if item not in rows:
+            facts = {"item": repr(item[:200]), "size": len(rows)}
             raise PydanticCustomError("unknown_item", "item {item} is not in the catalogue of {size} items", facts)
         return item
 
-    def sound_condition(condition: str) -> str:
-        try:
-            tokenizer.allowed_rows(where=condition)
-        except ValueError as error:
-            raise PydanticCustomError("condition", "{error}", {"error": str(error)}) from None
-        return condition
-
-    condition = Annotated[
-        str, Field(max_length=MOST_CHARACTERS, examples=["genres=Comedy"]), AfterValidator(sound_condition)
-    ]
+    condition = Annotated[str, Field(max_length=MOST_CHARACTERS, examples=["genres=Comedy"])]
     # A list is looked at up to its first fault: that one alone is told.
     item = Annotated[str, AfterValidator(known_item)]
 
@@ -106,7 +108,7 @@ def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type
         model_config = ConfigDict(
             extra="forbid",
             strict=True,
-            json_schema_extra={"examples": [{"histories": [item_ids[:2], item_ids[-1:]], "top_k": 5}]},
+            json_schema_extra={"examples": [{"histories": [examples[:2], examples[-1:]], "top_k": 5}]},
         )
         histories: list[history] = Field(
             min_length=1,
@@ -116,15 +118,16 @@ def recommend_request(settings: ServeSettings, tokenizer: GramTokenizer) -> type
         )
         top_k: int = Field(min(10, most_items), ge=1, le=most_items, description="The most items per user.")
         exclude_seen: bool = Field(True, description="Leave out every item of the user's history.")
-        exclude: list[item] = Field(
-            [], max_length=len(item_ids), fail_fast=True, description="Items that none of these users gets."
-        )
+        exclude: list[item] = Field([], fail_fast=True, description="Items that none of these users gets.")
         only: list[item] | None = Field(
-            None, max_length=len(item_ids), fail_fast=True, description="The items that they may get; by default all."
+            None, fail_fast=True, description="The items that they may get; by default all."
         )
         where: list[condition] = Field(
             [], max_length=MOST_CONDITIONS, fail_fast=True, description="Conditions that all they get meets."
         )
         num_beams: int = Field(min(50, most_beams), ge=1, le=most_beams, description="Width; at least `top_k` counts.")
+        timeout: float = Field(
+            settings.request_timeout, gt=0, le=settings.request_timeout, description="Seconds to wait for the answer."
+        )
 
     return RecommendRequest

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ..recommendation import Recommender
 from .app import create_app
 from .batching import Batcher
 from .metrics import ServerMetrics
+from .served import Served
 from .settings import ServeSettings
 
 DRAIN_SECONDS = 0.2  # what clients sent before the listening socket was closed is read within this
@@ -29,12 +31,20 @@ MOST_OPEN_FILES = 1 << 16  # a connection is one; what a process gets unasked is
 EXIT_SECONDS = 5.0  # beyond the request timeout, until connections are cut
 
 
-def serve(name_or_path: str | Path, host: str, port: int, settings: ServeSettings, item_cache: Path | None) -> None:
+def serve(
+    name_or_path: str | Path,
+    host: str,
+    port: int,
+    settings: ServeSettings,
+    item_cache: Path | None = None,
+    unavailable: Sequence[str] = (),
+    api_key: str | None = None,
+) -> None:
     """Serve a model until SIGTERM or SIGINT; requests that have arrived by then are answered first.
 
-    Weights and item encodings are held in memory: what happens to their files does not matter to a running server. A
-    SIGHUP, as of a terminal that is closed, does nothing. Says `listening on http://HOST:PORT` on the standard output
-    as soon as it does.
+    Weights and item encodings are held in memory: what happens to their files does not matter to a running server. At
+    a SIGHUP, which a closed terminal sends too, it loads the model again, see [`Served.reload`]. Says `listening on
+    http://HOST:PORT` on the standard output as soon as it does.
 
     Args:
         name_or_path: a model folder, or a name on the Hub.
@@ -43,18 +53,22 @@ def serve(name_or_path: str | Path, host: str, port: int, settings: ServeSetting
         settings: limits.
         item_cache: folder of item encodings, instead of the model folder's. Where there is none, all items are encoded
             first, into memory.
+        unavailable: ids of items that nobody gets until a client says otherwise.
+        api_key: that clients must know.
 
     Raises:
-        ValueError: the address cannot be listened on; or as `Recommender.from_pretrained` does.
+        ValueError: the address cannot be listened on; an item is not in the catalogue; or as
+            `Recommender.from_pretrained` does.
     """
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     _allow_connections()
     with _bound_socket(host, port) as listening:  # first of all: loading takes long
-        recommender = _recommender(name_or_path, settings, item_cache)
-        batcher = Batcher(recommender, settings, ServerMetrics())
+        served = Served(lambda: _recommender(name_or_path, settings, item_cache))
+        served.recommender.set_available(unavailable, False)
+        batcher = Batcher(served, settings, ServerMetrics())
         config = uvicorn.Config(
-            create_app(batcher, _shown(name_or_path)),
+            create_app(batcher, _shown(name_or_path), api_key),
             log_config=None,
             access_log=False,
             backlog=BACKLOG,
@@ -86,6 +100,14 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        if hasattr(signal, "SIGHUP"):
+            loop, reloading = asyncio.get_running_loop(), set()  # a task that nobody holds may vanish
+
+            def reload() -> None:
+                reloading.add(task := loop.create_task(self.batcher.served.reload()))
+                task.add_done_callback(reloading.discard)
+
+            loop.add_signal_handler(signal.SIGHUP, reload)
         host, port = sockets[0].getsockname()[:2]
         print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 

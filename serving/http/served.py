@@ -1,0 +1,67 @@
+"""What a server serves: a model that can be exchanged for another while requests are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..recommendation import Recommender
+from .catalogue import CatalogueSearch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A model with all that is made for it once; `since` is when it was loaded, in seconds since 1970."""
+
+    recommender: Recommender
+    since: float
+
+    @cached_property
+    def search(self) -> CatalogueSearch:
+        """In its catalogue."""
+        return CatalogueSearch(self.recommender.tokenizer, self.recommender.model.item_trie)
+
+
+class Served:
+    """The model that new requests get; those that have arrived keep theirs.
+
+    Args:
+        load: makes the recommender, and makes it anew for every reload.
+    """
+
+    def __init__(self, load: Callable[[], Recommender]):
+        self._load, self._reloading = load, False
+        self.now = Generation(load(), time.time())
+        self.num_reloads = self.num_failed = 0
+
+    @property
+    def recommender(self) -> Recommender:
+        """Of the model that new requests get."""
+        return self.now.recommender
+
+    async def reload(self) -> None:
+        """Load the model again in a thread, and serve it from then on; where that fails, the old one goes on.
+
+        What is unavailable stays so, as far as the new catalogue has it. While one reload is on its way, others do
+        nothing.
+        """
+        if self._reloading:
+            return
+        self._reloading = True
+        try:
+            new = await asyncio.to_thread(self._load)
+            gone = [item for item in self.recommender.unavailable if item in new.tokenizer.item_rows]
+            new.set_available(gone, False)
+            self.now, self.num_reloads = Generation(new, time.time()), self.num_reloads + 1
+            logger.info({"event": "reload", "items": int(new.model.item_trie.sizes[0])})
+        except Exception as error:
+            self.num_failed += 1
+            logger.exception("the model was not reloaded, the old one is served on: %s", error)
+        finally:
+            self._reloading = False
