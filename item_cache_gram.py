@@ -162,6 +162,14 @@ class ItemCache:
         wait()
         return cls.open(folder, model, tokenizer)
 
+    def with_prompts(self, model, prompts: Sequence[Sequence[int]]) -> ItemCache:
+        """This cache, and behind its last row the encodings of further prompts."""
+        device = self._blocks[0].states.device
+        tensors = _encode(model, prompts, self.dtype, BATCH_TOKENS, device, tqdm(disable=True))
+        rows, lengths = self.num_items + np.arange(len(prompts)), tensors["lengths"].numpy(force=True)
+        block = _Block(rows, lengths, tensors["states"], tensors.get("scales"))
+        return ItemCache(self.num_items + len(prompts), self.dtype, [*self._blocks, block])
+
     def gather(self, rows: torch.LongTensor | Sequence[int]) -> tuple[torch.Tensor, torch.LongTensor]:
         """Encodings of items, of catalogue rows (n,) in any order.
 

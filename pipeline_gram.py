@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,10 @@ class GenerativeRecommendationPipeline(Pipeline):
         """Recommend items.
 
         Args:
-            inputs: item ids of one user, oldest first; a list or an array of such histories; or a data set, a generator
-                or another iterable of them, which is read batch by batch. The model reads the newest items of a
-                history.
+            inputs: item ids of one user, oldest first, or in place of an id the fields of an item that is in no
+                catalogue, see `known_rows` of the tokenizer; a list or an array of such histories; or a data set, a
+                generator or another iterable of them, which is read batch by batch. The model reads the newest items of
+                a history.
             num_workers: taken, as by every pipeline; histories need no processes that load them.
             batch_size: users in one search; 16 unless the pipeline was made with another one.
             kwargs: `top_k`: items per user (10). `exclude_seen`: leave out every item of the user's whole history
@@ -132,7 +133,7 @@ class GenerativeRecommendationPipeline(Pipeline):
             return self._stream(_read(_iterator(inputs), self.tokenizer), batch_size, options)
         if not inputs:
             raise ValueError("got an empty list; give the item ids of a history, or several such lists")
-        if isinstance(inputs[0], str):
+        if isinstance(inputs[0], str | Mapping):
             return next(self._stream(iter([self.tokenizer.known_rows(inputs)]), 1, options))
         return list(self._stream(iter(list(_read(inputs, self.tokenizer))), batch_size, options))
 
@@ -160,7 +161,7 @@ class GenerativeRecommendationPipeline(Pipeline):
 
 
 def _iterator(inputs) -> Iterator[Sequence[str]]:
-    if not isinstance(inputs, str | dict):
+    if not isinstance(inputs, str | Mapping):
         if isinstance(inputs, Iterable):
             return iter(inputs)
         if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):  # a data set of torch
@@ -209,7 +210,7 @@ def check_search(exclude_seen: bool = True, exact: bool = False, **numbers: int)
 def recommend_rows(
     model,
     tokenizer,
-    histories: Sequence[Sequence[int]],
+    histories: Sequence[Sequence[int | str]],
     top_k: int = 10,
     exclude_seen: bool = True,
     num_beams: int = 50,
@@ -223,8 +224,9 @@ def recommend_rows(
     Args:
         model: a [`GramForConditionalGeneration`] with its item trie, in evaluation mode.
         tokenizer: its [`GramTokenizer`].
-        histories: catalogue rows of B users, oldest first, as `tokenizer.known_rows` gives them; to users of none the
-            most popular items are recommended, scored by `tokenizer.popularity`.
+        histories: catalogue rows of B users, oldest first, and texts of items that are in no catalogue, as
+            `tokenizer.known_rows` gives them; to users of none the most popular items are recommended, scored by
+            `tokenizer.popularity`.
         top_k: items per user.
         exclude_seen: leave out every item of the user's whole history.
         num_beams: width of the search; at least `top_k` are taken.
@@ -250,11 +252,16 @@ def recommend_rows(
             search = (top_k, exclude_seen, num_beams, item_cache, allowed, score_mode, exact)
             rows[~cold], scores[~cold] = recommend_rows(model, tokenizer, some, *search)
         return rows, scores
+    texts = list(dict.fromkeys(item for history in histories for item in history if isinstance(item, str)))
+    if texts:
+        row_of = {text: len(tokenizer.item_ids) + place for place, text in enumerate(texts)}
+        histories = [[row_of.get(item, item) for item in history] for history in histories]
+        item_cache = item_cache and item_cache.with_prompts(model, tokenizer.text_prompts(texts))
     # As many beams as items rank the whole catalogue: whatever is asked for beyond that only takes memory.
     top_k = min(top_k, model.item_trie.num_items)
     num_beams = max(top_k, min(num_beams, model.item_trie.num_items))
     output = model.generate(
-        **tokenizer(rows=histories, item_prompts=item_cache is None, return_tensors="pt").to(model.device),
+        **tokenizer(rows=histories, texts=texts, item_prompts=item_cache is None, return_tensors="pt").to(model.device),
         excluded_items=histories if exclude_seen else None,
         allowed_items=allowed,
         item_cache=item_cache,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -175,12 +176,20 @@ class GramTokenizer(TokenizersBackend):
             prompts.append(self._end([*prompt, *semicolon, *text]))
         return prompts
 
+    def text_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Item prompts of items that are in no catalogue: their texts, without an ID and similar items."""
+        if not self.with_item_prompts:
+            return [[] for _ in texts]
+        words = self(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return [self._end([*self._wording("item:"), *self._wording(";"), *text]) for text in words]
+
     def user_prompt(self, history: Sequence[int]) -> list[int]:
         """Token ids of the user prompt for a history of catalogue rows, newest first."""
         if not self.with_user_prompt:
             return []
         semicolon, prompt = self._wording(";"), list(self._wording("What would user purchase after"))
-        for place, row in enumerate(history):
+        named = [row for row in history if row < len(self.lexical_ids)]  # what is in no catalogue has no ID
+        for place, row in enumerate(named):
             prompt += [*(semicolon if place else []), *self.lexical_ids[row]]
         return self._end([*prompt, *self._wording("?")])
 
@@ -190,6 +199,7 @@ class GramTokenizer(TokenizersBackend):
         *args,
         histories: Sequence[Sequence[str]] | None = None,
         rows: Sequence[Sequence[int]] | None = None,
+        texts: Sequence[str] = (),
         item_prompts: bool = True,
         return_tensors=None,
         **kwargs,
@@ -201,6 +211,7 @@ class GramTokenizer(TokenizersBackend):
             histories: item ids of each user, oldest first, in lists or arrays; the newest `max_history` of them are
                 read.
             rows: the same as catalogue rows, in place of `histories`.
+            texts: of items that are in no catalogue, and have the rows behind it.
             item_prompts: False where the items' encodings come from a cache: only the user prompts are made.
             return_tensors: `"pt"` or `"np"`; lists by default.
 
@@ -227,10 +238,13 @@ class GramTokenizer(TokenizersBackend):
         rows = [self.history_rows(history) for history in histories] if rows is None else list(map(_as_lists, rows))
         if not rows:
             raise ValueError("`histories` is empty; give at least one user's history")
-        if not all(history and 0 <= min(history) and max(history) < len(self.item_ids) for history in rows):
-            raise ValueError(f"`rows` needs one or more of the catalogue's {len(self.item_ids)} rows for each user")
+        num_rows = len(self.item_ids) + len(texts)
+        if not all(history and 0 <= min(history) and max(history) < num_rows for history in rows):
+            raise ValueError(f"`rows` needs one or more of the catalogue's {num_rows} rows for each user")
         rows = [history[: -self.max_history - 1 : -1] for history in rows]  # the newest, newest first
         prompts = self.item_prompts if item_prompts and self.with_item_prompts else None
+        if prompts and texts:
+            prompts = [*prompts, *self.text_prompts(texts)]
         passages = [[self.user_prompt(user), *([prompts[row] for row in user] if prompts else [])] for user in rows]
         length = max(len(tokens) for user in passages for tokens in user)
         input_ids = np.full((len(rows), max(map(len, passages)), max(length, 1)), self.pad_token_id)  # (B, P, L)
@@ -259,19 +273,26 @@ class GramTokenizer(TokenizersBackend):
             raise ValueError(f"{place}a history is empty; give at least one item id")
         return rows
 
-    def known_rows(self, history: Sequence[str], place: str = "") -> tuple[list[int], list[str]]:
-        """Catalogue rows of what the catalogue has of a history, perhaps none, in its order; and the ids of the rest.
+    def known_rows(
+        self, history: Sequence[str | Mapping[str, Any]], place: str = ""
+    ) -> tuple[list[int | str], list[str]]:
+        """What the model can read of a history, perhaps nothing, in its order; and the ids of the rest.
+
+        Of an item of the catalogue that is its row. An item that is in no catalogue may be given by its fields, a
+        dictionary, in place of an id: it becomes the text that its prompt has.
 
         Raises:
-            ValueError: led in by `place`: it is no list of strings.
+            ValueError: led in by `place`: it is no list of strings and dictionaries, or a dictionary has no text.
 
         Example:
-            >>> tokenizer.known_rows(["B0003", "gone", "B0007"])
-            ([3, 7], ['gone'])
+            >>> tokenizer.known_rows(["B0003", "gone", {"title": "Silk soap", "brand": "Lumen"}])
+            ([3, 'title: Silk soap; brand: Lumen'], ['gone'])
         """
-        history = _ids_of(history, place, "a history")
-        skipped = [item for item in history if item not in self.item_rows]
-        return [self.item_rows[item] for item in history if item in self.item_rows], skipped
+        history = _list_of(history, place, "a history")
+        ids = _ids_of([item for item in history if not isinstance(item, Mapping)], place, "a history")
+        skipped = [item for item in ids if item not in self.item_rows]
+        read = [_text_of(item, place) if isinstance(item, Mapping) else self.item_rows.get(item) for item in history]
+        return [item for item in read if item is not None], skipped
 
     def allowed_rows(
         self, exclude: Sequence[str] = (), only: Sequence[str] | None = None, where: str | Sequence[str] = ()
@@ -416,16 +437,33 @@ class GramTokenizer(TokenizersBackend):
         return file_names
 
 
-def _ids_of(items: Sequence[str], place: str, what: str) -> list[str]:
+def _list_of(items: Sequence, place: str, what: str) -> list:
     items = _as_lists(items)
     if not isinstance(items, Sequence):
         raise ValueError(f"{place}{what} is a list of item ids, got a value of type {type(items).__name__}")
     if isinstance(items, str):
         raise ValueError(f"{place}{what} is a list of item ids, got the string {items!r}")
+    return list(items)
+
+
+def _text_of(fields: Mapping[str, Any], place: str) -> str:
+    """The text of an item's fields, as a data folder's tables give it."""
+    parts = []
+    for name, value in fields.items():
+        value = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        if value is not None and (words := " ".join(str(value).split())):
+            parts.append(f"{name}: {words}")
+    if not parts:
+        raise ValueError(f"{place}an item that is given by its fields has no text, {fields!r:.80}; fill one of them")
+    return "; ".join(parts)
+
+
+def _ids_of(items: Sequence[str], place: str, what: str) -> list[str]:
+    items = _list_of(items, place, what)
     for item in items:
         if not isinstance(item, str):
             raise ValueError(f"{place}item ids are strings, got {item!r}")
-    return list(items)
+    return items
 
 
 def _as_lists(values):

@@ -12,11 +12,12 @@ from .command import add_search, at_least_one, item_ids, quiet
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hub")
-    users = parser.add_mutually_exclusive_group(required=True)
     what = "an item of the history; once for each, oldest first"
-    users.add_argument("--history", action="append", metavar="ID", help=what)
+    parser.add_argument("--history", action="append", metavar="ID", help=what)
+    what = "the title of one that is in no catalogue; likewise, in its place among the others"
+    parser.add_argument("--history-title", dest="history", action="append", type=_fields, metavar="TEXT", help=what)
     what = "many users: a line 'USER ITEM ITEM ...' each, oldest item first"
-    users.add_argument("--users", type=Path, metavar="FILE", help=what)
+    parser.add_argument("--users", type=Path, metavar="FILE", help=what)
     what = "where those to --users go, a .parquet or .csv; resumable"
     parser.add_argument("--output", type=Path, metavar="FILE", help=what)
     parser.add_argument("--top-k", type=at_least_one, default=10, metavar="K", help="items per user (10)")
@@ -34,7 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_search(parser)
 
 
+def _fields(title: str) -> dict[str, str]:
+    return {"title": title}
+
+
 def run(arguments: argparse.Namespace) -> None:
+    if (arguments.users is None) == (arguments.history is None):
+        raise ValueError("give the items of a history (--history), or a file of users (--users)")
     if (arguments.users is None) != (arguments.output is None):
         raise ValueError("--users and --output belong together: give both, or --history")
     quiet()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -108,7 +109,7 @@ class Recommender:
 
     def recommend(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[str | Mapping[str, Any]]],
         top_k: int = 10,
         exclude_seen: bool = True,
         num_beams: int = 50,
@@ -123,7 +124,8 @@ class Recommender:
         catalogue does not have them, and whether it `is_fallback`: what is popular, where no item of them is known.
 
         Args:
-            histories: item ids of each user, oldest first; the model reads the newest of them.
+            histories: item ids of each user, oldest first; the model reads the newest of them. An item that is in no
+                catalogue may be given by its fields, such as `{"title": "Silk soap"}`, in place of an id.
             top_k: items per user.
             exclude_seen: leave out every item of the user's whole history.
             num_beams: width of the search; at least `top_k` are taken.
@@ -189,19 +191,22 @@ class Recommender:
             return rows
         return np.flatnonzero(now) if rows is None else rows[now[rows]]
 
-    def _all_rows(self, history: Sequence[str], place: str) -> tuple[list[int], list[str]]:
-        return self.tokenizer.history_rows(history, place), []
+    def _all_rows(self, history: Sequence, place: str) -> tuple[list[int | str], list[str]]:
+        rows, skipped = self.tokenizer.known_rows(history, place)
+        if skipped or not rows:
+            self.tokenizer.history_rows(skipped, place)  # says what is wrong
+        return rows, []
 
     def recommend_rows(
         self,
-        histories: Sequence[Sequence[int]],
+        histories: Sequence[Sequence[int | str]],
         top_k: int,
         exclude_seen: bool,
         num_beams: int,
         item_cache: ItemCache,
         allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One search for users whose histories are catalogue rows; see [`gram.pipeline_gram.recommend_rows`]."""
+        """One search for users whose histories are rows or texts; see [`gram.pipeline_gram.recommend_rows`]."""
         search = (top_k, exclude_seen, num_beams, item_cache, allowed)
         return recommend_rows(self.model, self.tokenizer, histories, *search)
 

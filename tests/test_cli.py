@@ -75,7 +75,7 @@ def test_help_of_a_command_explains_flags_and_shows_an_example(gram, capsys, nam
     [
         ([], "required: COMMAND; see `gram --help`"),
         (["recomend"], "invalid choice: 'recomend'"),
-        (["recommend", "MODEL"], "one of the arguments --history --users is required"),
+        (["recommend", "MODEL"], "give the items of a history (--history), or a file of users (--users)"),
         (["recommend", "MODEL", "--history", "a", "--top-k", "0"], "--top-k: '0' is no whole number from 1 to"),
         (["recommend", "MODEL", "--history", "--1Ua"], "(one that begins with two dashes is written --history=--...)"),
         (["recommend", "MODEL", "--history", "a", "--num-beams", "9" * 5000], "is no whole number from 1 to 999999999"),

@@ -5,13 +5,16 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gram import cli
 from gram.data import training_part
+from gram.pipeline_gram import GenerativeRecommendationPipeline
 from gram.serving.loading import load_model
 from gram.serving.recommendation import RECOMMENDATIONS_SCHEMA, Recommender, recommend_users
 from gram.tokenization_gram import COUNTS
@@ -339,3 +342,55 @@ def test_users_who_have_seen_everything_get_nothing(recommender, tokenizer, tmp_
     users = write_users(tmp_path / "users.txt", [tokenizer.item_ids])
     assert recommend_users(recommender, users, tmp_path / "recs.parquet", progress=False) == 1
     assert pq.read_table(tmp_path / "recs.parquet").num_rows == 0
+
+
+STRANGER = {"title": "Silk night  balm", "brand": "", "categories": ["Skin Care", "New"]}
+
+
+def test_an_item_in_no_catalogue_is_prompted_by_its_text(tokenizer):
+    (text,), skipped = tokenizer.known_rows([STRANGER])
+    assert (text, skipped) == ("title: Silk night balm; categories: Skin Care, New", [])
+    bare = tokenizer.catalogue.drop_columns(["similar_items"])
+    bare = bare.append_column("similar_items", pa.array([[]] * len(bare), pa.list_(pa.string())))
+    without_ids = tokenizer.from_catalogue(tokenizer, bare, max_passage_length=48, with_id_in_item_prompt=False)
+    texts = tokenizer.catalogue["text"].to_pylist()
+    assert tokenizer.text_prompts(texts) == without_ids.item_prompts
+
+
+def test_texts_in_a_history_with_and_without_encodings(recommender, model, tokenizer, histories):
+    cached = Recommender(model, tokenizer, batch_size=4, item_cache=model.encode_items(tokenizer, progress=False))
+    asked = [[STRANGER], [*histories[0][:3], STRANGER], [STRANGER, *histories[0][:3]], ["XXX", STRANGER], histories[1]]
+    found = recommender.recommend(asked, top_k=7)
+    for one, other, history in zip(found, cached.recommend(asked, top_k=7), asked, strict=True):
+        (alone,) = recommender.recommend([history], top_k=7)
+        assert items_of([one, other]) == items_of([alone, alone])
+        for of in (one, other):
+            assert [item.score for item in of] == pytest.approx([item.score for item in alone], rel=1e-4, abs=1e-4)
+        assert not one.is_fallback
+        assert one.skipped == other.skipped == [item for item in history if item == "XXX"]
+        seen = {item for item in history if isinstance(item, str)}
+        assert seen.isdisjoint(item.item_id for item in one)
+    assert len({tuple(item.score for item in one) for one in found}) == 4, "its place in the history counts"
+    with pytest.raises(ValueError, match="item 'XXX' is not in the catalogue"):
+        recommender.recommend([["XXX", STRANGER]], skip_unknown=False)
+    (strict,) = recommender.recommend([[STRANGER]], top_k=7, skip_unknown=False)
+    assert items_of([strict]) == items_of(found[:1])
+
+
+def test_an_item_of_no_text_is_told(recommender):
+    with pytest.raises(ValueError, match=r"histories\[1\]: an item that is given by its fields has no text"):
+        recommender.recommend([["B0001"], [{"title": " ", "brand": None}]])
+
+
+def test_every_way_to_recommend_takes_texts(model, tokenizer, model_folder, recommender, capsys):
+    (expected,) = recommender.recommend([["B0003", {"title": "Silk balm"}]], top_k=3)
+    pipe = GenerativeRecommendationPipeline(model=model, tokenizer=tokenizer)
+    for inputs in (["B0003", {"title": "Silk balm"}], [["B0003", {"title": "Silk balm"}]]):
+        found = pipe(inputs, top_k=3)
+        found = found if isinstance(inputs[0], str) else found[0]
+        assert [item["item_id"] for item in found] == items_of([expected])[0]
+    assert pipe([{"title": "Silk balm"}], top_k=3).is_fallback is False
+    flags = ["--history", "B0003", "--history-title", "Silk balm", "--top-k", "3"]
+    assert cli.main(["recommend", str(model_folder), *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[2] for line in lines] == items_of([expected])[0]

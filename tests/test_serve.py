@@ -113,9 +113,20 @@ def test_strangers_are_told_and_get_what_is_popular(client, recommender):
     assert response.json()["fallback"] == [False, True, True]
 
 
+def test_an_item_may_be_given_by_its_fields(client, recommender):
+    histories = [["1", {"title": "The Long Film", "genres": ["Drama"], "year": 1980}], [{"title": "A Short Film"}, "2"]]
+    assert_answers(client.post("/recommend", json={"histories": histories}), recommender, histories)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
+        (
+            {"histories": [["1", {"title": " "}]]},
+            422,
+            "histories[0][1]: an item that is given by its fields has no text",
+        ),
+        ({"histories": [[{"title": {"a": 1}}]]}, 422, "histories[0][0].title"),
         ({"histories": [["\ud800"]]}, 422, "histories[0][0]: Input should be a valid string"),
         ({"histories": [["X" * 1001]]}, 422, "histories[0][0]: String should have at most 1000 characters"),
         ({"histories": [["1"]], "exclude": ["X" * 900]}, 422, "XXX' is not in the catalogue"),

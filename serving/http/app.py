@@ -15,7 +15,7 @@ from ...common.provenance import versions
 from ..recommendation import Recommender
 from .batching import Batcher
 from .guard import Accounts, Keyed, guarded_route
-from .schemas import Availability, Error, Health, ItemDetails, Items, Recommendations, recommend_request
+from .schemas import FIELDS, ID, Availability, Error, Health, ItemDetails, Items, Recommendations, recommend_request
 
 DESCRIPTION = """
 A generative recommender: it spells out each user's next item, token by token. Requests that arrive together share one
@@ -147,7 +147,7 @@ def _add_state(app: FastAPI, batcher: Batcher, name: str) -> None:
 async def _not_valid(request: Request, error: RequestValidationError) -> Response:
     """`histories[0][1]: Input should be a valid string`."""
     first = error.errors()[0]
-    source, *place = first["loc"]
+    source, *place = (step for step in first["loc"] if step not in (ID, FIELDS))
     if first["type"] == "json_invalid":
         return _error(400, f"the body is not JSON: {first['ctx']['error']} at character {place[-1]}")
     kind = request.headers.get("content-type", "").split(";")[0].strip()

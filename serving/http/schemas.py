@@ -3,14 +3,15 @@
 # No `from __future__ import annotations`: the limits in the annotations are the settings' of one server.
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from ..recommendation import Recommendation
 from .served import Served
 from .settings import ServeSettings
 
-MOST_CONDITIONS, MOST_CHARACTERS = 100, 1000
+MOST_CONDITIONS, MOST_FIELDS, MOST_CHARACTERS = 100, 50, 1000
+ID, FIELDS = "<id>", "<fields>"  # what an item of a history is given by
 EXAMPLE = {
     "recommendations": [[{"item_id": "181", "title": "Return of the Jedi (1983)", "score": -1.62}]],
     "skipped": [["4711"]],
@@ -95,12 +96,25 @@ def recommend_request(settings: ServeSettings, served: Served) -> type[BaseModel
             raise PydanticCustomError("unknown_item", "item {item} is not in the catalogue of {size} items", facts)
         return item
 
+    def with_text(fields: dict) -> dict:
+        try:
+            served.recommender.tokenizer.known_rows([fields])
+        except ValueError as error:
+            raise PydanticCustomError("no_text", "{error}", {"error": str(error)}) from None
+        return fields
+
     condition = Annotated[str, Field(max_length=MOST_CHARACTERS, examples=["genres=Comedy"])]
     # A list is looked at up to its first fault: that one alone is told.
     item = Annotated[str, AfterValidator(known_item)]
 
     name = Annotated[str, Field(max_length=MOST_CHARACTERS)]  # which a string that is no Unicode has not
-    history = Annotated[list[name], Field(max_length=settings.max_history_length, fail_fast=True)]
+    text = name | list[name] | int | float | bool | None
+    fields = Annotated[dict[name, text], Field(max_length=MOST_FIELDS), AfterValidator(with_text)]
+    id_or_fields = Annotated[
+        Annotated[name, Tag(ID)] | Annotated[fields, Tag(FIELDS)],
+        Discriminator(lambda given: FIELDS if isinstance(given, dict) else ID),
+    ]
+    history = Annotated[list[id_or_fields], Field(max_length=settings.max_history_length, fail_fast=True)]
 
     class RecommendRequest(BaseModel):
         """Users, and what to find for them."""
@@ -114,7 +128,8 @@ def recommend_request(settings: ServeSettings, served: Served) -> type[BaseModel
             min_length=1,
             max_length=settings.max_histories,
             fail_fast=True,
-            description="Item ids of each user, oldest first. The model reads the newest of those that it knows.",
+            description="Item ids of each user, oldest first. The model reads the newest of those that it knows. An "
+            "item that is in no catalogue may be given by its fields, such as a title, in place of an id.",
         )
         top_k: int = Field(min(10, most_items), ge=1, le=most_items, description="The most items per user.")
         exclude_seen: bool = Field(True, description="Leave out every item of the user's history.")
