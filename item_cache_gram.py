@@ -162,6 +162,20 @@ class ItemCache:
         wait()
         return cls.open(folder, model, tokenizer)
 
+    def pooled(self, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """One vector for each item (n, d_model) float32: the mean of its tokens' encodings, of length 1, or 0.
+
+        `rows`: of the catalogue; by default all, in its order. What lies where the cache lies.
+        """
+        rows = np.arange(self.num_items) if rows is None else np.asarray(rows, dtype=np.int64)
+        found = [torch.zeros(0, self._blocks[0].states.shape[1], device=self._blocks[0].states.device)]
+        for some in np.split(rows, range(ROWS_PER_SHARD, len(rows), ROWS_PER_SHARD)):
+            states, lengths = self.gather(some)
+            sums = states.new_zeros(len(some), states.shape[1])
+            sums.index_add_(0, torch.arange(len(some), device=states.device).repeat_interleave(lengths), states)
+            found.append(torch.nn.functional.normalize(sums, dim=1))
+        return torch.cat(found)
+
     def with_prompts(self, model, prompts: Sequence[Sequence[int]]) -> ItemCache:
         """This cache, and behind its last row the encodings of further prompts."""
         device = self._blocks[0].states.device

@@ -59,3 +59,14 @@ def item_ids(named: list[str]) -> list[str]:
     for name in named:
         found += [line.strip() for _, line in filled_lines(Path(name[1:]))] if name.startswith("@") else [name]
     return found
+
+
+def print_items(found: list) -> None:
+    """Show recommendations as a table."""
+    if not found:
+        print("there is no item that may be recommended")
+        return
+    width = max([7, *(len(item.item_id) for item in found)])
+    print(f"{'rank':>4}  {'score':>8}  {'item':<{width}}  title")
+    for rank, item in enumerate(found, start=1):
+        print(f"{rank:>4}  {item.score:>8.4f}  {item.item_id:<{width}}  {item.title}")

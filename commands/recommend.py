@@ -7,7 +7,7 @@ gram recommend runs/quickstart --users users.txt --output recs.parquet --exclude
 import argparse
 from pathlib import Path
 
-from .command import add_search, at_least_one, item_ids, quiet
+from .command import add_search, at_least_one, item_ids, print_items, quiet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +61,4 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"skipped, as the catalogue does not have them: {', '.join(found.skipped)}")
     if found.is_fallback:
         print("nothing of the history is known: these are the most popular items")
-    if not found:
-        print("there is no item that may be recommended")
-        return
-    width = max([7, *(len(item.item_id) for item in found)])
-    print(f"{'rank':>4}  {'score':>8}  {'item':<{width}}  title")
-    for rank, item in enumerate(found, start=1):
-        print(f"{rank:>4}  {item.score:>8.4f}  {item.item_id:<{width}}  {item.title}")
+    print_items(found)

@@ -146,8 +146,10 @@ class Recommender:
         """
         allowed, found = self.allowed_rows(exclude, only, where), []
         place = "histories[{}]: " if len(histories) > 1 else ""
-        read = self.tokenizer.known_rows if skip_unknown else self._all_rows
-        users = [read(history, place.format(user)) for user, history in enumerate(histories)]
+        users = [
+            self.tokenizer.known_rows(history, where) if skip_unknown else (self.rows_or_texts(history, where), [])
+            for history, where in zip(histories, map(place.format, range(len(histories))), strict=True)
+        ]
         for start in range(0, len(users), self.batch_size):
             rows, skipped = zip(*users[start : start + self.batch_size], strict=True)
             best = self.recommend_rows(rows, top_k, exclude_seen, num_beams, self.item_cache, allowed)
@@ -191,11 +193,16 @@ class Recommender:
             return rows
         return np.flatnonzero(now) if rows is None else rows[now[rows]]
 
-    def _all_rows(self, history: Sequence, place: str) -> tuple[list[int | str], list[str]]:
-        rows, skipped = self.tokenizer.known_rows(history, place)
-        if skipped or not rows:
+    def rows_or_texts(self, items: Sequence[str | Mapping[str, Any]], place: str = "") -> list[int | str]:
+        """What [`GramTokenizer.known_rows`] gives of items that must all be known, and be some.
+
+        Raises:
+            ValueError: led in by `place`: it is empty, or an item is not in the catalogue or has no text.
+        """
+        read, skipped = self.tokenizer.known_rows(items, place)
+        if skipped or not read:
             self.tokenizer.history_rows(skipped, place)  # says what is wrong
-        return rows, []
+        return read
 
     def recommend_rows(
         self,

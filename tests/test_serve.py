@@ -30,6 +30,7 @@ from gram.serving.http.metrics import ServerMetrics
 from gram.serving.http.served import Served
 from gram.serving.http.settings import ServeSettings
 from gram.serving.recommendation import Recommender
+from gram.serving.similar import SimilarItems
 
 from .waiting import PATIENCE
 
@@ -233,6 +234,15 @@ def test_an_item_is_shown_with_its_similar_items(client, recommender):
     assert item["similar_items"][0]["title"] == tokenizer.titles[tokenizer.item_rows[similar[0]]]
 
 
+@pytest.mark.parametrize("by", ["text", "users", "both"])
+def test_similar_items_are_the_librarys(client, recommender, by):
+    found = client.get("/items/5/similar", params={"by": by, "limit": 4}).json()["items"]
+    expected = SimilarItems(recommender).find("5", 4, by)
+    assert [item["item_id"] for item in found] == [item.item_id for item in expected]
+    assert client.get("/items/XXX/similar").status_code == 404
+    assert client.get("/items/5/similar", params={"by": "colour"}).status_code == 422
+
+
 def test_health_says_what_is_served(client, folder):
     health = client.get("/health").json()
     assert (health["ready"], health["model"], health["num_items"], health["max_history"]) == (True, folder.name, 20, 4)
@@ -268,15 +278,8 @@ def test_metrics_count_requests(server, client):
 def test_the_openapi_page_is_complete_and_its_example_works(client):
     assert client.get("/docs").status_code == 200
     described = client.get("/openapi.json").json()
-    paths = {
-        "/recommend",
-        "/items",
-        "/items/{item_id}",
-        "/items/{item_id}/availability",
-        "/health",
-        "/live",
-        "/metrics",
-    }
+    items = {"/items", "/items/{item_id}", "/items/{item_id}/availability", "/items/{item_id}/similar"}
+    paths = {"/recommend", *items, "/health", "/live", "/metrics"}
     assert set(described["paths"]) == paths
     for path in described["paths"].values():
         for operation in path.values():

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: FastAPI must see the request's model, which has the limits of one server.
 import asyncio
 import platform
+from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
@@ -13,9 +14,22 @@ from prometheus_client.exposition import choose_encoder
 from ... import __version__
 from ...common.provenance import versions
 from ..recommendation import Recommender
+from ..similar import BOTH
 from .batching import Batcher
 from .guard import Accounts, Keyed, guarded_route
-from .schemas import FIELDS, ID, Availability, Error, Health, ItemDetails, Items, Recommendations, recommend_request
+from .schemas import (
+    FIELDS,
+    ID,
+    Availability,
+    Error,
+    Health,
+    ItemDetails,
+    Items,
+    Recommendations,
+    SimilarTo,
+    Source,
+    recommend_request,
+)
 
 DESCRIPTION = """
 A generative recommender: it spells out each user's next item, token by token. Requests that arrive together share one
@@ -80,6 +94,17 @@ def _add_catalogue(app: FastAPI, batcher: Batcher) -> None:
         rows = now.search.find(query)
         page = rows[offset : offset + limit].tolist()
         return Items(total=len(rows), items=[_record(now.recommender, row) for row in page])
+
+    @app.get("/items/{item_id:path}/similar", tags=["catalogue"], responses=_errors(404))
+    def find_similar(
+        item_id: str,
+        by: Annotated[Source, Query(description="What the model reads of them, who takes them, or both.")] = BOTH,
+        limit: int = Query(10, ge=1, le=100, description="The most items."),
+    ) -> SimilarTo:
+        """The items that are most like one, of those that are available."""
+        now = batcher.served.now
+        _row(now.recommender, item_id)
+        return SimilarTo(items=now.similar.find(item_id, limit, by))
 
     @app.get("/items/{item_id:path}", tags=["catalogue"], responses=_errors(404))
     def get_item(item_id: str) -> ItemDetails:

@@ -1,7 +1,7 @@
 """What goes over the wire, as pydantic models: the OpenAPI page is made of them."""
 
 # No `from __future__ import annotations`: the limits in the annotations are the settings' of one server.
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
@@ -11,6 +11,7 @@ from .served import Served
 from .settings import ServeSettings
 
 MOST_CONDITIONS, MOST_FIELDS, MOST_CHARACTERS = 100, 50, 1000
+Source = Literal["text", "users", "both"]  # of what is similar
 ID, FIELDS = "<id>", "<fields>"  # what an item of a history is given by
 EXAMPLE = {
     "recommendations": [[{"item_id": "181", "title": "Return of the Jedi (1983)", "score": -1.62}]],
@@ -53,6 +54,12 @@ class ItemDetails(Item):
     available: bool = Field(description="Whether it may be recommended now.")
     text: str = Field(description="What the model reads of the item beside its IDs.")
     similar_items: list[Item] = Field(description="Items that the same users take, most similar first.")
+
+
+class SimilarTo(BaseModel):
+    """Items that are like an item, most alike first."""
+
+    items: list[Recommendation]
 
 
 class Availability(BaseModel):

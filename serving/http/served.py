@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..recommendation import Recommender
+from ..similar import SimilarItems
 from .catalogue import CatalogueSearch
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,11 @@ class Generation:
     def search(self) -> CatalogueSearch:
         """In its catalogue."""
         return CatalogueSearch(self.recommender.tokenizer, self.recommender.model.item_trie)
+
+    @cached_property
+    def similar(self) -> SimilarItems:
+        """To its items."""
+        return SimilarItems(self.recommender)
 
 
 class Served:
