@@ -6,6 +6,7 @@ that histories may hold it, and leaves the item trie alone, so that nobody gets 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -122,8 +123,10 @@ def _changed(name_or_path: str | Path, output: str | Path, progress: bool):
             for name in _KEPT:
                 if found := find_file(name_or_path, name):
                     shutil.copyfile(found, folder / name)
-            if (encodings := Path(name_or_path) / ITEM_CACHE_FOLDER).is_dir():
-                shutil.copytree(encodings, folder / ITEM_CACHE_FOLDER)
+            if shards := sorted((Path(name_or_path) / ITEM_CACHE_FOLDER).glob("*.safetensors")):
+                (folder / ITEM_CACHE_FOLDER).mkdir()
+                for shard in shards:
+                    _link(shard, folder / ITEM_CACHE_FOLDER / shard.name)
                 model.encode_items(tokenizer, folder / ITEM_CACHE_FOLDER, progress=progress)
             facts = {"added": int((is_in & ~was_in).sum()), "removed": int((was_in & ~is_in).sum())}
             facts |= {"num_items": len(rows), "before": before, "gram-recommender": __version__}
@@ -187,3 +190,11 @@ def _as_there(field: pa.Table, schema: pa.Schema) -> tuple[pa.Field, pa.ChunkedA
 def _some(items: ItemTable, places: np.ndarray) -> ItemTable:
     lists = ([of[place] for place in places] for of in (items.item_ids, items.titles, items.texts))
     return ItemTable(*lists, fields=None if items.fields is None else items.fields.take(places))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Another name for a file that nobody writes into, where the file system has such; else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import ItemTrie
-from gram.benchmarks import catalogues, lexical_ids, ties, translation
+from gram.benchmarks import catalogues, cold_items, lexical_ids, ties, translation
 from gram.benchmarks import generation as generation_benchmark
 from gram.benchmarks import quality as quality_benchmark
 from gram.benchmarks import serving as serving_benchmark
@@ -19,6 +19,7 @@ from gram.benchmarks import trie as trie_benchmark
 from gram.benchmarks.measuring import Machine
 from gram.data import read_folder
 from gram.reproduction import quickstart
+from gram.serving.recommendation import Recommender
 from gram.translation import TranslationSettings, train_vocabulary, translate
 
 from .conftest import QUICKSTART_RECIPE
@@ -340,3 +341,26 @@ def test_the_spread_over_ties_is_that_of_whole_quickstarts(films_wheel, tmp_path
     (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| SASRec "))
     values = found["SASRec"]["all_items"]
     assert f"| {np.mean(values):.4f} +- {np.std(values, ddof=1):.4f} |" in row
+
+
+def test_cold_items_are_held_out_added_and_looked_for(data_folder, tmp_path, capsys):
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "cold"
+    recipe.write_text(QUICKSTART_RECIPE)
+    flags = ["--data", str(data_folder), "--output-dir", str(output), "--share", "0.2", "--config", str(recipe)]
+    cold_items.main(flags)
+    found = json.loads((output / "cold_items.json").read_text(encoding="utf-8"))
+    warm, whole = read_folder(output / "warm"), read_folder(data_folder)
+    cold = set(whole.items.item_ids) - set(warm.items.item_ids)
+    assert len(cold) == found["cold"]["items"] == 6
+    assert sum(found["cold"]["users"].values()) == len(whole.interactions)
+    before, after, texts = found["rows"].values()
+    assert before["cold"]["mean"] == 0
+    assert before["share of cold items"] == 0
+    assert after["cold"]["mean"] > 0, "fifty are all of them"
+    assert after["share of cold items"] > 0
+    assert texts["cold"]["mean"] > 0
+    models = Recommender.from_pretrained(output / "trained"), Recommender.from_pretrained(output / "added")
+    assert set(models[1].tokenizer.item_ids) - set(models[0].tokenizer.item_ids) == cold
+    assert sum(line.startswith("| ") for line in capsys.readouterr().out.splitlines()) == 5
+    cold_items.main(flags)  # nothing is done again
+    assert json.loads((output / "cold_items.json").read_text(encoding="utf-8"))["rows"] == found["rows"]
