@@ -109,7 +109,8 @@ def _fields_of(path: Path, batches: Sequence[pa.RecordBatch]) -> pa.Table | None
 def _strings(values: pa.Array | pa.ChunkedArray, name: str, path: Path) -> pa.Array | pa.ChunkedArray:
     try:
         if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-            return pc.binary_join(values.cast(pa.list_(pa.string())), ", ")
+            parts = values.cast(pa.list_(pa.string())).to_pylist()
+            return pa.array([", ".join(part for part in of if part is not None) for of in (of or () for of in parts)])
         return values.cast(pa.string())
     except pa.ArrowException:
         raise ValueError(f"{path}: column {name} is of type {values.type}; make it text") from None

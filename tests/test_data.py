@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from gram.data import (
     read_folder,
     training_part,
 )
+from gram.data.folder import read_items
 from gram.data.prepare import PrepareSettings, prepare
 from gram.training.steps import prefix_groups
 from gram.translation.given import read_lexical_ids, read_similar_items
@@ -133,6 +136,14 @@ def test_a_missing_file_is_named(folder, file):
         read_folder(folder)
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         read_folder(folder / "nowhere")
+
+
+def test_what_is_missing_in_a_list_leaves_its_other_parts(tmp_path):
+    genres = pa.array([["Drama", None, "War"], [None], None, []], pa.list_(pa.string()))
+    table = pa.table({"item_id": list("abcd"), "title": ["A", "B", "C", "D"], "genres": genres})
+    pq.write_table(table, tmp_path / "items.parquet")
+    texts = read_items(tmp_path / "items.parquet").texts
+    assert texts == ["title: A; genres: Drama, War", "title: B", "title: C", "title: D"]
 
 
 def test_lexical_ids_come_in_catalogue_order(tmp_path):
