@@ -207,5 +207,13 @@ def run_fusion(run: Run, work: Workspace) -> tuple[Rankings, Facts]:
 KINDS = {GRAM: run_gram, FUSION: run_fusion, **dict.fromkeys(BASELINES, run_baseline)}
 
 
+def folders_of(run: Run) -> list[str]:
+    """The folders in `runs/` that a run is made in, and from: what another process may be at."""
+    if run.row.kind != FUSION:
+        return [run.name]
+    of = replace(run, row=ROWS[GRAM]).name
+    return [run.name, of, f"fusion-of-{of}"]
+
+
 def _since(start: float) -> float:
     return round(time.perf_counter() - start, 2)

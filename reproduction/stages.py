@@ -34,7 +34,7 @@ from ..training.facts import data_facts, environment
 from ..training.settings import TrainingSettings
 from ..translation import TranslationSettings
 from .plan import GRAM, IDENTITY_FILE, RESULTS_FOLDER, ROWS, Plan, Run
-from .runs import KINDS, NUM_BEAMS, SPLIT, WEIGHTS_FILE, Facts, Rankings, Workspace, make_translation
+from .runs import KINDS, NUM_BEAMS, SPLIT, WEIGHTS_FILE, Facts, Rankings, Workspace, folders_of, make_translation
 from .tables import join_results, results_table
 
 TABLE_FILE = "results.md"
@@ -77,7 +77,7 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
     left = []
     for run in runs:
         if begin(run.title, run in todo):
-            if _is_busy(work.folder / "runs" / run.name):
+            if any(_is_busy(work.folder / "runs" / name) for name in folders_of(run)):
                 say("     another process is at it: left for the end")
                 left.append(run)
             else:
