@@ -2,6 +2,7 @@
 
 gram recommend runs/quickstart --history 50 --history 172 --top-k 10
 gram recommend runs/quickstart --users users.txt --output recs.parquet --exclude @sold-out.txt
+gram recommend runs/quickstart --users users/ --output recs/ --engine ray --num-workers 8
 """
 
 import argparse
@@ -16,10 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--history", action="append", metavar="ID", help=what)
     what = "the title of one that is in no catalogue; likewise, in its place among the others"
     parser.add_argument("--history-title", dest="history", action="append", type=_fields, metavar="TEXT", help=what)
-    what = "many users: a line 'USER ITEM ITEM ...' each, oldest item first"
-    parser.add_argument("--users", type=Path, metavar="FILE", help=what)
-    what = "where those to --users go, a .parquet or .csv; resumable"
-    parser.add_argument("--output", type=Path, metavar="FILE", help=what)
+    what = (
+        "many users: a line 'USER ITEM ITEM ...' each, oldest item first; or a .parquet of user_id and items, a list, "
+    )
+    what += "or a folder of such"
+    parser.add_argument("--users", type=Path, metavar="PATH", help=what)
+    what = "where those to --users go, a .parquet or .csv, or for tables a folder; resumable"
+    parser.add_argument("--output", type=Path, metavar="PATH", help=what)
+    what = "what works through tables: this process, or the workers of a cluster of Ray (local)"
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help=what)
+    parser.add_argument("--num-workers", type=at_least_one, default=1, metavar="N", help="of Ray (1)")
+    parser.add_argument("--gpus-per-worker", type=float, default=0, metavar="G", help="of Ray (0)")
     parser.add_argument("--top-k", type=at_least_one, default=10, metavar="K", help="items per user (10)")
     what = "items of the history may be recommended too"
     parser.add_argument("--include-seen", dest="exclude_seen", action="store_false", help=what)
@@ -47,6 +55,11 @@ def run(arguments: argparse.Namespace) -> None:
     quiet()
     from ..serving.recommendation import Recommender, recommend_users
 
+    if arguments.users is not None and (arguments.users.suffix == ".parquet" or arguments.users.is_dir()):
+        _recommend_tables(arguments)
+        return
+    if arguments.engine != "local":
+        raise ValueError(f"--engine {arguments.engine} is for tables; give --users a .parquet, or a folder of such")
     loading = (arguments.batch_size, arguments.item_cache, arguments.revision)
     recommender = Recommender.from_pretrained(arguments.model, *loading)
     search = {"top_k": arguments.top_k, "exclude_seen": arguments.exclude_seen, "num_beams": arguments.num_beams}
@@ -62,3 +75,16 @@ def run(arguments: argparse.Namespace) -> None:
     if found.is_fallback:
         print("nothing of the history is known: these are the most popular items")
     print_items(found)
+
+
+def _recommend_tables(arguments: argparse.Namespace) -> None:
+    from ..serving.tables import FileRecommender, recommend_tables
+
+    choice = {"exclude": item_ids(arguments.exclude), "only": arguments.only and item_ids(arguments.only)}
+    choice |= {"where": arguments.where, "exclude_seen": arguments.exclude_seen}
+    loading = (arguments.model, arguments.item_cache, arguments.revision, arguments.batch_size)
+    search = {"top_k": arguments.top_k, "num_beams": arguments.num_beams, **choice}
+    workers = (arguments.engine, arguments.num_workers, arguments.gpus_per_worker)
+    recommender = FileRecommender(*loading, **search)
+    count = recommend_tables(recommender, arguments.users, arguments.output, *workers)
+    print(f"recommendations to {count:,} users saved to {arguments.output}")

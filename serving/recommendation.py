@@ -269,7 +269,7 @@ def recommend_users(
     with locked(output):
         search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
         allowed = recommender.allowed_rows(exclude, only, where)
-        provenance = _provenance(recommender, users_file, allowed, {**search, "users_per_part": users_per_part})
+        provenance = provenance_of(recommender, users_file, allowed, {**search, "users_per_part": users_per_part})
         folder = output.with_name(output.name + ".parts")
         parts = {start: folder / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}
         left = {
@@ -313,8 +313,8 @@ def _holds_recommendations(path: Path) -> bool:
         return file.readline().replace(b'"', b"").rstrip() == ",".join(columns).encode()
 
 
-def _provenance(
-    recommender: Recommender, users_file: Path, allowed: np.ndarray | None, settings: dict[str, int]
+def provenance_of(
+    recommender: Recommender, users_file: Path, allowed: np.ndarray | None, settings: Mapping[str, Any]
 ) -> Provenance:
     """Everything that decides the recommendations, to the last bit of a score."""
     catalogue = recommender.tokenizer.catalogue
@@ -330,18 +330,26 @@ def _provenance(
     return Provenance("recommendations", inputs, {**settings, **more})
 
 
-def _recommend_chunk(recommender: Recommender, chunk, search, item_cache, bar: tqdm) -> pa.Table:
-    """A part of the table, users in their order; users of similar history length are searched for together."""
+def search_users(
+    recommender: Recommender, histories: Sequence[Sequence[int | str]], search: Mapping[str, Any], item_cache, bar: tqdm
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and scores (U, K) for users in their order, -1 and 0 for none; those of like history length together."""
     model, tokenizer = recommender.model, recommender.tokenizer
-    names, histories = zip(*chunk, strict=True)
-    rows = np.full((len(chunk), min(search["top_k"], model.item_trie.num_items)), -1)
+    rows = np.full((len(histories), min(search["top_k"], model.item_trie.num_items)), -1)
     scores = np.zeros(rows.shape, dtype=np.float32)
     for users, cache in batches_of_users(model, tokenizer, histories, recommender.batch_size, item_cache):
         batch = [histories[user] for user in users]
         rows[users], scores[users] = recommender.recommend_rows(batch, **search, item_cache=cache)
         bar.update(len(users))
+    return rows, scores
+
+
+def _recommend_chunk(recommender: Recommender, chunk, search, item_cache, bar: tqdm) -> pa.Table:
+    """A part of the table."""
+    names, histories = zip(*chunk, strict=True)
+    rows, scores = search_users(recommender, histories, search, item_cache, bar)
     user, place = np.nonzero(rows >= 0)
-    items = tokenizer.catalogue.select(["item_id", "title"]).take(rows[user, place])
+    items = recommender.tokenizer.catalogue.select(["item_id", "title"]).take(rows[user, place])
     columns = [pa.array(names).take(user), place + 1, items["item_id"], items["title"], scores[user, place]]
     return pa.table(columns, schema=RECOMMENDATIONS_SCHEMA)
 
