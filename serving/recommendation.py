@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -269,7 +269,8 @@ def recommend_users(
     with locked(output):
         search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
         allowed = recommender.allowed_rows(exclude, only, where)
-        provenance = provenance_of(recommender, users_file, allowed, {**search, "users_per_part": users_per_part})
+        provenance = provenance_of(recommender, allowed, {**search, "users_per_part": users_per_part})
+        provenance = with_users(provenance, users_file)
         folder = output.with_name(output.name + ".parts")
         parts = {start: folder / f"{start:010d}.parquet" for start in range(0, len(users), users_per_part)}
         left = {
@@ -313,21 +314,23 @@ def _holds_recommendations(path: Path) -> bool:
         return file.readline().replace(b'"', b"").rstrip() == ",".join(columns).encode()
 
 
-def provenance_of(
-    recommender: Recommender, users_file: Path, allowed: np.ndarray | None, settings: Mapping[str, Any]
-) -> Provenance:
-    """Everything that decides the recommendations, to the last bit of a score."""
+def provenance_of(recommender: Recommender, allowed: np.ndarray | None, settings: Mapping[str, Any]) -> Provenance:
+    """Everything but the users that decides the recommendations, to the last bit of a score."""
     catalogue = recommender.tokenizer.catalogue
     inputs = {
         "weights or configuration": hash_of_model(recommender.model),
         "catalogue or prompts": hash_of_tokenizer(recommender.tokenizer),
-        "users": hash_of_file(users_file),
         "allowed items": hash_of_json(None if allowed is None else allowed.tolist()),
         "popularity": hash_of_table(catalogue.select([name for name in catalogue.column_names if name == COUNTS])),
     }
     stored = recommender.item_cache.dtype if recommender.item_cache else "float32"
     more = {"batch_size": recommender.batch_size, "item_encodings": stored, **versions(COMPUTING)}
     return Provenance("recommendations", inputs, {**settings, **more})
+
+
+def with_users(provenance: Provenance, users_file: Path) -> Provenance:
+    """The same, and the users."""
+    return replace(provenance, inputs={**provenance.inputs, "users": hash_of_file(users_file)})
 
 
 def search_users(

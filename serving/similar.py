@@ -56,7 +56,8 @@ class SimilarItems:
             ValueError: the item is not in the catalogue, or has no text; another argument has an impossible value.
 
         Example:
-            >>> [found.item_id for found in SimilarItems(recommender).find("B0003", top_k=2, by="users")]
+            >>> similar = SimilarItems(Recommender(model, tokenizer))
+            >>> [found.item_id for found in similar.find("B0003", top_k=2, by="users")]
             ['B0...', 'B0...']
         """
         if by not in SOURCES:

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from ..common.files import holds_table, new_file
-from ..common.provenance import read_provenance
+from ..common.provenance import Provenance, read_provenance
 from ..data.sources.lines import existing
 from ..pipeline_gram import check_search
-from .recommendation import USERS_PER_PART, Recommender, provenance_of, search_users
+from .recommendation import USERS_PER_PART, Recommender, provenance_of, search_users, with_users
 
 USERS_SCHEMA = pa.schema({"user_id": pa.string(), "items": pa.list_(pa.string())})
 RANKED_SCHEMA = pa.schema(
@@ -120,14 +120,18 @@ class TableRecommender:
 class FileRecommender(TableRecommender):
     """Recommends to the users of Parquet files. Ray's actors are such, and without Ray this process has one."""
 
+    _provenance: Provenance | None = None  # of all but the users
+
     def recommend_file(self, users: Path, output: Path, progress: bool = False) -> int:
         """Write what is recommended to the users of a file; gives how many they are. What is there is done already.
 
         Raises:
             ValueError: the file is no table of users; or the output is there, of other users or another search.
         """
-        allowed = self.recommender.allowed_rows(*(self.search[name] for name in _CHOICE))
-        provenance = provenance_of(self.recommender, users, allowed, {name: self.search[name] for name in _SEARCH})
+        if self._provenance is None:
+            allowed = self.recommender.allowed_rows(*(self.search[name] for name in _CHOICE))
+            self._provenance = provenance_of(self.recommender, allowed, {name: self.search[name] for name in _SEARCH})
+        provenance = with_users(self._provenance, existing(users))
         if output.exists():
             differences = (
                 provenance.differences(read_provenance(output)) if holds_table(output, *_NAMES) else ["content"]
