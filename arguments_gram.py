@@ -318,6 +318,44 @@ def check_trie(trie: Any, vocab_size: int) -> None:
         raise ValueError(f"`item_trie` holds token {int(trie.tokens.max())}; the model's vocabulary has {vocab_size}")
 
 
+def list_of(items: Sequence, place: str, what: str) -> list:
+    """A list, array or tensor as a list; ValueError, led in by `place`, where `what` is none."""
+    items = as_lists(items)
+    if not isinstance(items, Sequence):
+        raise ValueError(f"{place}{what} is a list of item ids, got a value of type {type(items).__name__}")
+    if isinstance(items, str):
+        raise ValueError(f"{place}{what} is a list of item ids, got the string {items!r}")
+    return list(items)
+
+
+def text_of(fields: Mapping[str, Any], place: str) -> str:
+    """The text of an item's fields, as a data folder's tables give it."""
+    parts = []
+    for name, value in fields.items():
+        value = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        if value is not None and (words := " ".join(str(value).split())):
+            parts.append(f"{name}: {words}")
+    if not parts:
+        raise ValueError(f"{place}an item that is given by its fields has no text, {fields!r:.80}; fill one of them")
+    return "; ".join(parts)
+
+
+def ids_of(items: Sequence[str], place: str, what: str) -> list[str]:
+    """The same, and ValueError where an entry is no string."""
+    items = list_of(items, place, what)
+    for item in items:
+        if not isinstance(item, str):
+            raise ValueError(f"{place}item ids are strings, got {item!r}")
+    return items
+
+
+def as_lists(values):
+    """Arrays, tensors and lists of them, as lists."""
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    return [as_lists(value) for value in values] if isinstance(values, list | tuple) else values
+
+
 def items_where(catalogue: pa.Table, condition: str) -> np.ndarray:
     """(N,) bool: which items of a catalogue meet a condition, `FIELD=VALUE`, or with `!=`, `<=`, `>=`, `<` or `>`.
 

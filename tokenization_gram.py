@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from .arguments_gram import items_where, whole_number
+from .arguments_gram import as_lists, ids_of, items_where, list_of, text_of, whole_number
 from .loading_gram import CHECKSUMS, add_checksums, check_checksums, new_file, read_object
 
 CATALOGUE_FILE = "catalogue.parquet"
@@ -235,7 +235,7 @@ class GramTokenizer(TokenizersBackend):
             raise ValueError(f"give text or `histories`, not both; with histories only {meaningful}")
         if rows is None and not isinstance(histories, Iterable):
             raise ValueError(f"`histories` is a list of histories, got a value of type {type(histories).__name__}")
-        rows = [self.history_rows(history) for history in histories] if rows is None else list(map(_as_lists, rows))
+        rows = [self.history_rows(history) for history in histories] if rows is None else list(map(as_lists, rows))
         if not rows:
             raise ValueError("`histories` is empty; give at least one user's history")
         num_rows = len(self.item_ids) + len(texts)
@@ -288,10 +288,10 @@ class GramTokenizer(TokenizersBackend):
             >>> tokenizer.known_rows(["B0003", "gone", {"title": "Silk soap", "brand": "Lumen"}])
             ([3, 'title: Silk soap; brand: Lumen'], ['gone'])
         """
-        history = _list_of(history, place, "a history")
-        ids = _ids_of([item for item in history if not isinstance(item, Mapping)], place, "a history")
+        history = list_of(history, place, "a history")
+        ids = ids_of([item for item in history if not isinstance(item, Mapping)], place, "a history")
         skipped = [item for item in ids if item not in self.item_rows]
-        read = [_text_of(item, place) if isinstance(item, Mapping) else self.item_rows.get(item) for item in history]
+        read = [text_of(item, place) if isinstance(item, Mapping) else self.item_rows.get(item) for item in history]
         return [item for item in read if item is not None], skipped
 
     def allowed_rows(
@@ -338,7 +338,7 @@ class GramTokenizer(TokenizersBackend):
         Raises:
             ValueError: led in by `place`: `what` is no list of strings, or names an item that is not there.
         """
-        items = _ids_of(items, place, what)
+        items = ids_of(items, place, what)
         for item in items:
             if item not in self.item_rows:
                 where = f"in the catalogue of {len(self.item_ids)} items; see `tokenizer.item_ids`"
@@ -365,7 +365,7 @@ class GramTokenizer(TokenizersBackend):
             >>> [len(items) for items in tokenizer.decode_items(sequences, num_return_sequences=3)]
             [3, 3]
         """
-        values = _as_lists(sequences)
+        values = as_lists(sequences)
         if not (isinstance(values, list) and all(isinstance(row, list) for row in values)):
             raise ValueError("`sequences` must be (users * items, tokens) or (users, items, tokens)")
         if values and not (values[0] and isinstance(values[0][0], list)):
@@ -435,42 +435,6 @@ class GramTokenizer(TokenizersBackend):
         file_names = (*file_names, str(path))
         add_checksums(file_names[0], file_names[1:])
         return file_names
-
-
-def _list_of(items: Sequence, place: str, what: str) -> list:
-    items = _as_lists(items)
-    if not isinstance(items, Sequence):
-        raise ValueError(f"{place}{what} is a list of item ids, got a value of type {type(items).__name__}")
-    if isinstance(items, str):
-        raise ValueError(f"{place}{what} is a list of item ids, got the string {items!r}")
-    return list(items)
-
-
-def _text_of(fields: Mapping[str, Any], place: str) -> str:
-    """The text of an item's fields, as a data folder's tables give it."""
-    parts = []
-    for name, value in fields.items():
-        value = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        if value is not None and (words := " ".join(str(value).split())):
-            parts.append(f"{name}: {words}")
-    if not parts:
-        raise ValueError(f"{place}an item that is given by its fields has no text, {fields!r:.80}; fill one of them")
-    return "; ".join(parts)
-
-
-def _ids_of(items: Sequence[str], place: str, what: str) -> list[str]:
-    items = _list_of(items, place, what)
-    for item in items:
-        if not isinstance(item, str):
-            raise ValueError(f"{place}item ids are strings, got {item!r}")
-    return items
-
-
-def _as_lists(values):
-    """Arrays, tensors and lists of them, as lists."""
-    if hasattr(values, "tolist"):
-        return values.tolist()
-    return [_as_lists(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 def _read_catalogue(path: str | None, folder: str) -> pa.Table:

@@ -7,7 +7,7 @@ gram add-items runs/books --items new.parquet --output runs/books-2 --encoder nv
 import argparse
 from pathlib import Path
 
-from .command import quiet
+from .command import quiet, refresh_card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     quiet()
-    from ..hub import refresh_model_card
     from ..serving.catalogue_changes import add_items
 
     embedding = {"encoder": arguments.encoder, "vectors": arguments.vectors}
     options = {**embedding, "blocked_tokens": arguments.blocked_tokens}
     count = add_items(arguments.model, arguments.items, arguments.output, **options)
-    if (arguments.output / "training.json").is_file():
-        refresh_model_card(arguments.output)
+    refresh_card(arguments.output)
     print(f"{count:,} items added, the model saved to {arguments.output}")

@@ -6,7 +6,7 @@ gram remove-items runs/quickstart --ids @gone.txt --output runs/today
 import argparse
 from pathlib import Path
 
-from .command import item_ids, quiet
+from .command import item_ids, quiet, refresh_card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     quiet()
-    from ..hub import refresh_model_card
     from ..serving.catalogue_changes import remove_items
 
     left = remove_items(arguments.model, item_ids(arguments.ids), arguments.output)
-    if (arguments.output / "training.json").is_file():
-        refresh_model_card(arguments.output)
+    refresh_card(arguments.output)
     print(f"{left:,} items left, the model saved to {arguments.output}")

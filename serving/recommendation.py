@@ -178,6 +178,11 @@ class Recommender:
             now[rows] = available
             self._is_available = None if now.all() else now
 
+    def is_available(self, item: str) -> bool:
+        """Whether `set_available` has left this item of the catalogue in."""
+        now = self._is_available
+        return now is None or bool(now[self.tokenizer.item_rows[item]])
+
     @property
     def unavailable(self) -> list[str]:
         """Ids of the items that `set_available` has taken out, in the order of the catalogue."""

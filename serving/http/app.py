@@ -112,7 +112,7 @@ def _add_catalogue(app: FastAPI, batcher: Batcher) -> None:
         recommender = batcher.served.recommender
         item = _record(recommender, _row(recommender, item_id))
         similar = [_record(recommender, _row(recommender, other)) for other in item["similar_items"]]
-        available = item_id not in recommender.unavailable
+        available = recommender.is_available(item_id)
         return ItemDetails(**item | {"similar_items": similar, "available": available})
 
     @app.put("/items/{item_id:path}/availability", tags=["catalogue"], responses=_errors(404))
