@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,9 @@ def _by_ray(
     import ray
 
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        # Of a cluster of its own every worker gets a place, or all would wait for it for ever.
+        own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(num_workers, os.cpu_count() or 1)}
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **own)
     ray.data.DataContext.get_current().enable_progress_bars = False
     pairs = [{"file": str(file.resolve()), "output": str(target.resolve())} for file, target in files.items()]
     tasks = ray.data.from_items(pairs, override_num_blocks=len(pairs))

@@ -118,9 +118,8 @@ def _add_catalogue(app: FastAPI, batcher: Batcher) -> None:
     @app.put("/items/{item_id:path}/availability", tags=["catalogue"], responses=_errors(404))
     def set_availability(item_id: str, body: Availability) -> Availability:
         """Recommend an item to nobody, or again; this holds from the next request on, until the server ends."""
-        recommender = batcher.served.recommender
-        _row(recommender, item_id)
-        recommender.set_available([item_id], body.available)
+        _row(batcher.served.recommender, item_id)
+        batcher.served.set_available(item_id, body.available)
         return body
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 
 from ..recommendation import Recommender
 from ..similar import SimilarItems
@@ -43,13 +44,18 @@ class Served:
 
     def __init__(self, load: Callable[[], Recommender]):
         self._load, self._reloading = load, False
+        self._exchange = Lock()  # so that what becomes unavailable meanwhile is not forgotten
         self.now = Generation(load(), time.time())
-        self.num_reloads = self.num_failed = 0
 
     @property
     def recommender(self) -> Recommender:
         """Of the model that new requests get."""
         return self.now.recommender
+
+    def set_available(self, item: str, available: bool) -> None:
+        """As of [`Recommender.set_available`], and for the models that come after this one too."""
+        with self._exchange:
+            self.recommender.set_available([item], available)
 
     async def reload(self) -> None:
         """Load the model again in a thread, and serve it from then on; where that fails, the old one goes on.
@@ -62,12 +68,12 @@ class Served:
         self._reloading = True
         try:
             new = await asyncio.to_thread(self._load)
-            gone = [item for item in self.recommender.unavailable if item in new.tokenizer.item_rows]
-            new.set_available(gone, False)
-            self.now, self.num_reloads = Generation(new, time.time()), self.num_reloads + 1
+            with self._exchange:
+                gone = [item for item in self.recommender.unavailable if item in new.tokenizer.item_rows]
+                new.set_available(gone, False)
+                self.now = Generation(new, time.time())
             logger.info({"event": "reload", "items": int(new.model.item_trie.sizes[0])})
         except Exception as error:
-            self.num_failed += 1
             logger.exception("the model was not reloaded, the old one is served on: %s", error)
         finally:
             self._reloading = False
