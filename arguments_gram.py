@@ -389,6 +389,8 @@ def items_where(catalogue: pa.Table, condition: str) -> np.ndarray:
 def _met(column: pa.Array, operator: str, value: str, condition: str) -> pa.Array:
     """Which values meet the condition, and for `!=` which do not."""
     compare, kind = _COMPARE.get(operator, pc.equal), column.type
+    if pa.types.is_dictionary(kind):
+        return pc.fill_null(_met(column.dictionary, operator, value, condition).take(column.indices), False)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if compare is not pc.equal:
             is_number = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)

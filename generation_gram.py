@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .trie_gram import ItemTrie
+from .trie_gram import ItemSubset, ItemTrie
 
 Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -22,7 +22,7 @@ def beam_search(
     length_penalty: float,
     start_token_id: int,
     excluded_items: torch.Tensor | None = None,
-    allowed: torch.Tensor | None = None,
+    allowed: ItemSubset | None = None,
     renormalised: bool = False,
     is_static: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,8 +41,8 @@ def beam_search(
             power of this.
         start_token_id: the decoder's first token.
         excluded_items (B, E): catalogue rows that a user must not get, padded with -1.
-        allowed (N,): how many of the items that users may get are below each node, see [`ItemTrie.subset`]; by default
-            they may get all. The beams go to these alone, and scores are as without it.
+        allowed: the items that users may get, see [`ItemTrie.subset`]; by default all. The beams go to these alone,
+            and scores are as without it.
         renormalised: log-probabilities are over legal tokens alone, so that a prefix of one item needs no more steps.
         is_static: append `num_beams` tokens at every step, whether or not as many are needed.
 
@@ -128,7 +128,7 @@ def exact_search(
     length_penalty: float,
     start_token_id: int,
     excluded_items: torch.Tensor | None = None,
-    allowed: torch.Tensor | None = None,
+    allowed: ItemSubset | None = None,
     nodes_per_step: int = 64,
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Best-first search over an item trie for one user: what ranking every item would return.

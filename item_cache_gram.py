@@ -44,7 +44,7 @@ PROMPT_SETTINGS = (
 Origin = tuple[str, Callable[[int, int], str]]  # of a cache, see `_origin`
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """Encodings of some rows: (T, d) states and for int8 their scales (T,), real tokens laid end to end."""
 
     rows: np.ndarray  # (n,)
@@ -70,7 +70,7 @@ class ItemCache:
         num_items: rows of the catalogue.
     """
 
-    def __init__(self, num_items: int, dtype: str, blocks: Sequence[_Block]):
+    def __init__(self, num_items: int, dtype: str, blocks: Sequence[Block]):
         self.num_items, self.dtype, self._blocks = num_items, dtype, blocks
         self._block = np.full(num_items, -1, dtype=np.int32)
         self._start, self._length = np.zeros((2, num_items), dtype=np.int64)
@@ -127,7 +127,7 @@ class ItemCache:
         with tqdm(total=len(rows), desc="item encodings", unit="item", disable=not progress) as bar:
             tensors = _encode(model, [prompts[row] for row in rows], dtype, batch_tokens, model.device, bar)
         lengths = tensors["lengths"].numpy()
-        return cls(len(prompts), dtype, [_Block(rows, lengths, tensors["states"], tensors.get("scales"))])
+        return cls(len(prompts), dtype, [Block(rows, lengths, tensors["states"], tensors.get("scales"))])
 
     @classmethod
     def update(
@@ -176,12 +176,17 @@ class ItemCache:
             found.append(torch.nn.functional.normalize(sums, dim=1))
         return torch.cat(found)
 
+    def holds(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which of these catalogue rows (n,) have encodings here, (n,) bool."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return (rows < self.num_items) & (self._block[np.minimum(rows, self.num_items - 1)] >= 0)
+
     def with_prompts(self, model, prompts: Sequence[Sequence[int]]) -> ItemCache:
         """This cache, and behind its last row the encodings of further prompts."""
         device = self._blocks[0].states.device
         tensors = _encode(model, prompts, self.dtype, BATCH_TOKENS, device, tqdm(disable=True))
         rows, lengths = self.num_items + np.arange(len(prompts)), tensors["lengths"].numpy(force=True)
-        block = _Block(rows, lengths, tensors["states"], tensors.get("scales"))
+        block = Block(rows, lengths, tensors["states"], tensors.get("scales"))
         return ItemCache(self.num_items + len(prompts), self.dtype, [*self._blocks, block])
 
     def gather(self, rows: torch.LongTensor | Sequence[int]) -> tuple[torch.Tensor, torch.LongTensor]:
@@ -219,7 +224,7 @@ class ItemCache:
         return states, torch.from_numpy(lengths).to(states.device)
 
 
-def _copy(target: torch.Tensor, block: _Block, places: torch.Tensor) -> None:
+def _copy(target: torch.Tensor, block: Block, places: torch.Tensor) -> None:
     """Tokens (T,) of a block into (T, d) float32."""
     for part, place in zip(target.split(_TOKENS_AT_ONCE), places.split(_TOKENS_AT_ONCE), strict=True):
         if block.states.dtype == part.dtype:
@@ -301,7 +306,7 @@ class _Shard(NamedTuple):
     first: int
     after: int
     facts: dict[str, str]
-    block: _Block
+    block: Block
 
 
 def _write_shard(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
@@ -338,7 +343,7 @@ def _read_shard(path: Path) -> _Shard:
     if facts.get("lengths") != _hash_of_lengths(tensors):
         raise ValueError("holds other numbers of tokens than it was written with")
     lengths = tensors["lengths"].numpy().astype(np.int64)
-    block = _Block(np.arange(first, last + 1), lengths, tensors["states"], tensors.get("scales"))
+    block = Block(np.arange(first, last + 1), lengths, tensors["states"], tensors.get("scales"))
     return _Shard(first, last + 1, facts, block)
 
 

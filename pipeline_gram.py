@@ -78,14 +78,13 @@ class GenerativeRecommendationPipeline(Pipeline):
             logger.warning(f"the item encodings are of the model in {saved}, and not used for the model in {loaded}")
         return saved == loaded
 
-    def _sanitize_parameters(
-        self, top_k=None, exclude_seen=None, num_beams=None, score_mode=None, exact=None, **choice
-    ):
-        given = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": num_beams, "exact": exact}
-        given = {name: value for name, value in given.items() if value is not None}
-        check_search(**given)
+    def _sanitize_parameters(self, exclude=None, only=None, where=None, score_mode=None, **search):
+        search = {name: value for name, value in search.items() if value is not None}
+        check_search(**search)
+        choice = {"exclude": exclude, "only": only, "where": where}
+        choice = {name: value for name, value in choice.items() if value is not None}
         self.tokenizer.allowed_rows(**choice)  # what is wrong is said now
-        return {}, given | choice | ({} if score_mode is None else {"score_mode": score_mode}), {}
+        return {}, search | choice | ({} if score_mode is None else {"score_mode": score_mode}), {}
 
     def __call__(
         self,
@@ -109,6 +108,7 @@ class GenerativeRecommendationPipeline(Pipeline):
                 `where`: conditions on their fields, such as `"price<=20"`, see `allowed_rows` of the tokenizer.
                 `num_beams`: width of the search (50), at least `top_k`. `score_mode`: `"vocabulary"` or
                 `"trie"`, `exact`: search until nothing better can be found (False), both as in `generate`.
+                `cold_share` (0), `cold_below` (1): a share of the places for new items, see [`recommend_rows`].
 
         Returns:
             For each user [`UserItems`], a list of at most `top_k` dictionaries `item_id`, `title`, `score`, best first:
@@ -198,10 +198,19 @@ def item_cache_folder(name_or_path: str | Path, revision: str | None = None, loc
     return folder / ITEM_CACHE_FOLDER
 
 
-def check_search(exclude_seen: bool = True, exact: bool = False, **numbers: int) -> None:
-    """Raise ValueError where a number is not whole or below 1, or a switch is neither True nor False."""
-    for name, value in numbers.items():
+def check_search(
+    top_k: int = 10,
+    exclude_seen: bool = True,
+    num_beams: int = 50,
+    exact: bool = False,
+    cold_share: float = 0.0,
+    cold_below: int = 1,
+) -> None:
+    """Raise ValueError where a number is not whole or below 1, a switch neither True nor False, a share none."""
+    for name, value in (("top_k", top_k), ("num_beams", num_beams), ("cold_below", cold_below)):
         whole_number(name, value)
+    if isinstance(cold_share, bool) or not isinstance(cold_share, int | float) or not 0 <= cold_share <= 1:
+        raise ValueError(f"cold_share is {cold_share!r}; it must be a number from 0 to 1")
     for name, value in (("exclude_seen", exclude_seen), ("exact", exact)):
         if not isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; it must be True or False")
@@ -218,6 +227,8 @@ def recommend_rows(
     allowed: Sequence[int] | np.ndarray | None = None,
     score_mode: str | None = None,
     exact: bool = False,
+    cold_share: float = 0.0,
+    cold_below: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The next items of a batch of users, all searched for at once: what every way to recommend comes to.
 
@@ -234,23 +245,28 @@ def recommend_rows(
         allowed: catalogue rows of the items that these users may get, see `tokenizer.allowed_rows`; by default all.
         score_mode: see [`GramForConditionalGeneration.generate`].
         exact: likewise.
+        cold_share: of the K places so many are for cold items: what a model has not learnt, it hardly recommends. Where
+            there are fewer, the last places go to others: of those that a search among cold items alone finds best,
+            those whose encodings are most like one of the history's.
+        cold_below: cold items have fewer interactions than that in the training part; 1: new items alone.
 
     Returns:
         Catalogue rows (B, K) and their scores (B, K), best first; -1 and -inf where a user has no more items. K is
-        `top_k`, or the items of the catalogue where these are fewer.
+        `top_k`, or the items of the catalogue where these are fewer. Items that `cold_share` has brought in come last.
 
     Raises:
-        ValueError: a number is below 1; a history is empty, and the catalogue does not say what is popular.
+        ValueError: a number is below 1, or `cold_share` not from 0 to 1; a history is empty, or `cold_share` is given,
+            and the catalogue does not say how often items were taken.
     """
-    check_search(exclude_seen, exact, top_k=top_k, num_beams=num_beams)
-    cold = np.array([not len(history) for history in histories])
-    if cold.any():
+    check_search(top_k, exclude_seen, num_beams, exact, cold_share, cold_below)
+    is_unknown = np.array([not len(history) for history in histories])
+    if is_unknown.any():
         some = [history for history in histories if len(history)]
         rows, scores = popular_rows(model, tokenizer, top_k, allowed)
-        rows, scores = (np.repeat(of[None], len(cold), axis=0) for of in (rows, scores))
+        rows, scores = (np.repeat(of[None], len(histories), axis=0) for of in (rows, scores))
         if some:
-            search = (top_k, exclude_seen, num_beams, item_cache, allowed, score_mode, exact)
-            rows[~cold], scores[~cold] = recommend_rows(model, tokenizer, some, *search)
+            search = (top_k, exclude_seen, num_beams, item_cache, allowed, score_mode, exact, cold_share, cold_below)
+            rows[~is_unknown], scores[~is_unknown] = recommend_rows(model, tokenizer, some, *search)
         return rows, scores
     texts = list(dict.fromkeys(item for history in histories for item in history if isinstance(item, str)))
     if texts:
@@ -260,26 +276,80 @@ def recommend_rows(
     # As many beams as items rank the whole catalogue: whatever is asked for beyond that only takes memory.
     top_k = min(top_k, model.item_trie.num_items)
     num_beams = max(top_k, min(num_beams, model.item_trie.num_items))
-    output = model.generate(
-        **tokenizer(rows=histories, texts=texts, item_prompts=item_cache is None, return_tensors="pt").to(model.device),
-        excluded_items=histories if exclude_seen else None,
-        allowed_items=allowed,
-        item_cache=item_cache,
-        num_beams=num_beams,
-        num_return_sequences=top_k,
-        score_mode=score_mode,
-        exact=exact,
-        return_dict_in_generate=True,
-    )
-    return output.item_indices.cpu().numpy(), output.sequences_scores.view(-1, top_k).cpu().numpy()
+    inputs = tokenizer(rows=histories, texts=texts, item_prompts=item_cache is None, return_tensors="pt")
+
+    def search(allowed: Sequence[int] | np.ndarray | None, number: int) -> tuple[np.ndarray, np.ndarray]:
+        output = model.generate(
+            **inputs.to(model.device),
+            excluded_items=histories if exclude_seen else None,
+            allowed_items=allowed,
+            item_cache=item_cache,
+            num_beams=num_beams,
+            num_return_sequences=number,
+            score_mode=score_mode,
+            exact=exact,
+            return_dict_in_generate=True,
+        )
+        return output.item_indices.cpu().numpy(), output.sequences_scores.view(-1, number).cpu().numpy()
+
+    rows, scores = search(allowed, top_k)
+    places = round(cold_share * top_k)
+    if places:
+        is_cold = tokenizer.interactions < cold_below
+        lacking = places - (is_cold[rows] & (rows >= 0)).sum(axis=1)
+        cold = is_cold.nonzero()[0] if allowed is None else np.asarray(allowed)[is_cold[allowed]]
+        if len(cold) and (lacking > 0).any():
+            found = search(cold, num_beams)
+            likeness = _likeness(model, tokenizer, found[0], histories, item_cache, texts)
+            rows, scores = _with_cold_items((rows, scores), found, likeness, is_cold, lacking)
+    return rows, scores
+
+
+def _with_cold_items(
+    best: tuple[np.ndarray, np.ndarray],
+    cold: tuple[np.ndarray, np.ndarray],
+    likeness: np.ndarray,
+    is_cold: np.ndarray,
+    lacking: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and scores (B, K) with as many cold items more as each user lacks (B,), of rows and scores (B, C)."""
+    rows, scores = (of.copy() for of in best)
+    for user, number in enumerate(lacking.tolist()):
+        order = [at for at in np.argsort(-likeness[user], kind="stable") if likeness[user, at] > -np.inf]
+        order = [at for at in order if cold[0][user, at] not in rows[user]][: max(number, 0)]
+        kept = np.flatnonzero(rows[user] >= 0)
+        warm = kept[~is_cold[rows[user, kept]]]
+        leaving = max(len(kept) + len(order) - rows.shape[1], 0)
+        kept = np.setdiff1d(kept, warm[len(warm) - leaving :])
+        size = len(kept) + len(order)
+        for of, more in zip((rows, scores), cold, strict=True):
+            of[user, :size] = np.concatenate([of[user, kept], more[user, order]])
+    return rows, scores
+
+
+def _likeness(model, tokenizer, candidates: np.ndarray, histories, item_cache, texts: Sequence[str]) -> np.ndarray:
+    """(B, C) the cosine of each candidate's encoding to the nearest of the items that the model reads; -inf for none.
+
+    An item that the user has had is like itself, and counts as none.
+    """
+    read = [np.asarray(history)[-tokenizer.max_history :] for history in histories]
+    rows = np.unique(np.concatenate([candidates.ravel(), *read]))
+    rows = rows[rows >= 0]
+    if item_cache is None or not item_cache.holds(rows).all():
+        known = rows[rows < len(tokenizer.item_ids)]
+        item_cache = ItemCache.in_memory(model, tokenizer, known)
+        item_cache = item_cache.with_prompts(model, tokenizer.text_prompts(texts)) if texts else item_cache
+    vectors = item_cache.pooled(rows).numpy(force=True)
+    likeness = np.full(candidates.shape, -np.inf)
+    for user, history in enumerate(read):
+        there = (candidates[user] >= 0) & ~np.isin(candidates[user], histories[user])
+        of_candidates = vectors[np.searchsorted(rows, candidates[user, there])]
+        likeness[user, there] = (of_candidates @ vectors[np.searchsorted(rows, history)].T).max(axis=1)
+    return likeness
 
 
 def popular_rows(model, tokenizer, top_k: int, allowed: Sequence[int] | np.ndarray | None = None) -> tuple:
     """The most popular of the items that may be recommended, as [`recommend_rows`] gives them: rows and scores (K,)."""
-    if tokenizer.popularity is None:
-        raise ValueError(
-            "a history has no item of the catalogue, which does not say what is popular; translate and train again"
-        )
     leaves = model.item_trie.leaves.cpu().numpy()
     scores = np.full(len(leaves), -np.inf, dtype=np.float32)
     may = np.arange(len(leaves)) if allowed is None else np.asarray(allowed, dtype=np.int64)

@@ -29,6 +29,7 @@ CATALOGUE_SCHEMA = pa.schema(
         "similar_items": pa.list_(pa.string()),
     }
 )
+_EACH_ONCE = pa.dictionary(pa.int32(), pa.string())
 _CONDITIONS_KEPT = 256
 # Every fixed wording of the prompts; a vocabulary trained for GRAM must be able to write it.
 PROMPT_WORDING = ("What would user purchase after", ";", "?", "item:", "; similar items:", ",")
@@ -326,11 +327,23 @@ class GramTokenizer(TokenizersBackend):
         kept = self.__dict__.setdefault("_conditions", {})
         bits = kept.pop(condition, None) if isinstance(condition, str) else None
         if bits is None:
-            bits = np.packbits(items_where(self.catalogue, condition))
+            bits = np.packbits(items_where(self._fields, condition))
         kept[condition] = bits
         for oldest in list(kept)[:-_CONDITIONS_KEPT]:
             kept.pop(oldest, None)  # another thread may have been faster
         return np.unpackbits(bits, count=len(self.item_ids)).view(bool)
+
+    @cached_property
+    def _fields(self) -> pa.Table:
+        """The catalogue, with each different text of a field once, so that a condition looks at it once."""
+        table = self.catalogue
+        for place, field in enumerate(table.schema):
+            is_list = pa.types.is_list(field.type)
+            is_text = pa.types.is_string(field.type.value_type if is_list else field.type)
+            if is_text and field.name not in CATALOGUE_SCHEMA.names:
+                column = table[field.name].combine_chunks().cast(pa.list_(_EACH_ONCE) if is_list else _EACH_ONCE)
+                table = table.set_column(place, field.name, column)
+        return table
 
     def rows_of(self, items: Sequence[str], place: str = "", what: str = "this") -> list[int]:
         """Catalogue rows of item ids, in their order.
@@ -390,14 +403,20 @@ class GramTokenizer(TokenizersBackend):
         return self.item_ids[row]
 
     @cached_property
-    def popularity(self) -> np.ndarray | None:
-        """(N,) logarithm of every item's share of the training part's interactions, one more given to each.
+    def interactions(self) -> np.ndarray:
+        """(N,) how often each item is in the training part; 0 for those that came later.
 
-        None where the catalogue does not say how many these are.
+        Raises:
+            ValueError: the catalogue does not say.
         """
         if COUNTS not in self.catalogue.column_names:
-            return None
-        counts = pc.fill_null(self.catalogue[COUNTS], 0).to_numpy() + 1
+            raise ValueError(f"the catalogue does not say what is popular, in {COUNTS}; translate and train again")
+        return pc.fill_null(self.catalogue[COUNTS], 0).to_numpy()
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """(N,) logarithm of every item's share of these interactions, one more given to each; raises as these do."""
+        counts = self.interactions + 1
         return np.log(counts / counts.sum()).astype(np.float32)
 
     @cached_property

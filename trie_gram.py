@@ -39,7 +39,8 @@ class ItemTrie(nn.Module):
         shapes = {"offsets": num_nodes + 1, "tokens": num_nodes, "items": num_nodes, "sizes": num_nodes}
         for name, size in {**shapes, "leaves": num_items, "fan_out": depth}.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.int32))
-        self._subsets: dict[bytes, torch.Tensor] = {}  # sizes of sets of items, the latest at the end
+        self._starts: torch.Tensor | None = None
+        self._subsets: dict[bytes, torch.Tensor] = {}  # of [`ItemSubset`], the latest at the end
 
     @property
     def num_items(self) -> int:
@@ -192,16 +193,37 @@ class ItemTrie(nn.Module):
         padded = [nn.functional.pad(tokens, (0, widest - tokens.shape[1]), value=-1) for tokens in found]
         return torch.stack(padded, dim=1)
 
-    def subset(self, rows: torch.Tensor) -> torch.Tensor:
-        """How many of some items, by catalogue rows (n,), are below each node (N,) int32; kept for the next time.
+    @property
+    def starts(self) -> torch.Tensor:
+        """How many items come before those below each node (N,) int64, in the order of the lexical IDs.
+
+        Worked out when it is first asked for, and kept.
+        """
+        if self._starts is None or self._starts.device != self.offsets.device:
+            offsets = self.offsets.long()
+            before = nn.functional.pad(self.sizes.cumsum(0), (1, -1))  # items below all nodes with a lower number
+            starts = torch.zeros_like(before)
+            first, after = 0, 1  # nodes of a level
+            while first < after:
+                children = slice(after, int(offsets[after]))
+                parents = torch.arange(first, after, device=offsets.device)
+                parents = parents.repeat_interleave(offsets[first + 1 : after + 1] - offsets[first:after])
+                starts[children] = starts[parents] + before[children] - before[offsets[parents]]
+                first, after = after, children.stop
+            self._starts = starts
+        return self._starts
+
+    def subset(self, rows: torch.Tensor) -> ItemSubset:
+        """Some items, by catalogue rows (n,), as a search asks for them; kept for the next time.
 
         Raises:
             ValueError: a row is not one of the catalogue's.
 
         Example:
             >>> trie = ItemTrie.from_sequences([[5, 8, 1], [5, 9, 1], [7, 1]])
-            >>> trie.subset(torch.tensor([1, 2]))  # of the root, 5, 7, 5 8, 5 9 and 7 1, and where two of these end
-            tensor([2, 1, 1, 0, 1, 1, 0, 1], dtype=torch.int32)
+            >>> subset = trie.subset(torch.tensor([1, 2]))
+            >>> subset[torch.arange(8)]  # of the root, 5, 7, 5 8, 5 9 and 7 1, and where two of these end
+            tensor([2, 1, 1, 0, 1, 1, 0, 1])
         """
         rows = rows.long()
         if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_items:
@@ -210,33 +232,22 @@ class ItemTrie(nn.Module):
         is_in = torch.zeros(self.num_items, dtype=torch.bool, device=rows.device)
         is_in[rows] = True
         key = hashlib.blake2b(np.packbits(is_in.numpy(force=True))).digest()
-        sizes = self._subsets.pop(key, None)  # put at the end again, among those that are kept longest
-        if sizes is None:
-            sizes = self._sizes_of(is_in.to(self.leaves.device))
-        self._subsets[key] = sizes = sizes.to(self.leaves.device)
-        for oldest in list(self._subsets)[: -max(_SUBSET_BYTES // (4 * self.num_nodes), 1)]:
+        before = self._subsets.pop(key, None)  # put at the end again, among those that are kept longest
+        if before is None:
+            leaves = self.leaves[rows.to(self.leaves.device)].long()
+            counts = torch.zeros(int(self.sizes[0]) + 1, dtype=torch.int32, device=leaves.device)
+            counts[self.starts[leaves[leaves >= 0]] + 1] = 1
+            before = counts.cumsum(0, dtype=torch.int32)
+        self._subsets[key] = before = before.to(self.leaves.device)
+        for oldest in list(self._subsets)[: -max(_SUBSET_BYTES // before.nbytes, 1)]:
             self._subsets.pop(oldest, None)  # another thread may have been faster
-        return sizes
+        return ItemSubset(self, before)
 
-    def _sizes_of(self, is_in: torch.Tensor) -> torch.Tensor:
-        """Of items for which `is_in` (I,) is True, how many are below each node (N,)."""
-        sizes = torch.zeros_like(self.sizes)
-        leaves = self.leaves[is_in].long()
-        sizes[leaves[leaves >= 0]] = 1
-        starts = [0, 1]  # the first node of each level
-        for _ in range(self.depth):
-            starts.append(int(self.offsets[starts[-1]]) if starts[-1] < self.num_nodes else self.num_nodes)
-        for first, after, end in reversed(list(zip(starts[:-2], starts[1:-1], starts[2:], strict=True))):
-            before = nn.functional.pad(sizes[after:end].cumsum(0), (1, 0))  # items below the nodes of the next level
-            bounds = (self.offsets[first : after + 1] - after).long()
-            sizes[first:after] += (before[bounds[1:]] - before[bounds[:-1]]).to(sizes.dtype)
-        return sizes
-
-    def exhausted_nodes(self, excluded_items: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
+    def exhausted_nodes(self, excluded_items: torch.Tensor, allowed: ItemSubset | None = None) -> torch.Tensor:
         """Nodes below which every item is excluded, of catalogue rows (B, E), padded with -1, that users must not get.
 
-        They are sorted keys (X,), each `user * num_nodes + node`. `allowed` (N,) is as of [`subset`]: other items count
-        as if they were not there.
+        They are sorted keys (X,), each `user * num_nodes + node`. `allowed` is as of [`subset`]: other items count as
+        if they were not there.
         """
         sizes = self.sizes if allowed is None else allowed
         users = torch.arange(len(excluded_items), device=excluded_items.device)[:, None]  # (B, 1)
@@ -248,6 +259,21 @@ class ItemTrie(nn.Module):
         keys = (keys[:, None] // self.num_nodes * self.num_nodes + path)[path > 0]
         keys, counts = torch.unique(keys, return_counts=True)
         return keys[counts == sizes[keys % self.num_nodes]]
+
+
+class ItemSubset:
+    """Some of a trie's items: `subset[nodes]` is how many of them are below nodes (...).
+
+    `before` (I + 1,) int32: how many of them are among the first 0, 1, ... of the trie's items, in the order of the
+    lexical IDs.
+    """
+
+    def __init__(self, trie: ItemTrie, before: torch.Tensor):
+        self.trie, self.before = trie, before
+
+    def __getitem__(self, nodes: torch.Tensor) -> torch.Tensor:
+        first = self.trie.starts[nodes]
+        return (self.before[first + self.trie.sizes[nodes]] - self.before[first]).long()
 
 
 def _as_array(sequences: Sequence[Sequence[int]] | np.ndarray | torch.Tensor) -> np.ndarray:

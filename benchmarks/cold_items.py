@@ -17,21 +17,25 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm.auto import tqdm
 
 from gram.commands.command import quiet
 from gram.common.command_line import exit_code_of
 from gram.data import Interactions, RecommendationData, evaluation_histories, read_folder
 from gram.data.folder import write_parquet_folder
-from gram.evaluation.candidates import gram_candidates, target_ranks
+from gram.evaluation.candidates import target_ranks
 from gram.evaluation.rankings import ranking_metrics
+from gram.item_cache_gram import ItemCache
 from gram.serving.catalogue_changes import add_items
 from gram.serving.loading import load_model
+from gram.serving.recommendation import Recommender, search_users
 from gram.train_accelerate import main as train
 from gram.translation.embedding import embed_texts
 
 from .measuring import markdown, write_json
 
 CUTOFF, LATEST = 50, 5
+COLD_SHARES = (0.06, 0.1, 0.2)  # three, five and ten of fifty places
 COLD_FILE = "cold.parquet"
 
 
@@ -73,18 +77,20 @@ def by_texts(data: RecommendationData, histories: Sequence[np.ndarray]) -> np.nd
     return np.stack(found)
 
 
-def searched(folder: Path, data: RecommendationData, histories: Sequence[np.ndarray]) -> np.ndarray:
+def searched(
+    folder: Path, data: RecommendationData, histories: Sequence[np.ndarray], cold_share: float = 0.0
+) -> np.ndarray:
     """(U, 50) the rows that a model recommends, of what it knows of each history; -1 where that is nothing."""
     model, tokenizer = load_model(folder)
     rows = np.array([tokenizer.item_rows.get(item, -1) for item in data.items.item_ids])
     back = np.full(len(tokenizer.item_ids) + 1, -1)  # a row of the model as one of the data; the last is for none
     back[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-    known = [rows[history][rows[history] >= 0] for history in histories]
-    users = [user for user, history in enumerate(known) if len(history)]
-    found = np.full((len(histories), CUTOFF), -1)
-    candidates = gram_candidates(model, tokenizer, [known[user] for user in users], ["unseen_items"], num_beams=CUTOFF)
-    found[users] = back[candidates["unseen_items"].items]
-    return found
+    known = [rows[history][rows[history] >= 0].tolist() for history in histories]
+    recommender = Recommender(model, tokenizer, item_cache=ItemCache.in_memory(model, tokenizer))
+    search = {"top_k": CUTOFF, "exclude_seen": True, "num_beams": CUTOFF, "cold_share": cold_share}
+    with tqdm(total=len(known), desc=f"{folder.name}, {cold_share:g}", unit="user") as bar:
+        found, _ = search_users(recommender, known, search, recommender.item_cache, bar)
+    return back[found]
 
 
 def measure(data: RecommendationData, output_dir: Path, share: float, seed: int, training: Sequence[str]) -> dict:
@@ -103,6 +109,7 @@ def measure(data: RecommendationData, output_dir: Path, share: float, seed: int,
     rankings = {
         "GRAM, before": searched(trained, data, histories),
         "GRAM, with the new items": searched(added, data, histories),
+        **{f"GRAM, `cold_share` {share:g}": searched(added, data, histories, share) for share in COLD_SHARES},
         "texts alone": by_texts(data, histories),
     }
     rows = {}

@@ -86,6 +86,12 @@ def peak_gb(who: int = resource.RUSAGE_SELF) -> float:
     return resource.getrusage(who).ru_maxrss * bytes_per_unit / GB
 
 
+def resident_gb() -> float:
+    """The memory that this process holds now; NaN where that is not Linux."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * resource.getpagesize() / GB if status.is_file() else float("nan")
+
+
 def in_fresh_process(function: Callable, *arguments) -> None:
     """Run the function in a process that shares no memory with this one.
 

@@ -37,6 +37,17 @@ def whole_number(least: int, most: int = 999_999_999) -> Callable[[str], int]:
 at_least_one, port = whole_number(1), whole_number(0, 65535)
 
 
+def share(text: str) -> float:
+    """An argument's `type`: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number from 0 to 1")
+    return value
+
+
 def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """`--data`, a data folder."""
     what = "data folder that `gram prepare` made, or with user_sequence.txt (USER ITEM ITEM ...) and item_text.tsv"

@@ -8,7 +8,7 @@ gram recommend runs/quickstart --users users/ --output recs/ --engine ray --num-
 import argparse
 from pathlib import Path
 
-from .command import add_search, at_least_one, item_ids, print_items, quiet
+from .command import add_search, at_least_one, item_ids, print_items, quiet, share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", action="append", metavar="ID", help=what)
     what = "a condition that they meet, such as 'genres=Comedy' or 'price<=20'; again for each"
     parser.add_argument("--where", action="append", default=[], metavar="COND", help=what)
+    what = "this share of the places is for cold items (0)"
+    parser.add_argument("--cold-share", type=share, default=0.0, metavar="S", help=what)
+    what = "these have fewer than N in the training part (1: new items alone)"
+    parser.add_argument("--cold-below", type=at_least_one, default=1, metavar="N", help=what)
     what = "skip items of a history that the catalogue does not have; a user of no other gets what is popular"
     parser.add_argument("--skip-unknown", action="store_true", help=what)
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub (main)")
@@ -65,6 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     search = {"top_k": arguments.top_k, "exclude_seen": arguments.exclude_seen, "num_beams": arguments.num_beams}
     search |= {"exclude": item_ids(arguments.exclude), "only": arguments.only and item_ids(arguments.only)}
     search |= {"where": arguments.where, "skip_unknown": arguments.skip_unknown}
+    search |= {"cold_share": arguments.cold_share, "cold_below": arguments.cold_below}
     if arguments.users is not None:
         count = recommend_users(recommender, arguments.users, arguments.output, **search)
         print(f"recommendations to {count:,} users saved to {arguments.output}")
@@ -84,6 +89,7 @@ def _recommend_tables(arguments: argparse.Namespace) -> None:
     choice |= {"where": arguments.where, "exclude_seen": arguments.exclude_seen}
     loading = (arguments.model, arguments.item_cache, arguments.revision, arguments.batch_size)
     search = {"top_k": arguments.top_k, "num_beams": arguments.num_beams, **choice}
+    search |= {"cold_share": arguments.cold_share, "cold_below": arguments.cold_below}
     workers = (arguments.engine, arguments.num_workers, arguments.gpus_per_worker)
     recommender = FileRecommender(*loading, **search)
     count = recommend_tables(recommender, arguments.users, arguments.output, *workers)

@@ -9,7 +9,10 @@ from typing import Any
 from transformers import pipeline
 
 MOST_MEGABYTES = 256  # of item encodings that are computed at the start, where the repository holds none
-PARAMETERS = ("top_k", "exclude_seen", "exclude", "only", "where", "num_beams", "score_mode", "exact")
+PARAMETERS = (
+    *("top_k", "exclude_seen", "exclude", "only", "where", "num_beams", "score_mode", "exact"),
+    *("cold_share", "cold_below"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class EndpointHandler:
         Args:
             data: `inputs`: the item ids of one user, oldest first, or a list of such histories; `parameters`, if
                 there are any, are the pipeline's: `top_k` (10), `exclude_seen` (True), `exclude`, `only`, `where`,
-                `num_beams` (50), `score_mode`, `exact`.
+                `num_beams` (50), `score_mode`, `exact`, `cold_share` (0), `cold_below` (1).
 
         Returns:
             What the pipeline gives for these.

@@ -117,6 +117,8 @@ class Recommender:
         only: Sequence[str] | None = None,
         where: Sequence[str] = (),
         skip_unknown: bool = True,
+        cold_share: float = 0.0,
+        cold_below: int = 1,
     ) -> list[UserItems]:
         """The next items of each user: at most `top_k`, best first, fewer where the catalogue has no more.
 
@@ -133,6 +135,8 @@ class Recommender:
             only: ids of the items that they may get; by default all.
             where: conditions that what they get meets, such as `genres=Comedy`; see [`GramTokenizer.allowed_rows`].
             skip_unknown: read what the catalogue has of each history; without it all must be there.
+            cold_share, cold_below: this share of the `top_k` is for items with fewer interactions than that, for new
+                ones if it is 1; see [`gram.pipeline_gram.recommend_rows`].
 
         Raises:
             ValueError: a history is no list of strings; `exclude` or `only` holds an item that is not in the catalogue,
@@ -145,6 +149,8 @@ class Recommender:
             [3, 3]
         """
         allowed, found = self.allowed_rows(exclude, only, where), []
+        search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": num_beams}
+        search |= {"cold_share": cold_share, "cold_below": cold_below}
         place = "histories[{}]: " if len(histories) > 1 else ""
         users = [
             self.tokenizer.known_rows(history, where) if skip_unknown else (self.rows_or_texts(history, where), [])
@@ -152,7 +158,7 @@ class Recommender:
         ]
         for start in range(0, len(users), self.batch_size):
             rows, skipped = zip(*users[start : start + self.batch_size], strict=True)
-            best = self.recommend_rows(rows, top_k, exclude_seen, num_beams, self.item_cache, allowed)
+            best = self.recommend_rows(rows, self.item_cache, allowed=allowed, **search)
             for items, history, strangers in zip(items_of_rows(self.tokenizer, *best), rows, skipped, strict=True):
                 items = (Recommendation(**item) for item in items)
                 found.append(UserItems(items, strangers, is_fallback=not history))
@@ -210,17 +216,10 @@ class Recommender:
         return read
 
     def recommend_rows(
-        self,
-        histories: Sequence[Sequence[int | str]],
-        top_k: int,
-        exclude_seen: bool,
-        num_beams: int,
-        item_cache: ItemCache,
-        allowed: np.ndarray | None = None,
+        self, histories: Sequence[Sequence[int | str]], item_cache: ItemCache | None, **search: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """One search for users whose histories are rows or texts; see [`gram.pipeline_gram.recommend_rows`]."""
-        search = (top_k, exclude_seen, num_beams, item_cache, allowed)
-        return recommend_rows(self.model, self.tokenizer, histories, *search)
+        return recommend_rows(self.model, self.tokenizer, histories, item_cache=item_cache, **search)
 
 
 def recommend_users(
@@ -234,6 +233,8 @@ def recommend_users(
     only: Sequence[str] | None = None,
     where: Sequence[str] = (),
     skip_unknown: bool = True,
+    cold_share: float = 0.0,
+    cold_below: int = 1,
     users_per_part: int = USERS_PER_PART,
     progress: bool = True,
 ) -> int:
@@ -248,7 +249,8 @@ def recommend_users(
         recommender: what to ask.
         users_file: one user per line, `USER ITEM ITEM ...`, oldest item first, perhaps no item, UTF-8.
         output: `.parquet` or `.csv`, with the columns of `RECOMMENDATIONS_SCHEMA`, users in the order of their file.
-        top_k, exclude_seen, num_beams, exclude, only, where, skip_unknown: as of [`Recommender.recommend`].
+        top_k, exclude_seen, num_beams, exclude, only, where, skip_unknown, cold_share, cold_below: as of
+            [`Recommender.recommend`].
         users_per_part: users in a part; what an interruption may cost.
         progress: show a bar with the time left.
 
@@ -273,6 +275,7 @@ def recommend_users(
     users = _read_users(users_file, recommender.tokenizer, skip_unknown)
     with locked(output):
         search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
+        search |= {"cold_share": cold_share, "cold_below": cold_below} if cold_share else {}
         allowed = recommender.allowed_rows(exclude, only, where)
         provenance = provenance_of(recommender, allowed, {**search, "users_per_part": users_per_part})
         provenance = with_users(provenance, users_file)
@@ -347,7 +350,7 @@ def search_users(
     scores = np.zeros(rows.shape, dtype=np.float32)
     for users, cache in batches_of_users(model, tokenizer, histories, recommender.batch_size, item_cache):
         batch = [histories[user] for user in users]
-        rows[users], scores[users] = recommender.recommend_rows(batch, **search, item_cache=cache)
+        rows[users], scores[users] = recommender.recommend_rows(batch, cache, **search)
         bar.update(len(users))
     return rows, scores
 

@@ -33,7 +33,7 @@ RANKED_SCHEMA = pa.schema(
 _NAMES = tuple(RANKED_SCHEMA.names)
 LOCAL, RAY = "local", "ray"
 ENGINES = (LOCAL, RAY)
-_SEARCH = {"top_k": 10, "exclude_seen": True, "num_beams": 50}
+_SEARCH = {"top_k": 10, "exclude_seen": True, "num_beams": 50, "cold_share": 0.0, "cold_below": 1}
 _CHOICE = {"exclude": (), "only": None, "where": ()}
 
 
@@ -48,7 +48,8 @@ class TableRecommender:
     Args:
         model, item_cache, revision, batch_size: as of [`Recommender.from_pretrained`]. With item encodings in the model
             folder, the processes of a machine share one copy of them, and encode nothing.
-        search: `top_k`, `exclude_seen`, `num_beams`, `exclude`, `only`, `where`: as of [`Recommender.recommend`].
+        search: `top_k`, `exclude_seen`, `num_beams`, `exclude`, `only`, `where`, `cold_share`, `cold_below`: as of
+            [`Recommender.recommend`].
 
     Example:
         >>> users = pa.table({"user_id": ["anna", "ben"], "items": [["B0003", "B0007"], ["B0001", "gone"]]})

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import ItemTrie
-from gram.benchmarks import catalogues, cold_items, lexical_ids, ties, translation
+from gram.benchmarks import catalogues, cold_items, lexical_ids, scale, ties, translation
 from gram.benchmarks import generation as generation_benchmark
 from gram.benchmarks import quality as quality_benchmark
 from gram.benchmarks import serving as serving_benchmark
 from gram.benchmarks import trie as trie_benchmark
-from gram.benchmarks.measuring import Machine
+from gram.benchmarks.measuring import GB, Machine
 from gram.data import read_folder
 from gram.reproduction import quickstart
 from gram.serving.recommendation import Recommender
@@ -343,6 +343,25 @@ def test_the_spread_over_ties_is_that_of_whole_quickstarts(films_wheel, tmp_path
     assert f"| {np.mean(values):.4f} +- {np.std(values, ddof=1):.4f} |" in row
 
 
+def test_a_large_catalogue_is_measured_with_and_without_its_tokenizer(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scale, "in_fresh_process", lambda run, *arguments: run(*arguments))
+    for name, value in {"CONDITIONS": 3, "ENCODED": 20, "REPEATS": 2}.items():
+        monkeypatch.setattr(scale, name, value)
+    flags = ["--items", "300", "500", "--tokens", "4", "--output-dir", str(tmp_path)]
+    scale.main(flags)
+    found = json.loads((tmp_path / "scale.json").read_text(encoding="utf-8"))
+    assert [size["items"] for size in found["sizes"]] == [300, 500]
+    assert [size["cache_gb"] * GB for size in found["sizes"]] == pytest.approx([300 * 4 * 132, 500 * 4 * 132])
+    for size in found["sizes"]:
+        seconds = [*size["first_seconds"].values(), *size["later_seconds"].values(), size["many_seconds"]]
+        assert len(seconds) == 2 * len(scale.SHARES) + 1
+        assert min(*seconds, size["cold_seconds"], size["warm_seconds"], *found["cost"].values()) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["scale.json"]
+    scale.main([*flags, "--without-tokenizer"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| 300", "| 500"))]
+    assert [row.split("|")[4].strip() == "-" for row in rows] == [False, False, True, True]
+
+
 def test_cold_items_are_held_out_added_and_looked_for(data_folder, tmp_path, capsys):
     recipe, output = tmp_path / "recipe.yaml", tmp_path / "cold"
     recipe.write_text(QUICKSTART_RECIPE)
@@ -353,14 +372,16 @@ def test_cold_items_are_held_out_added_and_looked_for(data_folder, tmp_path, cap
     cold = set(whole.items.item_ids) - set(warm.items.item_ids)
     assert len(cold) == found["cold"]["items"] == 6
     assert sum(found["cold"]["users"].values()) == len(whole.interactions)
-    before, after, texts = found["rows"].values()
+    before, after, *reserved, texts = found["rows"].values()
     assert before["cold"]["mean"] == 0
     assert before["share of cold items"] == 0
     assert after["cold"]["mean"] > 0, "fifty are all of them"
     assert after["share of cold items"] > 0
-    assert texts["cold"]["mean"] > 0
+    assert all(of["cold"]["mean"] > 0 for of in (*reserved, texts))
     models = Recommender.from_pretrained(output / "trained"), Recommender.from_pretrained(output / "added")
     assert set(models[1].tokenizer.item_ids) - set(models[0].tokenizer.item_ids) == cold
-    assert sum(line.startswith("| ") for line in capsys.readouterr().out.splitlines()) == 5
+    assert sum(line.startswith("| ") for line in capsys.readouterr().out.splitlines()) == 5 + len(
+        cold_items.COLD_SHARES
+    )
     cold_items.main(flags)  # nothing is done again
     assert json.loads((output / "cold_items.json").read_text(encoding="utf-8"))["rows"] == found["rows"]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gram import GramTokenizer, cli
+from gram.serving.recommendation import Recommender
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -79,6 +80,7 @@ def test_help_of_a_command_explains_flags_and_shows_an_example(gram, capsys, nam
         (["recommend", "MODEL", "--history", "a", "--top-k", "0"], "--top-k: '0' is no whole number from 1 to"),
         (["recommend", "MODEL", "--history", "--1Ua"], "(one that begins with two dashes is written --history=--...)"),
         (["recommend", "MODEL", "--history", "a", "--num-beams", "9" * 5000], "is no whole number from 1 to 999999999"),
+        (["recommend", "MODEL", "--history", "a", "--cold-share", "7%"], "--cold-share: '7%' is no number from 0 to 1"),
         (["space", "a/b", "--run", "--port", "99999"], "--port: '99999' is no whole number from 0 to 65535"),
         (["tune", "--data", "DIR", "--output", "x", "--seed", "9" * 30], "is no whole number from 0 to 999999999"),
         (["prepare", "--output", "x", "--config", "."], ".: is a folder; give a YAML file of settings"),
@@ -304,6 +306,15 @@ def test_recommend_to_a_stranger(gram, model_folder):
     assert (code, len(lines), errors) == (0, 5, [])
     assert lines[0] == "skipped, as the catalogue does not have them: gone"
     assert lines[1] == "nothing of the history is known: these are the most popular items"
+
+
+def test_places_for_cold_items(gram, model_folder):
+    cold = ["--cold-share", 0.5, "--cold-below", 12]
+    code, lines, errors = gram("recommend", model_folder, "--history", "B0001", "--top-k", 6, *cold)
+    search = {"top_k": 6, "cold_share": 0.5, "cold_below": 12}
+    (found,) = Recommender.from_pretrained(model_folder).recommend([["B0001"]], **search)
+    assert (code, errors) == (0, [])
+    assert [line.split()[2] for line in lines[1:]] == [item.item_id for item in found]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "catalogue.parquet"])

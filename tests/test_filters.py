@@ -27,9 +27,11 @@ NAMES = st.sampled_from(["Comedy", "Drama", "War (1940-45)", "sci-fi", "a.b"])
 def test_numbers_are_compared_as_numbers_be_they_texts_or_not(values, sign, twice):
     value = twice / 2
     expected = [sign == "!=" if each is None else OPERATORS[sign](each, value) for each in values]
-    kinds = [pa.int64(), pa.float32()] + ([pa.string()] if sign not in ("=", "!=") else [])
-    for kind in kinds:
-        catalogue = pa.table({"price": pa.array(values, pa.int64()).cast(kind)})
+    texts = [pa.string(), pa.dictionary(pa.int32(), pa.string())]
+    for kind in [pa.int64(), pa.float32(), *(texts if sign not in ("=", "!=") else [])]:
+        column = pa.array(values, pa.int64())
+        column = column.cast(pa.string()).cast(kind) if kind in texts else column.cast(kind)
+        catalogue = pa.table({"price": column})
         assert items_where(catalogue, f"price {sign} {value}").tolist() == expected
 
 
@@ -37,7 +39,9 @@ def test_numbers_are_compared_as_numbers_be_they_texts_or_not(values, sign, twic
 def test_a_list_or_a_text_with_commas_has_its_parts(values, name):
     expected = [each is not None and name in each for each in values]
     texts = [None if each is None else ", ".join(each) for each in values]
-    for column in (pa.array(values, pa.list_(pa.string())), pa.array(texts, pa.string())):
+    plain = pa.array(values, pa.list_(pa.string())), pa.array(texts, pa.string())
+    each_once = plain[0].cast(pa.list_(pa.dictionary(pa.int32(), pa.string()))), plain[1].dictionary_encode()
+    for column in (*plain, *each_once):
         catalogue = pa.table({"genres": column})
         assert items_where(catalogue, f"genres={name}").tolist() == expected
         assert items_where(catalogue, f"genres != {name}").tolist() == [not met for met in expected]

@@ -79,6 +79,7 @@ def test_answers_as_the_recommender_does(folder, run_elsewhere):
         {"inputs": histories[0], "parameters": {"top_k": 4, "num_beams": 20, "exclude_seen": True}},
         {"inputs": histories[0]},
         {"inputs": histories, "parameters": {"only": others, "exclude": others[:2], "where": "year<1985"}},
+        {"inputs": histories, "parameters": {"cold_share": 0.5, "cold_below": 12}},
         *(request for request, _ in WRONG),
     ]
     (first, answers), (second, (without_cache,)) = run_elsewhere(ENDPOINT, [str(folder), requests, [256, 0]])
@@ -87,7 +88,8 @@ def test_answers_as_the_recommender_does(folder, run_elsewhere):
     assert_same(without_cache, expected)
     assert_same(answers[1:3], [expected[0], recommender.recommend(histories[:1])[0]])
     assert_same(answers[3], recommender.recommend(histories, only=others, exclude=others[:2], where=["year<1985"]))
-    for (_, message), answer in zip(WRONG, answers[4:], strict=True):
+    assert_same(answers[4], recommender.recommend(histories, cold_share=0.5, cold_below=12))
+    for (_, message), answer in zip(WRONG, answers[5:], strict=True):
         assert message in answer
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gram import cli
 from gram.data import training_part
+from gram.item_cache_gram import ItemCache
 from gram.pipeline_gram import GenerativeRecommendationPipeline
 from gram.serving.loading import load_model
 from gram.serving.recommendation import RECOMMENDATIONS_SCHEMA, Recommender, recommend_users
@@ -157,12 +158,57 @@ def test_users_of_whom_nothing_is_known_get_what_is_popular(recommender, tokeniz
 def test_a_catalogue_that_does_not_say_what_is_popular(model, tokenizer):
     older = copy.deepcopy(tokenizer)
     older.catalogue = older.catalogue.drop_columns([COUNTS])
-    older.__dict__.pop("popularity", None)
-    with pytest.raises(ValueError, match="which does not say what is popular; translate and train again"):
-        Recommender(model, older).recommend([[]])
+    for name in ("popularity", "interactions"):
+        older.__dict__.pop(name, None)
+    for search in ({"histories": [[]]}, {"histories": [["B0003"]], "cold_share": 0.5}):
+        with pytest.raises(ValueError, match="does not say what is popular, in num_interactions; translate and train"):
+            Recommender(model, older).recommend(**search)
 
 
-@pytest.mark.parametrize("wrong", [{"top_k": 0}, {"num_beams": 0}])
+@settings(max_examples=25)
+@given(draw=st.data())
+def test_a_share_of_the_places_is_for_items_with_few_interactions(
+    recommender, model, tokenizer, histories, training_counts, draw
+):
+    number = draw.draw(st.integers(1, 12), label="top_k")
+    share = draw.draw(st.floats(0, 1), label="cold_share")
+    below = draw.draw(st.integers(1, 14), label="cold_below")
+    only = draw.draw(st.none() | st.lists(st.sampled_from(tokenizer.item_ids), unique=True), label="only")
+    search = {"top_k": number, "only": only, "num_beams": 50}
+    plain = items_of(recommender.recommend(histories, **search))
+    found = items_of(recommender.recommend(histories, **search, cold_share=share, cold_below=below))
+    cold = {item for item, count in zip(tokenizer.item_ids, training_counts.tolist(), strict=True) if count < below}
+    vectors = dict(zip(tokenizer.item_ids, ItemCache.in_memory(model, tokenizer).pooled().numpy(), strict=True))
+    for history, before, after in zip(histories, plain, found, strict=True):
+        may = cold - {*history} if only is None else cold & {*only} - {*history}
+        added = [item for item in after if item not in before]
+        places = round(share * number)
+        assert len({*after} & cold) == max(len({*before} & cold), min(places, len(may)))
+        assert after == [item for item in before if item in after] + added
+        assert {*before} - {*after} <= {*before} - cold  # and of these the last
+        left = [item for item in before if item not in cold]
+        assert [item for item in left if item in after] == left[: len(left) - len(before) + len(after) - len(added)]
+        likeness = {
+            item: max(vectors[item] @ vectors[of] for of in history[-tokenizer.max_history :])
+            for item in may - {*before}
+        }
+        best = sorted(likeness.values(), reverse=True)[: len(added)]
+        assert [likeness[item] for item in added] == pytest.approx(best, abs=1e-5)
+
+
+def test_an_item_in_no_catalogue_brings_in_those_that_are_like_it(recommender, tokenizer, training_counts):
+    (row, *_) = np.flatnonzero(training_counts < training_counts.max())
+    fields = {"text": tokenizer.catalogue["text"][int(row)].as_py()}
+    search = {"top_k": 1, "cold_share": 1.0, "cold_below": int(training_counts.max()), "exclude_seen": False}
+    (found,) = recommender.recommend([[fields]], **search)
+    (same,) = Recommender(
+        recommender.model, tokenizer, item_cache=ItemCache.in_memory(recommender.model, tokenizer)
+    ).recommend([[fields]], **search)
+    assert [item.item_id for item in found] == [item.item_id for item in same]
+    assert training_counts[tokenizer.item_rows[found[0].item_id]] < training_counts.max()
+
+
+@pytest.mark.parametrize("wrong", [{"top_k": 0}, {"num_beams": 0}, {"cold_below": 0}, {"cold_share": 1.5}])
 def test_numbers_below_one_are_named(recommender, histories, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         recommender.recommend(histories, **wrong)
@@ -246,11 +292,11 @@ class Interrupting(Recommender):
         super().__init__(model, tokenizer, batch_size=2)
         self.left, self.asked = at, 0
 
-    def recommend_rows(self, histories, **settings):
+    def recommend_rows(self, histories, item_cache, **settings):
         self.asked += len(histories)
         if self.left is not None and self.asked > self.left:
             raise KeyboardInterrupt
-        return super().recommend_rows(histories, **settings)
+        return super().recommend_rows(histories, item_cache, **settings)
 
 
 def test_interrupted_run_goes_on_where_it_was(model, tokenizer, histories, tmp_path):

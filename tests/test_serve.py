@@ -86,6 +86,7 @@ def wait_for(url, sample, value):
         *({}, {"top_k": 3}, {"top_k": 20, "exclude_seen": False}, {"num_beams": 5}, {"top_k": 7, "num_beams": 2}),
         *({"exclude": ["4", "6"]}, {"only": ["4", "6", "8", "2"]}, {"only": ["4", "6", "8"], "exclude": ["6"]}),
         *({"only": []}, {"where": ["year>=1980", "genres=Comedy"]}, {"where": ["year<1975"], "exclude": ["3"]}),
+        *({"cold_share": 0.5, "cold_below": 12}, {"cold_share": 0.3, "top_k": 7, "where": ["year>=1980"]}),
     ],
 )
 def test_answers_are_the_recommenders(client, recommender, options):

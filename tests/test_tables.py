@@ -45,8 +45,9 @@ def tables_of(folder):
     return {path.relative_to(folder).as_posix(): pq.read_table(path) for path in sorted(folder.rglob("*.parquet"))}
 
 
-def test_a_table_says_what_the_recommender_says(encoded_folder, users):
-    search = {"top_k": 4, "where": [], "exclude": ["B0002"]}
+@pytest.mark.parametrize("more", [{}, {"cold_share": 0.5, "cold_below": 12}])
+def test_a_table_says_what_the_recommender_says(encoded_folder, users, more):
+    search = {"top_k": 4, "where": [], "exclude": ["B0002"], **more}
     ranked = TableRecommender(encoded_folder, **search)(users)
     assert ranked.schema.equals(RANKED_SCHEMA)
     assert ranked["user_id"].to_pylist() == users["user_id"].to_pylist()

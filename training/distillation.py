@@ -117,10 +117,8 @@ class Distillation:
         self.teacher, self.interactions, self.temperature = teacher, interactions, temperature
         self.weight, self.draws, self.device = weight, draws, device
         self.trie = copy.deepcopy(trie).to(device)
-        starts = torch.from_numpy(_starts(trie))
-        self.places = starts[trie.leaves.cpu()].to(device)  # (I,) of the items in the trie's order
+        self.places = self.trie.starts[self.trie.leaves]  # (I,) of the items in the trie's order
         self.order = self.places.argsort()  # (I,) items in the trie's order
-        self.starts = starts.to(device)  # (N,)
         self.graph, self.graph_share = graph, graph_share
         self.states = None
         if isinstance(teacher, SASRec):
@@ -175,7 +173,7 @@ class Distillation:
             counts = counts if places is None else torch.searchsorted(places, counts)
             return sums.gather(1, (counts - 1).clamp(min=0)).masked_fill(counts == 0, 0).view_as(children)
 
-        first = self.starts[children]
+        first = trie.starts[children]
         masses = (before(first + trie.sizes[children]) - before(first)).clamp(min=0).masked_fill(~exists, 0)
         total = masses.sum(-1, keepdim=True)
         weight = torch.ones_like(targets, dtype=torch.float64)
@@ -215,15 +213,3 @@ class Distillation:
             of_graph[had] = expected[had]  # a graph takes no item for had
             expected = (1 - self.graph_share) * expected + self.graph_share * F.normalize(of_graph, p=1, dim=-1)
         return expected
-
-
-def _starts(trie: ItemTrie) -> np.ndarray:
-    """(N,) how many items come before those of each node, in the trie's order."""
-    offsets, sizes = trie.offsets.cpu().numpy(), trie.sizes.cpu().numpy().astype(np.int64)
-    before = np.append(0, sizes.cumsum()[:-1])
-    parents = np.repeat(np.arange(len(sizes)), np.diff(offsets))  # of all nodes but the root
-    older = before[1:] - before[offsets[parents]]  # items of the siblings that come first
-    starts = np.zeros_like(sizes)
-    for _ in range(trie.depth):  # each time right for one level more
-        starts[1:] = starts[parents] + older
-    return starts

@@ -94,6 +94,8 @@ class Batcher:
             detail = f"too many users are waiting; try again in {seconds} s"
             raise HTTPException(503, detail, {"Retry-After": str(seconds)})
         loop, search = asyncio.get_running_loop(), {"num_beams": max(num_beams, top_k), **search}
+        if search.get("cold_share"):  # which places these are hangs on their number
+            search["top_k"] = top_k
         of_all = self.served.recommender, top_k, search, loop.time()
         users = [_User(history, *of_all, loop.create_future()) for history in histories]
         self._waiting.update(dict.fromkeys(users))
@@ -129,10 +131,10 @@ class Batcher:
 
     async def _search(self, batch: list[_User]) -> None:
         loop = asyncio.get_running_loop()
-        start, search = loop.time(), batch[0].search
-        histories, top_k = [user.history for user in batch], max(user.top_k for user in batch)
+        start, histories = loop.time(), [user.history for user in batch]
+        search = {"top_k": max(user.top_k for user in batch), **batch[0].search}
         try:  # one search at a time, so that it is always the same thread
-            found = await asyncio.to_thread(batch[0].recommender.recommend, histories, top_k, **search)
+            found = await asyncio.to_thread(batch[0].recommender.recommend, histories, **search)
         except Exception as error:
             logger.exception("a search for %d users failed", len(batch))
             said = f": {error}" if isinstance(error, ValueError) else ""  # our own words: of scores that are no numbers

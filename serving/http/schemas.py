@@ -148,6 +148,10 @@ def recommend_request(settings: ServeSettings, served: Served) -> type[BaseModel
             [], max_length=MOST_CONDITIONS, fail_fast=True, description="Conditions that all they get meets."
         )
         num_beams: int = Field(min(50, most_beams), ge=1, le=most_beams, description="Width; at least `top_k` counts.")
+        cold_share: float = Field(
+            0.0, ge=0, le=1, description="This share of the places is for cold items, such as new ones."
+        )
+        cold_below: int = Field(1, ge=1, le=10**9, description="These have fewer in the training part.")
         timeout: float = Field(
             settings.request_timeout, gt=0, le=settings.request_timeout, description="Seconds to wait for the answer."
         )
