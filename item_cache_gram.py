@@ -134,33 +134,50 @@ class ItemCache:
         cls, folder, model, tokenizer, dtype, batch_tokens, rows_per_shard, processes, progress, overwrite
     ) -> ItemCache:
         """Bring a folder up to date; see [`GramForConditionalGeneration.encode_items`]."""
+        dtype, gaps = cls.gaps(folder, model, tokenizer, dtype, rows_per_shard, processes, overwrite)
+        process, num_processes = (processes.process_index, processes.num_processes) if processes else (0, 1)
+        share, origin = gaps[process::num_processes], _origin(model, tokenizer)
+        options = {"total": sum(after - first for first, after in share), "desc": "item encodings", "unit": "item"}
+        with tqdm(**options, disable=not (progress and process == 0 and share)) as bar:
+            for first, after in share:
+                cls.encode_rows(folder, model, tokenizer, dtype, first, after, batch_tokens, bar, origin)
+        if num_processes > 1:
+            processes.wait_for_everyone()
+        return cls.open(folder, model, tokenizer)
+
+    @classmethod
+    def gaps(
+        cls, folder, model, tokenizer, dtype=None, rows_per_shard=ROWS_PER_SHARD, processes=None, overwrite=False
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """Make a folder ready for what it lacks: what it holds or will, and rows (first, after), one shard's each.
+
+        What does not fit is removed if `overwrite` says so. Raises as [`GramForConditionalGeneration.encode_items`].
+        """
         if not tokenizer.with_item_prompts:
             raise ValueError(f"{folder}: this model was trained without item prompts; there is nothing to encode")
         folder, origin, num_items = Path(folder), _origin(model, tokenizer), len(tokenizer.item_ids)
         shards, unfit, found = _survey(folder, model, num_items, origin, dtype)
-        dtype = found or "float32"
         if unfit and not overwrite:
             raise ValueError(_refusal(unfit, _command(model, folder)))
-        process, num_processes = (processes.process_index, processes.num_processes) if processes else (0, 1)
-        wait = processes.wait_for_everyone if num_processes > 1 else lambda: None
+        wait = processes.wait_for_everyone if processes and processes.num_processes > 1 else lambda: None
         wait()  # all have seen the same shards
-        if process == 0:
+        if not processes or processes.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
             for path in (*unfit, *folder.glob(".item_encodings-*.part")):
                 path.unlink()
         wait()
-        share = _gaps(shards, num_items, rows_per_shard)[process::num_processes]
-        options = {"total": sum(after - first for first, after in share), "desc": "item encodings", "unit": "item"}
-        with tqdm(**options, disable=not (progress and process == 0 and share)) as bar:
-            for begin, after in share:
-                prompts = tokenizer.item_prompts[begin:after]
-                tensors = _encode(model, prompts, dtype, batch_tokens, torch.device("cpu"), bar)
-                path = folder / f"item_encodings-{begin:09d}-{after - 1:09d}.safetensors"
-                encoder, hash_of_prompts = origin
-                facts = {"dtype": dtype, "encoder": encoder, "item_prompts": hash_of_prompts(begin, after)}
-                _write_shard(path, tensors, facts)
-        wait()
-        return cls.open(folder, model, tokenizer)
+        return found or "float32", _gaps(shards, num_items, rows_per_shard)
+
+    @classmethod
+    def encode_rows(
+        cls, folder, model, tokenizer, dtype, first, after, batch_tokens=BATCH_TOKENS, bar=None, origin=None
+    ) -> None:
+        """Write the shard of catalogue rows `first` up to `after`."""
+        prompts, bar = tokenizer.item_prompts[first:after], bar or tqdm(disable=True)
+        tensors = _encode(model, prompts, dtype, batch_tokens, torch.device("cpu"), bar)
+        encoder, hash_of_prompts = origin or _origin(model, tokenizer)
+        facts = {"dtype": dtype, "encoder": encoder, "item_prompts": hash_of_prompts(first, after)}
+        _write_shard(Path(folder) / f"item_encodings-{first:09d}-{after - 1:09d}.safetensors", tensors, facts)
 
     def pooled(self, rows: Sequence[int] | None = None) -> torch.Tensor:
         """One vector for each item (n, d_model) float32: the mean of its tokens' encodings, of length 1, or 0.

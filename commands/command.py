@@ -62,6 +62,14 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--item-cache", type=Path, metavar="DIR", help=what)
 
 
+def add_engine(parser: argparse.ArgumentParser, does: str) -> None:
+    """`--engine` and its workers. `does`: what the engine does."""
+    what = f"{does}: this process, or the workers of a cluster of Ray (local)"
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help=what)
+    parser.add_argument("--num-workers", type=at_least_one, default=1, metavar="N", help="of Ray (1)")
+    parser.add_argument("--gpus-per-worker", type=float, default=0, metavar="G", help="of Ray (0)")
+
+
 def item_ids(named: list[str]) -> list[str]:
     """Items as they are named on the command line; those of a file are its lines."""
     from ..data.sources.lines import filled_lines

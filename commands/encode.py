@@ -2,12 +2,13 @@
 
 gram encode runs/quickstart
 gram encode runs/quickstart --output encodings/int8 --dtype int8
+gram encode runs/quickstart --engine ray --num-workers 8
 """
 
 import argparse
 from pathlib import Path
 
-from .command import quiet
+from .command import add_engine, quiet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), help=what)
     what = "replace encodings of other weights, item prompts or dtype"
     parser.add_argument("--overwrite", action="store_true", help=what)
+    add_engine(parser, "what encodes")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -26,15 +28,19 @@ def run(arguments: argparse.Namespace) -> None:
     from ..common.files import locked
     from ..common.processes import this_process
     from ..item_cache_gram import ITEM_CACHE_FOLDER
+    from ..serving.engines import RAY, encode_by_ray
     from ..serving.loading import load_model
 
     folder = arguments.output or Path(arguments.model) / ITEM_CACHE_FOLDER
     if arguments.output is None and not Path(arguments.model).is_dir():
         raise ValueError(f"{arguments.model}: no such model folder; for a model of the Hub give --output")
     model, tokenizer = load_model(arguments.model)
-    processes = this_process()
+    processes, options = this_process(), {"dtype": arguments.dtype, "overwrite": arguments.overwrite}
     with locked(folder, inside=True, processes=processes):
-        options = {"processes": processes, "overwrite": arguments.overwrite}
-        cache = model.encode_items(tokenizer, folder, arguments.dtype, **options)
+        if arguments.engine == RAY:
+            options |= {"num_workers": arguments.num_workers, "gpus_per_worker": arguments.gpus_per_worker}
+            cache = encode_by_ray(model, tokenizer, folder, **options)
+        else:
+            cache = model.encode_items(tokenizer, folder, processes=processes, **options)
     if processes.is_main_process:
         print(f"{cache.num_items:,} items encoded in {cache.dtype}, saved to {folder}")

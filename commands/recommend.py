@@ -8,7 +8,7 @@ gram recommend runs/quickstart --users users/ --output recs/ --engine ray --num-
 import argparse
 from pathlib import Path
 
-from .command import add_search, at_least_one, item_ids, print_items, quiet, share
+from .command import add_engine, add_search, at_least_one, item_ids, print_items, quiet, share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--users", type=Path, metavar="PATH", help=what)
     what = "where those to --users go, a .parquet or .csv, or for tables a folder; resumable"
     parser.add_argument("--output", type=Path, metavar="PATH", help=what)
-    what = "what works through tables: this process, or the workers of a cluster of Ray (local)"
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help=what)
-    parser.add_argument("--num-workers", type=at_least_one, default=1, metavar="N", help="of Ray (1)")
-    parser.add_argument("--gpus-per-worker", type=float, default=0, metavar="G", help="of Ray (0)")
+    add_engine(parser, "what works through tables")
     parser.add_argument("--top-k", type=at_least_one, default=10, metavar="K", help="items per user (10)")
     what = "items of the history may be recommended too"
     parser.add_argument("--include-seen", dest="exclude_seen", action="store_false", help=what)

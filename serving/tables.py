@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from ..common.files import holds_table, new_file
 from ..common.provenance import Provenance, read_provenance
 from ..data.sources.lines import existing
 from ..pipeline_gram import check_search
+from .engines import ENGINES, LOCAL, RAY, by_ray
 from .recommendation import USERS_PER_PART, Recommender, provenance_of, search_users, with_users
 
 USERS_SCHEMA = pa.schema({"user_id": pa.string(), "items": pa.list_(pa.string())})
@@ -31,8 +29,6 @@ RANKED_SCHEMA = pa.schema(
     }
 )
 _NAMES = tuple(RANKED_SCHEMA.names)
-LOCAL, RAY = "local", "ray"
-ENGINES = (LOCAL, RAY)
 _SEARCH = {"top_k": 10, "exclude_seen": True, "num_beams": 50, "cold_share": 0.0, "cold_below": 1}
 _CHOICE = {"exclude": (), "only": None, "where": ()}
 
@@ -124,12 +120,13 @@ class FileRecommender(TableRecommender):
 
     _provenance: Provenance | None = None  # of all but the users
 
-    def recommend_file(self, users: Path, output: Path, progress: bool = False) -> int:
+    def recommend_file(self, users: str | Path, output: str | Path, progress: bool = False) -> int:
         """Write what is recommended to the users of a file; gives how many they are. What is there is done already.
 
         Raises:
             ValueError: the file is no table of users; or the output is there, of other users or another search.
         """
+        users, output = Path(users), Path(output)
         if self._provenance is None:
             allowed = self.recommender.allowed_rows(*(self.search[name] for name in _CHOICE))
             self._provenance = provenance_of(self.recommender, allowed, {name: self.search[name] for name in _SEARCH})
@@ -197,61 +194,15 @@ def recommend_tables(
         raise FileNotFoundError(f"{users}: no .parquet file in it; give tables of user_id and items")
     with tqdm(total=len(found), desc="recommending", unit="file", disable=not progress) as bar:
         count = 0
-        counts = (
-            _by_ray(recommender, found, num_workers, gpus_per_worker)
-            if engine == RAY
-            else (recommender.recommend_file(file, target, progress) for file, target in found.items())
-        )
+        if engine == RAY:
+            files = [{"users": str(file.resolve()), "output": str(target.resolve())} for file, target in found.items()]
+            counts = by_ray(recommender.recommend_file, files, num_workers, gpus_per_worker)
+        else:
+            counts = (recommender.recommend_file(file, target, progress) for file, target in found.items())
         for number in counts:
             count += number
             bar.update()
     return count
-
-
-def _by_ray(
-    recommender: FileRecommender, files: Mapping[Path, Path], num_workers: int, gpus_per_worker: float
-) -> Iterator[int]:
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError('engine ray needs Ray; pip install "gram-recommender[ray]"')
-    import ray
-
-    if not ray.is_initialized():
-        # Of a cluster of its own every worker gets a place, or all would wait for it for ever.
-        own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(num_workers, os.cpu_count() or 1)}
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **own)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    pairs = [{"file": str(file.resolve()), "output": str(target.resolve())} for file, target in files.items()]
-    tasks = ray.data.from_items(pairs, override_num_blocks=len(pairs))
-    done = tasks.map_batches(
-        _Worker,
-        fn_constructor_args=(recommender,),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=num_workers),
-        num_gpus=gpus_per_worker or None,
-        num_cpus=1,
-    )
-    for batch in done.iter_batches(batch_size=1, batch_format="pyarrow"):
-        for number, error in zip(batch["users"].to_pylist(), batch["error"].to_pylist(), strict=True):
-            if error is not None:
-                raise ValueError(error)
-            yield number
-
-
-class _Worker:
-    """An actor of Ray: it has a recommender of its own, and gives what a user can put right as a value."""
-
-    def __init__(self, recommender: FileRecommender):
-        self.recommender = recommender
-
-    def __call__(self, files: pa.Table) -> pa.Table:
-        count, error = 0, None
-        try:
-            for file, output in zip(files["file"].to_pylist(), files["output"].to_pylist(), strict=True):
-                count += self.recommender.recommend_file(Path(file), Path(output))
-        except (ValueError, OSError) as problem:
-            error = str(problem)
-        return pa.table({"users": [count], "error": pa.array([error], pa.string())})
 
 
 def _histories(users: pa.Table) -> Iterator[tuple[list[str], str]]:

@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gram import cli
+from gram.item_cache_gram import ItemCache
+from gram.serving.engines import ItemEncoder, by_ray
+from gram.serving.loading import load_model
 from gram.serving.recommendation import Recommender
 from gram.serving.tables import RANKED_SCHEMA, FileRecommender, TableRecommender, recommend_tables
 
@@ -134,6 +137,7 @@ def test_files_are_done_once(encoded_folder, users_folder, users, tmp_path, caps
 
 @pytest.fixture(scope="module")
 def cluster():
+    os.environ["RAY_worker_niceness"] = "0"  # or they wait for whatever else the machine is at
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield ray
@@ -146,6 +150,22 @@ def test_two_workers_of_ray_say_what_one_process_says(cluster, encoded_folder, u
     count = recommend_tables(recommender, users_folder, tmp_path / "two", "ray", num_workers=2, progress=False)
     assert count == 40
     assert tables_of(tmp_path / "two") == tables_of(tmp_path / "one")
+
+
+def test_two_workers_of_ray_encode_what_one_process_encodes(cluster, encoded_folder, tmp_path, capsys):
+    model, tokenizer = load_model(encoded_folder)
+    dtype, gaps = ItemCache.gaps(tmp_path / "two", model, tokenizer, "int8", rows_per_shard=7)
+    encoder = ItemEncoder(encoded_folder, tmp_path / "two", dtype)
+    parts = [{"first": first, "after": after} for first, after in gaps[1:]]
+    assert sum(by_ray(encoder, parts, num_workers=2)) == len(tokenizer.item_ids) - 7
+    left = ["encode", str(encoded_folder), "--output", str(tmp_path / "two"), "--engine", "ray"]
+    assert cli.main(left) == 0
+    assert "30 items encoded in int8" in capsys.readouterr().out
+    model.encode_items(tokenizer, tmp_path / "one", "int8", rows_per_shard=7, progress=False)
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).glob("item*")} for name in ("one", "two")]
+    assert files[0] == files[1]
+    with pytest.raises(ValueError, match="no such model folder"):
+        list(by_ray(ItemEncoder("./nowhere", tmp_path / "two", "int8"), parts))
 
 
 class Dying(FileRecommender):

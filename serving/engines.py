@@ -1,0 +1,116 @@
+"""Work in parts, each done whole or not at all, by the workers of Ray."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from ..item_cache_gram import ItemCache
+from .loading import load_model
+
+LOCAL, RAY = "local", "ray"
+ENGINES = (LOCAL, RAY)
+
+
+def by_ray(
+    work: Callable[..., int], parts: Sequence[Mapping[str, Any]], num_workers: int = 1, gpus_per_worker: float = 0
+) -> Iterator[int]:
+    """What `work(**part)` gives for each part, in any order; it is pickled, and every worker has a copy.
+
+    Joins the cluster that `RAY_ADDRESS` names, or starts one. A worker that dies costs the part that it was at, which
+    another one does; so a part must do no harm if it is begun again.
+
+    Raises:
+        ValueError: Ray is not installed; `work` raised ValueError or OSError, which is told as it would be here.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError('engine ray needs Ray; pip install "gram-recommender[ray]"')
+    import ray
+
+    if not ray.is_initialized():
+        # Of a cluster of its own every worker gets a place, or all would wait for it for ever.
+        own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(num_workers, os.cpu_count() or 1)}
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **own)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    done = ray.data.from_items([dict(part) for part in parts], override_num_blocks=max(len(parts), 1)).map_batches(
+        _Worker,
+        fn_constructor_args=(work,),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=num_workers),
+        num_gpus=gpus_per_worker or None,
+        num_cpus=1,
+    )
+    for batch in done.iter_batches(batch_size=1, batch_format="pyarrow"):
+        for number, error in zip(batch["found"].to_pylist(), batch["error"].to_pylist(), strict=True):
+            if error is not None:
+                raise ValueError(error)
+            yield number
+
+
+class _Worker:
+    """An actor of Ray; it gives what a user can put right as a value."""
+
+    def __init__(self, work: Callable[..., int]):
+        self.work = work
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        found, error = 0, None
+        try:
+            found = sum(self.work(**part) for part in parts.to_pylist())
+        except (ValueError, OSError) as problem:
+            error = str(problem)
+        return pa.table({"found": [found], "error": pa.array([error], pa.string())})
+
+
+class ItemEncoder:
+    """Encodes items of a model, some rows of its catalogue at once. Can be pickled: it loads the model where it works.
+
+    `folder`: that of the encodings, which all workers see at the same place.
+    """
+
+    def __init__(self, name_or_path: str | Path, folder: str | Path, dtype: str):
+        self.name_or_path, self.folder, self.dtype = str(name_or_path), str(folder), dtype
+        self._loaded = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None}
+
+    def __call__(self, first: int, after: int) -> int:
+        """Write the shard of these rows; gives how many they are."""
+        self._loaded = self._loaded or load_model(self.name_or_path)
+        ItemCache.encode_rows(self.folder, *self._loaded, self.dtype, first, after)
+        return after - first
+
+
+def encode_by_ray(
+    model,
+    tokenizer,
+    folder: str | Path,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    num_workers: int = 1,
+    gpus_per_worker: float = 0,
+    progress: bool = True,
+) -> ItemCache:
+    """As [`GramForConditionalGeneration.encode_items`], by the workers of Ray; the encodings are the same.
+
+    The workers load the model from where it was loaded. All machines must see it and the folder at the same place.
+    Raises as that does, and as [`by_ray`].
+    """
+    dtype, gaps = ItemCache.gaps(folder, model, tokenizer, dtype, overwrite=overwrite)
+    name = Path(model.name_or_path)
+    encoder = ItemEncoder(name.resolve() if name.exists() else name, Path(folder).resolve(), dtype)
+    parts = [{"first": first, "after": after} for first, after in gaps]
+    rows = sum(after - first for first, after in gaps)
+    with tqdm(total=rows, desc="item encodings", unit="item", disable=not (progress and parts)) as bar:
+        for number in by_ray(encoder, parts, num_workers, gpus_per_worker) if parts else ():
+            bar.update(number)
+    return ItemCache.open(folder, model, tokenizer)
