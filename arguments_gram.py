@@ -376,10 +376,14 @@ def items_where(catalogue: pa.Table, condition: str) -> np.ndarray:
     name, operator, value = parts.groups()
     if name not in catalogue.column_names:
         raise ValueError(f"{condition!r}: there is no field {name!r}; there are {', '.join(catalogue.column_names)}")
-    column, owner = catalogue[name].combine_chunks(), None
+    column, owner, code = catalogue[name].combine_chunks(), None, None
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         owner, column = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
+    if pa.types.is_dictionary(column.type):  # each value is looked at once
+        code, column = pc.fill_null(column.indices.cast(pa.int32()), -1).to_numpy(), column.dictionary
     met = _met(column, operator, value, condition).to_numpy(zero_copy_only=False)
+    if code is not None:
+        met = np.append(met, False)[code]
     if owner is not None:
         of_parts, met = met, np.zeros(len(catalogue), dtype=bool)
         met[owner[of_parts]] = True
@@ -389,8 +393,6 @@ def items_where(catalogue: pa.Table, condition: str) -> np.ndarray:
 def _met(column: pa.Array, operator: str, value: str, condition: str) -> pa.Array:
     """Which values meet the condition, and for `!=` which do not."""
     compare, kind = _COMPARE.get(operator, pc.equal), column.type
-    if pa.types.is_dictionary(kind):
-        return pc.fill_null(_met(column.dictionary, operator, value, condition).take(column.indices), False)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if compare is not pc.equal:
             is_number = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)

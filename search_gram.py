@@ -132,7 +132,7 @@ class GramSearchMixin:
         allowed = None
         if allowed_items is not None:
             (rows,) = catalogue_rows("allowed_items", [allowed_items], 1, self.device, trie.num_items)
-            allowed = trie.subset(rows[rows >= 0])
+            allowed = trie.subset(rows)
         if excluded_items is not None:
             excluded_items = catalogue_rows("excluded_items", excluded_items, len(fused.index), self.device)
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id

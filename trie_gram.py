@@ -214,7 +214,7 @@ class ItemTrie(nn.Module):
         return self._starts
 
     def subset(self, rows: torch.Tensor) -> ItemSubset:
-        """Some items, by catalogue rows (n,), as a search asks for them; kept for the next time.
+        """Some items, by catalogue rows (n,), as a search asks for them; kept for the next time. -1 is none.
 
         Raises:
             ValueError: a row is not one of the catalogue's.
@@ -226,9 +226,11 @@ class ItemTrie(nn.Module):
             tensor([2, 1, 1, 0, 1, 1, 0, 1])
         """
         rows = rows.long()
-        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_items:
-            wrong = rows[(rows < 0) | (rows >= self.num_items)][0]
+        least, most = (int(rows.min()), int(rows.max())) if rows.numel() else (0, 0)
+        if least < -1 or most >= self.num_items:
+            wrong = rows[(rows < -1) | (rows >= self.num_items)][0]
             raise ValueError(f"item row {int(wrong)} is not one of the trie's {self.num_items} rows")
+        rows = rows[rows >= 0] if least < 0 else rows  # a copy of many takes longer than all else here
         is_in = torch.zeros(self.num_items, dtype=torch.bool, device=rows.device)
         is_in[rows] = True
         key = hashlib.blake2b(np.packbits(is_in.numpy(force=True))).digest()
