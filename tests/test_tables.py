@@ -1,15 +1,16 @@
 """Tables of users in, ranked items out: by this process, and by the workers of Ray and Spark."""
 
 import copy
+import json
 import os
 import shutil
-import signal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from gram import cli
+from gram.benchmarks import many_users
 from gram.item_cache_gram import ItemCache
 from gram.serving.engines import ItemEncoder, by_ray
 from gram.serving.loading import load_model
@@ -168,26 +169,16 @@ def test_two_workers_of_ray_encode_what_one_process_encodes(cluster, encoded_fol
         list(by_ray(ItemEncoder("./nowhere", tmp_path / "two", "int8"), parts))
 
 
-class Dying(FileRecommender):
-    """Its process is killed in the middle of the first file of all."""
-
-    def __init__(self, *args, mark, **search):
-        super().__init__(*args, **search)
-        self.mark = mark
-
-    def recommend_file(self, users, output, progress=False):
-        if not self.mark.exists():
-            self.mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().recommend_file(users, output, progress)
-
-
-def test_a_worker_that_is_killed_loses_nothing(cluster, encoded_folder, users_folder, tmp_path):
-    recommend_tables(FileRecommender(encoded_folder), users_folder, tmp_path / "one", progress=False)
-    dying = Dying(encoded_folder, mark=tmp_path / "killed")
-    assert recommend_tables(dying, users_folder, tmp_path / "two", "ray", num_workers=2, progress=False) == 40
+def test_a_worker_that_is_killed_loses_nothing(cluster, encoded_folder, data_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(many_users, "USERS_PER_FILE", 8)
+    flags = ["--data", data_folder, "--users", 50, "--output-dir", tmp_path]
+    many_users.main([str(encoded_folder), *map(str, flags)])  # raises where a table is not what one process gives
     assert (tmp_path / "killed").exists()
-    assert tables_of(tmp_path / "two") == tables_of(tmp_path / "one")
+    tables = [tables_of(tmp_path / name) for name in ("one", "ray", "ray-killed")]
+    assert tables[0] == tables[1] == tables[2]
+    assert sum(map(len, tables[0].values())) == 50
+    assert [*json.loads((tmp_path / "many_users.json").read_text())["seconds"]] == ["one", "ray", "ray-killed"]
+    assert sum(line.startswith("| ") for line in capsys.readouterr().out.splitlines()) == 5
 
 
 def test_what_fails_at_a_worker_is_told_as_here(cluster, encoded_folder, users_folder, tmp_path):
