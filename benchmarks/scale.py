@@ -22,7 +22,9 @@ import torch
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie
 from gram.arguments_gram import items_where
 from gram.common.command_line import exit_code_of
+from gram.data.interactions import ItemTable
 from gram.item_cache_gram import Block, ItemCache
+from gram.serving.catalogue_changes import with_items
 from gram.tokenization_gram import CATALOGUE_SCHEMA, PROMPT_WORDING
 from gram.translation import train_vocabulary
 
@@ -64,7 +66,7 @@ def random_model(vocab_size: int) -> GramForConditionalGeneration:
     return GramForConditionalGeneration(GramConfig(vocab_size=vocab_size, score_mode="trie", **SHAPE)).eval()
 
 
-def measure(num_items: int, with_tokenizer: bool, tokens: int, folder: Path) -> None:
+def measure(num_items: int, with_tokenizer: bool, tokens: int, additions: float, folder: Path) -> None:
     """Measure one size, and leave it in `items-N.json`."""
     table, words = catalogue_of(num_items)
     sequences = random_ids(num_items, len(words), seed=0)
@@ -90,9 +92,28 @@ def measure(num_items: int, with_tokenizer: bool, tokens: int, folder: Path) -> 
         def rows_where(condition: str) -> np.ndarray:
             return tokenizer.allowed_rows(where=[condition])
 
+        if count := round(additions * num_items):
+            found |= {"added": count, "add_seconds": measure_additions(tokenizer, count)}
+
     found |= measure_search(trie, rows_where, len(words)) | measure_cache(num_items, tokens, folder)
     found["peak_gb"] = peak_gb()
     (folder / f"items-{num_items}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def measure_additions(tokenizer: GramTokenizer, count: int) -> float:
+    """Seconds to place and name new items, each like an old one; vectors agree with the first two words of the IDs."""
+    draw, num_old = np.random.default_rng(0), len(tokenizer.item_ids)
+    _, cluster = np.unique([words[:2] for words in tokenizer.lexical_ids], axis=0, return_inverse=True)
+    vectors = draw.normal(size=(cluster.max() + 1, 64)).astype(np.float32)[cluster.ravel()]
+    vectors += 0.3 * draw.normal(size=vectors.shape).astype(np.float32)
+    like = draw.integers(num_old, size=count)
+    vectors = np.concatenate([vectors, vectors[like] + 0.2 * draw.normal(size=(count, 64)).astype(np.float32)])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    texts = tokenizer.catalogue["text"].take(like).to_pylist()
+    items = ItemTable([f"new{number}" for number in range(count)], texts, texts)
+    start = time.perf_counter()
+    with_items(tokenizer, items, vectors)
+    return time.perf_counter() - start
 
 
 def measure_search(trie: ItemTrie, rows_where: Callable, vocab_size: int) -> dict:
@@ -194,15 +215,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--items", type=int, nargs="+", required=True, help="sizes of catalogues")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for scale.json")
     parser.add_argument("--tokens", type=int, default=40, help="of each item's encoding on the disk (%(default)s)")
+    what = "share of new items that are added to each catalogue (%(default)s: none)"
+    parser.add_argument("--additions", type=float, default=0.0, help=what)
     parser.add_argument("--without-tokenizer", action="store_true", help="measure all but the tokenizer")
     given = parser.parse_args(argv)
     given.output_dir.mkdir(parents=True, exist_ok=True)
     files = [given.output_dir / "cost.json", *(given.output_dir / f"items-{size}.json" for size in given.items)]
     in_fresh_process(measure_cost, given.output_dir)
     for size in given.items:
-        in_fresh_process(measure, size, not given.without_tokenizer, given.tokens, given.output_dir)
+        how = (not given.without_tokenizer, given.tokens, given.additions)
+        in_fresh_process(measure, size, *how, given.output_dir)
     cost, *sizes = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     print(f"{cost['items_a_second']:.0f} items and {cost['users_a_second']:.1f} users a second\n\n{as_table(sizes)}")
+    for of in sizes:
+        if "added" in of:
+            print(f"\n{of['added']:,} items were added to {of['items']:,} in {of['add_seconds']:.0f} s")
     write_json({"cost": cost, "sizes": sizes}, given.output_dir / "scale.json")
     for file in files:
         file.unlink()

@@ -254,29 +254,25 @@ def format_table(results: dict[str, Any]) -> str:
             metrics = by_protocol[protocol]
             row = "".join(f"{metrics[column]['mean']:>7.4f}" for column in columns)
             lines.append(f"{name:<{width}}{row}  {metrics['ndcg@10']['low']:.4f}-{metrics['ndcg@10']['high']:.4f}")
-        served = _served(results["models"], protocol)
-        lines += [""] if served else []
-        for name, *cells in served:
+        lines.append("")
+        for name, *cells in _served(results["models"], protocol):
             lines.append(f"{name:<{width}}" + "".join(f"{cell.split(' ')[0]:>12}" for cell in cells))
     return "\n".join(lines[1:])
 
 
 def served_table(models: dict[str, Any], protocol: str) -> list[str]:
-    """Lines of Markdown on whom each row of results serves, and with what; none where all of them are older."""
-    return ["", f"{SERVED}:", "", *markdown_table(cells)] if (cells := _served(models, protocol)) else []
+    """Lines of Markdown on whom each row of results serves, and with what."""
+    return ["", f"{SERVED}:", "", *markdown_table(_served(models, protocol))]
 
 
 def _served(models: dict[str, Any], protocol: str) -> list[list[str]]:
     """Cells of a table of NDCG@10 by how often the target was seen, coverage and popularity."""
     metrics_of = {name: by_protocol[protocol] for name, by_protocol in models.items()}
-    known = [metrics["by_times_seen"] for metrics in metrics_of.values() if "by_times_seen" in metrics]
-    if not known:
-        return []
-    lines = [["N@10, seen", *known[0], "coverage", "popularity"]]
-    lines += [["users", *(f"{of['users']:,.0f}" for of in known[0].values()), "", ""]]
+    groups = next(iter(metrics_of.values()))["by_times_seen"]
+    lines = [["N@10, seen", *groups, "coverage", "popularity"]]
+    lines += [["users", *(f"{of['users']:,.0f}" for of in groups.values()), "", ""]]
     for name, metrics in metrics_of.items():
-        groups = [metrics.get("by_times_seen", {}).get(group, {}).get("ndcg@10") for group in known[0]]
-        cells = [f"{of['mean']:.4f} ({of['low']:.4f}-{of['high']:.4f})" if of else "" for of in groups]
-        shown = [f"{metrics[key]:.{digits}f}" if key in metrics else "" for key, digits in SHOWN.items()]
-        lines.append([plain(name), *cells, *shown])
+        values = [metrics["by_times_seen"][group].get("ndcg@10") for group in groups]  # a group may have no users
+        cells = [f"{of['mean']:.4f} ({of['low']:.4f}-{of['high']:.4f})" if of else "" for of in values]
+        lines.append([plain(name), *cells, *(f"{metrics[key]:.{digits}f}" for key, digits in SHOWN.items())])
     return lines

@@ -33,7 +33,7 @@ def join_results(folder: Path) -> dict[str, Any]:
         What is in the file: `reproduction`, `data`, `users` and `split`, which all results share; `rows`, for each row
         `title`, `seeds`, of the first seed `parameters`, `settings` and `environment`, means over seeds of
         `validation` and `seconds`, and `metrics` `{protocol: {metric: {"mean", "low", "high", "spread"}}}`, with
-        means over seeds of what else `gram.evaluation.rankings.row_metrics` tells, unless the results are older;
+        means over seeds of what else `gram.evaluation.rankings.row_metrics` tells;
         `differences` in NDCG@10 of every two rows, users paired, see `gram.evaluation.rankings.interval`; `files`, the
         SHA-256 of the results. Of several seeds, a user's value is the mean over seeds, the interval is that over
         users, and `spread` is the standard deviation over seeds of the mean over users; None for one seed.
@@ -91,7 +91,7 @@ def _row(results: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str
             for metric, of in values.items()
         }
         of_seeds = [result["metrics"][protocol] for result in results]
-        others = [name for name in of_seeds[0] if all(name in of for of in of_seeds) and name not in values]
+        others = [name for name in of_seeds[0] if name not in values]
         metrics[protocol] |= {name: _mean([of[name] for of in of_seeds]) for name in others}
     validation = first.get("validation")  # fusions and baselines have none
     if validation:

@@ -347,7 +347,7 @@ def test_a_large_catalogue_is_measured_with_and_without_its_tokenizer(tmp_path, 
     monkeypatch.setattr(scale, "in_fresh_process", lambda run, *arguments: run(*arguments))
     for name, value in {"CONDITIONS": 3, "ENCODED": 20, "REPEATS": 2}.items():
         monkeypatch.setattr(scale, name, value)
-    flags = ["--items", "300", "500", "--tokens", "4", "--output-dir", str(tmp_path)]
+    flags = ["--items", "300", "500", "--tokens", "4", "--additions", "0.1", "--output-dir", str(tmp_path)]
     scale.main(flags)
     found = json.loads((tmp_path / "scale.json").read_text(encoding="utf-8"))
     assert [size["items"] for size in found["sizes"]] == [300, 500]
@@ -356,6 +356,7 @@ def test_a_large_catalogue_is_measured_with_and_without_its_tokenizer(tmp_path, 
         seconds = [*size["first_seconds"].values(), *size["later_seconds"].values(), size["many_seconds"]]
         assert len(seconds) == 2 * len(scale.SHARES) + 1
         assert min(*seconds, size["cold_seconds"], size["warm_seconds"], *found["cost"].values()) > 0
+    assert [size["added"] for size in found["sizes"]] == [30, 50]
     assert [path.name for path in tmp_path.iterdir()] == ["scale.json"]
     scale.main([*flags, "--without-tokenizer"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| 300", "| 500"))]

@@ -326,20 +326,6 @@ def test_table_shows_every_model_under_both_protocols(measured):
     assert max(map(len, table.splitlines())) <= 100
 
 
-def test_results_of_older_versions_are_shown_as_far_as_they_tell(measured):
-    results = json.loads(json.dumps(measured[0].results))
-    whole = format_table(results)
-    assert whole.count("N@10, seen") == len(PROTOCOLS)
-    for metrics in results["models"]["GRAM"].values():
-        for name in ("by_times_seen", "coverage@10", "popularity@10"):
-            del metrics[name]
-    lines = format_table(results).splitlines()
-    assert sum(line.strip() == "GRAM" for line in lines) == len(PROTOCOLS)  # empty cells
-    for name in NAMES:
-        results["models"][name] = results["models"]["GRAM"]
-    assert "seen" not in format_table(results)
-
-
 def test_failed_writing_leaves_nothing(measured, tmp_path, monkeypatch):
     def full_disk(*args):
         (tmp_path / ".results.parquet.part").write_bytes(b"half")

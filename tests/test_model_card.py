@@ -120,7 +120,7 @@ EVALUATION = {
     "data": {"folder": "/home/somebody/data/kitchen", "users": 1200, "items": 8, "interactions": 9876},
     "models": {"GRAM": estimates(0.2), "SASRec": estimates(0.25), "popularity": estimates(0.01)},
 }
-for metrics in EVALUATION["models"]["GRAM"].values():  # the others are as if an older version had measured them
+for metrics in (of for by_protocol in EVALUATION["models"].values() for of in by_protocol.values()):
     groups = {"0": 0, "1-4": 0, "5-19": 1000, "20+": 200}
     of = {
         name: {"users": users, **({"ndcg@10": metrics["ndcg@10"]} if users else {})} for name, users in groups.items()

@@ -423,20 +423,6 @@ def test_the_whole_table(data, tmp_path):
     assert results_table(join_results(tmp_path)) == TABLE
 
 
-def test_results_of_older_versions_leave_cells_empty(data, tmp_path):
-    made_up(tmp_path, data)
-    for name, lines in (("popularity-seed0", 2), ("gram-seed1", 0)):  # GRAM tells where all of its seeds do
-        path = tmp_path / "results" / f"{name}.json"
-        result = read(path)
-        for metrics in result["metrics"].values():
-            for key in ("by_times_seen", "coverage@10", "popularity@10"):
-                del metrics[key]
-        path.write_text(json.dumps(result))
-        table = results_table(join_results(tmp_path))
-        assert table.count("| popularity |  |  |  |  |  |  |") == lines
-        assert table.count("N@10, seen") == lines
-
-
 def test_a_table_goes_between_its_marks(data, tmp_path, capsys):
     folder = tmp_path / "goods-cpu"
     made_up(folder, data)
