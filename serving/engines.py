@@ -39,7 +39,7 @@ def by_ray(
         own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(num_workers, os.cpu_count() or 1)}
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **own)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    done = ray.data.from_items([dict(part) for part in parts], override_num_blocks=max(len(parts), 1)).map_batches(
+    done = ray.data.from_items([dict(part) for part in parts], override_num_blocks=len(parts)).map_batches(
         _Worker,
         fn_constructor_args=(work,),
         batch_size=1,

@@ -275,7 +275,7 @@ def recommend_users(
     users = _read_users(users_file, recommender.tokenizer, skip_unknown)
     with locked(output):
         search = {"top_k": top_k, "exclude_seen": exclude_seen, "num_beams": max(num_beams, top_k)}
-        search |= {"cold_share": cold_share, "cold_below": cold_below} if cold_share else {}
+        search |= {"cold_share": cold_share, "cold_below": cold_below}
         allowed = recommender.allowed_rows(exclude, only, where)
         provenance = provenance_of(recommender, allowed, {**search, "users_per_part": users_per_part})
         provenance = with_users(provenance, users_file)
