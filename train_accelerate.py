@@ -33,7 +33,7 @@ from gram.common.processes import keep_freed_memory, make_accelerator, precision
 from gram.common.provenance import Provenance
 from gram.common.settings import add_flags, settings_from
 from gram.common.text import duration
-from gram.data import RecommendationData, drawn_users, evaluation_histories, read_folder, training_part
+from gram.data import RecommendationData, drawn_users, evaluation_histories, training_part
 from gram.evaluation.candidates import gram_candidates, target_ranks
 from gram.evaluation.rankings import ranking_metrics
 from gram.hub import refresh_model_card
@@ -55,7 +55,7 @@ from gram.training.checkpoints import (
     save_checkpoint,
     save_model_folder,
 )
-from gram.training.distillation import distillation_of
+from gram.training.distillation import distillation_of, sasrec_file
 from gram.training.facts import run_facts
 from gram.training.plot import plot_training
 from gram.training.progress import LOG_EVERY, Progress
@@ -64,6 +64,7 @@ from gram.training.sharding import check_launch, exchanges_always, shard, whole_
 from gram.training.start import (
     add_lora,
     build_model,
+    data_of,
     optimizer_of,
     start_from_items,
     tokenizer_of,
@@ -137,6 +138,7 @@ class _Run:
         model.config.repeats = self.training.num_repeats > 0
         if settings.embedding_start == "items":
             start_from_items(model, tokenizer, vectors_of_items(settings, data), settings.seed)
+        self.is_target = model.item_trie.leaves.numpy(force=True) >= 0
         self.distillation = distillation_of(settings, data, model.item_trie, where)
         self.adapted = None if settings.lora is None else add_lora(model, settings)
         if settings.gradient_checkpointing:
@@ -166,6 +168,7 @@ class _Run:
             num_processes=accelerator.num_processes,
             same_count=exchanges_always(accelerator),
             with_samples=self.distillation is not None,
+            is_target=self.is_target,
             **{name: getattr(settings, name) for name in SIZES},
         )
 
@@ -366,7 +369,7 @@ class _Run:
             path = self.output_dir / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         move_files(self.checkpoints / "best", self.output_dir)
-        sasrec = self.settings.translation_folder / SASREC_FILE
+        sasrec = sasrec_file(self.settings)
         if sasrec.is_file():
             with new_file(self.output_dir / SASREC_FILE) as part:
                 shutil.copyfile(sasrec, part)
@@ -408,7 +411,7 @@ def main(argv: list[str] | None = None) -> None:
     for library in ("accelerate", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
     check_folder(settings)
-    data = read_folder(settings.data)
+    data = data_of(settings)
     is_trained(settings, provenance_of(settings, data))  # refuses another run before its translation is made anew
     train(settings, data, tokenizer_of(settings, translation_settings, data))
     if this_process().is_main_process and not is_deepspeed_zero3_enabled():  # there no process can search alone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,11 @@ class ItemTable:
     texts: list[str]
     fields: pa.Table | None = None
 
+    @classmethod
+    def from_catalogue(cls, catalogue: pa.Table) -> ItemTable:
+        """The items of a translated catalogue, such as a tokenizer's."""
+        return cls(*(catalogue[name].to_pylist() for name in ("item_id", "title", "text")))
+
     def __len__(self) -> int:
         return len(self.item_ids)
 
@@ -123,6 +128,20 @@ class RecommendationData:
     def __post_init__(self):
         if self.splits is None:
             object.__setattr__(self, "splits", leave_one_out(self.interactions))
+
+    def in_catalogue(self, items: ItemTable) -> RecommendationData:
+        """The same sequences in rows of another catalogue, whose order and extent may differ.
+
+        Raises:
+            ValueError: an item of a sequence is not in it.
+        """
+        row_of = {item: row for row, item in enumerate(items.item_ids)}
+        rows = np.array([row_of.get(item, -1) for item in self.items.item_ids], dtype=np.int32)[self.interactions.items]
+        if (rows < 0).any():
+            item = self.items.item_ids[self.interactions.items[int((rows < 0).argmax())]]
+            place = self.folder or "the data"
+            raise ValueError(f"{place}: item {item} is not in the model's catalogue; `gram add-items` adds new items")
+        return replace(self, items=items, interactions=replace(self.interactions, items=rows))
 
     @property
     def is_leave_one_out(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..common.files import check_outputs, holds_json, holds_table, new_files
 from ..common.processes import make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_weights, read_provenance
 from ..common.text import markdown_table, plain
-from ..data import RecommendationData, drawn_users, evaluation_histories, training_part, without_test
+from ..data import ItemTable, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
 from ..translation.embedding import embed_texts
@@ -128,7 +128,7 @@ def evaluate(
             raise ValueError(f"{name} is {value}; it must be at least 1")
     accelerator = accelerator or make_accelerator()
     progress = progress and accelerator.is_main_process
-    data = _in_catalogue_rows(data, tokenizer)
+    data = data.in_catalogue(ItemTable.from_catalogue(tokenizer.catalogue))
     histories, targets = evaluation_histories(data, split)
     users = drawn_users(len(targets), max_users)
     num_users, num_items = len(users), len(tokenizer.item_ids)
@@ -156,7 +156,7 @@ def evaluate(
         rankings[name] = {key: own.of_all(num_users, accelerator) for key, own in by_protocol.items()}
         took(name)
 
-    vectors = embed_texts(tokenizer.catalogue["text"].to_pylist())
+    vectors = embed_texts(data.items.texts)
     took("transition-graph")
     for name, make in {"SASRec": sasrec, **counted_baselines(training, vectors)}.items():
         scorers[name] = make()
@@ -203,17 +203,6 @@ def evaluate(
     target_ids = [tokenizer.item_ids[row] for row in targets[users]]
     per_user = ranks_table(names, target_ids, rankings).replace_schema_metadata(provenance.metadata)
     return Evaluation(results, per_user)
-
-
-def _in_catalogue_rows(data: RecommendationData, tokenizer) -> RecommendationData:
-    """The users' sequences in rows of the tokenizer's catalogue, whose order and extent may differ from the data's."""
-    rows = np.array([tokenizer.item_rows.get(item, -1) for item in data.items.item_ids], dtype=np.int32)
-    items = rows[data.interactions.items]
-    if (items < 0).any():
-        item = data.items.item_ids[data.interactions.items[int((items < 0).argmax())]]
-        place = data.folder or "the data"
-        raise ValueError(f"{place}: item {item} is not in the model's catalogue; evaluate on the data it was made from")
-    return replace(data, interactions=replace(data.interactions, items=items))
 
 
 def dense_rankings(

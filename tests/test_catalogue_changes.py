@@ -17,9 +17,12 @@ from gram.item_cache_gram import ITEM_CACHE_FOLDER, ItemCache
 from gram.serving.catalogue_changes import CHANGES_FILE, add_items, remove_items
 from gram.serving.loading import load_model
 from gram.serving.recommendation import Recommender
+from gram.train_accelerate import main as train
+from gram.training.settings import TrainingSettings
 from gram.translation.placement import place_items
 
 from .conftest import BRANDS, NOUNS, WORDS
+from .test_training import as_flags
 
 TEXTS = st.lists(st.sampled_from([*WORDS, *NOUNS, *BRANDS, "zzz", "7"]), min_size=1, max_size=6).map(" ".join)
 
@@ -205,3 +208,58 @@ def test_commands_card_and_history_of_changes(quickstart_run, tmp_path, capsys):
 def test_items_like_the_last_ones_alone():
     vectors = np.random.default_rng(0).normal(size=(50, 8))
     np.testing.assert_array_equal(nearest_items(vectors, 5, first=40), nearest_items(vectors, 5)[40:])
+
+
+@pytest.fixture
+def newer_log(data_folder, tmp_path):
+    """The same log some weeks later, in another order of the items: every other user has had `new`."""
+    log = tmp_path / "log"
+    log.mkdir()
+    head, *items = (data_folder / "item_text.tsv").read_text().splitlines()
+    (log / "item_text.tsv").write_text("\n".join([head, *items[::-1], "new\tSilver kettle\t\t"]) + "\n")
+    users = (data_folder / "user_sequence.txt").read_text().splitlines()
+    later = [f"{' '.join(line.split()[:3])} new {' '.join(line.split()[3:])}" for line in users[::2]]
+    (log / "user_sequence.txt").write_text("\n".join([*later, *users[1::2]]) + "\n")
+    return log
+
+
+def test_training_goes_on_with_a_changed_catalogue(model_folder, newer_log, tmp_path):
+    gone = (newer_log / "user_sequence.txt").read_text().split()[1]  # users still have it in their history
+    add_items(model_folder, write_items(tmp_path / "new.parquet", {"new": "Silver kettle"}), tmp_path / "added")
+    remove_items(tmp_path / "added", [gone], tmp_path / "changed")
+    before = load_model(tmp_path / "changed")[1]
+    settings = TrainingSettings(
+        data=str(newer_log),
+        output_dir=str(tmp_path / "trained"),
+        init_from=str(tmp_path / "changed"),
+        max_history=before.max_history,
+        max_passage_length=before.max_passage_length,
+        epochs=4,
+        learning_rate=0.01,
+        batch_size=32,
+        validation_beams=5,
+        score_mode="trie",
+        distillation="sasrec",
+        distillation_draws=1,
+        distillation_graph=0.5,
+    )
+    train([*as_flags(settings), "--sasrec-epochs", "2"])
+    model, tokenizer = load_model(tmp_path / "trained")
+    assert tokenizer.catalogue.select(["item_id", "lexical_id"]).equals(
+        before.catalogue.select(["item_id", "lexical_id"])
+    )
+    users = [line.split()[1:-2] for line in (newer_log / "user_sequence.txt").read_text().splitlines()]
+    assert tokenizer.interactions[tokenizer.item_rows["new"]] == sum(user.count("new") for user in users)
+    found = Recommender(model, tokenizer).recommend(users, top_k=5, num_beams=20)
+    found = {item.item_id for items in found for item in items}
+    assert "new" in found
+    assert gone not in found
+
+
+def test_a_log_with_an_item_of_no_catalogue_is_refused(model_folder, newer_log, tmp_path, capsys):
+    paths = ["--data", newer_log, "--init-from", model_folder, "--output-dir", tmp_path / "trained"]
+    with pytest.raises(
+        ValueError, match=r"log: item new is not in the model's catalogue; `gram add-items` adds new items"
+    ):
+        train(list(map(str, paths)))
+    assert not (tmp_path / "trained").exists()

@@ -248,7 +248,7 @@ def test_another_catalogue_is_refused(base, tmp_path, capsys):
     (tmp_path / "other" / "user_sequence.txt").write_text("U A B A B\n")
     settings = lora_settings(base, tmp_path / "model")
     settings.data = str(tmp_path / "other")
-    assert refusal(capsys, *as_flags(settings)).endswith("give data of the same catalogue")
+    assert "item A is not in the model's catalogue; `gram add-items`" in refusal(capsys, *as_flags(settings))
     assert not (tmp_path / "model").exists()
 
 

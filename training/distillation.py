@@ -35,8 +35,7 @@ def teacher_of(settings: TrainingSettings, data: RecommendationData) -> SASRec |
     """
     if settings.distillation is None or not settings.distillation_weight:
         return None
-    own = settings.translation_folder / SASREC_FILE
-    path = own if settings.distillation == SASREC else Path(settings.distillation)
+    path = sasrec_file(settings) if settings.distillation == SASREC else Path(settings.distillation)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file, and distillation learns from a SASRec; translate with --similar-items sasrec and a "
@@ -45,14 +44,27 @@ def teacher_of(settings: TrainingSettings, data: RecommendationData) -> SASRec |
     return sasrec_in(path, settings, data)
 
 
+def sasrec_file(settings: TrainingSettings) -> Path:
+    """Where the SASRec of a run is: in its translation, or apart, where a trained GRAM goes on with other data."""
+    apart = Path(settings.output_dir) / "translation" / SASREC_FILE
+    return apart if apart.is_file() else settings.translation_folder / SASREC_FILE
+
+
+def is_fitted_on(path: Path, data: RecommendationData) -> bool:
+    """Whether a file holds the SASRec of exactly the training part of these data."""
+    of = read_provenance(path)
+    training, num_items = of.get("inputs", {}).get("training interactions"), of.get("settings", {}).get("num_items")
+    return num_items == len(data.items) and training == hash_of_interactions(training_part(data))
+
+
 def sasrec_in(path: Path, settings: TrainingSettings, data: RecommendationData) -> SASRec:
     """The SASRec in a file.
 
     Raises:
         ValueError: the file is no SASRec, or one that was fitted on anything but the training part of these data.
     """
-    sasrec, fitted_on = SASRec.load(path), read_provenance(path).get("inputs", {}).get("training interactions")
-    if sasrec.num_items != len(data.items) or fitted_on != hash_of_interactions(training_part(data)):
+    sasrec = SASRec.load(path)
+    if not is_fitted_on(path, data):
         raise ValueError(f"{path}: was not fitted on the training part of {settings.data}; translate these data anew")
     return sasrec
 
@@ -117,8 +129,11 @@ class Distillation:
         self.teacher, self.interactions, self.temperature = teacher, interactions, temperature
         self.weight, self.draws, self.device = weight, draws, device
         self.trie = copy.deepcopy(trie).to(device)
-        self.places = self.trie.starts[self.trie.leaves]  # (I,) of the items in the trie's order
-        self.order = self.places.argsort()  # (I,) items in the trie's order
+        is_in = self.trie.leaves >= 0  # what was removed from the catalogue comes last, and is expected by nobody
+        self.num_in = int(is_in.sum())
+        starts = self.trie.starts[self.trie.leaves].masked_fill(~is_in, len(is_in))
+        self.order = starts.argsort()  # (I,) items in the trie's order
+        self.places = self.order.argsort()  # (I,) of the items in it
         self.graph, self.graph_share = graph, graph_share
         self.states = None
         if isinstance(teacher, SASRec):
@@ -212,4 +227,5 @@ class Distillation:
             of_graph = self.graph.score_without(places).to(self.device)[:, self.order]
             of_graph[had] = expected[had]  # a graph takes no item for had
             expected = (1 - self.graph_share) * expected + self.graph_share * F.normalize(of_graph, p=1, dim=-1)
+        expected[:, self.num_in :] = 0
         return expected

@@ -31,7 +31,7 @@ class TrainingSettings(Settings):
         backbone: T5 checkpoint to start from, a folder or a name on the Hub; without it a T5 of the following shape
             starts from random weights.
         init_from: trained GRAM to start from, a folder or a name on the Hub, in place of a backbone; its catalogue must
-            be that of the data.
+            have all items of the data, and keeps its lexical IDs.
         lora: rank of LoRA adapters, which are trained in place of the weights of a backbone or a trained GRAM.
         lora_alpha: the adapters' part is scaled by this over the rank; without it by 2.
         lora_dropout: dropout of what the adapters read.

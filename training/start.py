@@ -5,25 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import scipy.sparse
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from ..collaborative.fitting import fit_or_load
 from ..common.processes import this_process
 from ..configuration_gram import GramConfig
-from ..data import RecommendationData
+from ..data import ItemTable, RecommendationData, read_folder, training_part
 from ..loading_gram import check_catalogue
 from ..modeling_gram import GramForConditionalGeneration
-from ..tokenization_gram import GramTokenizer
+from ..tokenization_gram import COUNTS, GramTokenizer
 from ..translation import SASREC_FILE, TranslationSettings
+from ..translation.catalogue import sasrec_settings_of
 from ..translation.codes import CODE_TOKEN
 from ..translation.embedding import embed_texts
+from ..translation.settings import SASREC
 from ..translation.tokenizer_folder import make_tokenizer_folder
 from ..trie_gram import ItemTrie
-from .distillation import sasrec_in
+from .distillation import is_fitted_on, sasrec_file, sasrec_in
 from .muon import Muon
 from .settings import MUON, PROMPT_PARTS, TrainingSettings
 
@@ -33,12 +38,25 @@ _TEXT_DIRECTIONS = 64
 _TIMES_IN_ID = 3  # that a token counts where it is in an item's ID
 
 
+def data_of(settings: TrainingSettings) -> RecommendationData:
+    """The data that the settings name; where a trained GRAM goes on, in rows of its catalogue.
+
+    Raises:
+        ValueError: an item is not in that catalogue.
+    """
+    data = read_folder(settings.data)
+    if settings.init_from is None:
+        return data
+    return data.in_catalogue(ItemTable.from_catalogue(GramTokenizer.from_pretrained(settings.init_from).catalogue))
+
+
 def tokenizer_of(
     settings: TrainingSettings, translation_settings: TranslationSettings, data: RecommendationData
 ) -> GramTokenizer:
     """The tokenizer that the settings name, or else the one in the run's folder, as far as it is not made for that yet.
 
-    Which parts its prompts have is the run's choice; those of a trained GRAM stay as they are.
+    Which parts its prompts have is the run's choice; those of a trained GRAM stay as they are. Its items have been seen
+    as often as in these data, or as before, whichever is more: a log may hold only what is new.
 
     Raises:
         ValueError: it was made for another catalogue, or for longer or shorter prompts.
@@ -49,13 +67,22 @@ def tokenizer_of(
         if settings.translation is None and settings.init_from is None and processes.is_main_process:
             words = settings.tokenizer or settings.backbone
             logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))
+        goes_on = settings.init_from is not None and settings.distillation == SASREC
+        if goes_on and not is_fitted_on(sasrec_file(settings), data):
+            apart = Path(settings.output_dir) / "translation" / SASREC_FILE
+            vectors = embed_texts(data.items.texts) if translation_settings.sasrec_texts else None
+            options = {"settings": sasrec_settings_of(translation_settings), "seed": translation_settings.seed}
+            fit_or_load(apart, training_part(data), len(data.items), **options, vectors=vectors)
     parts = {} if settings.init_from else {f"with_{name}": getattr(settings, name) for name in PROMPT_PARTS}
     tokenizer = GramTokenizer.from_pretrained(folder, **parts)
     if tokenizer.item_ids != data.items.item_ids:
-        raise ValueError(
-            f"{folder}: was translated from other items than those of {settings.data}; "
-            + ("give data of the same catalogue" if settings.init_from else "translate again")
-        )
+        raise ValueError(f"{folder}: was translated from other items than those of {settings.data}; translate again")
+    if settings.init_from is not None:
+        counts = np.bincount(training_part(data).items, minlength=len(data.items))
+        counts = {COUNTS: pa.array(np.maximum(counts, tokenizer.interactions))}
+        columns = dict(zip(tokenizer.catalogue.column_names, tokenizer.catalogue.columns, strict=True))
+        tokenizer.catalogue = pa.table(columns | counts)
+        del tokenizer.interactions  # of the catalogue before
     for name, value in limits.items():
         if (made_with := getattr(tokenizer, name)) != value:
             hint = "" if settings.init_from else ", or translate again"

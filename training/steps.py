@@ -94,6 +94,11 @@ class Ragged:
         index = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Ragged(self.values[index], offsets)
 
+    def only(self, is_kept: np.ndarray) -> Ragged:
+        """The same, where those that are not kept (N,) are empty."""
+        values = self.values[np.repeat(is_kept, self.lengths)]
+        return Ragged(values, np.concatenate([[0], (self.lengths * is_kept).cumsum()]))
+
     def padded(self, value: int) -> tuple[np.ndarray, np.ndarray]:
         """(N, longest, at least 1) filled up with `value`, and the mask, 1 at what is real."""
         lengths = self.lengths
@@ -128,6 +133,8 @@ class TrainingSteps(Dataset):
         same_count: give every process as many micro-batches of a step; those that it has too few of count nothing.
         with_samples: say which sample each row of a micro-batch is, as `samples` (N,): the place of its target in
             `interactions.items`; padding repeats a group's last sample.
+        is_target: (N,) bool, the items that can be recommended; those that were removed from the catalogue are read in
+            histories alone.
     """
 
     def __init__(
@@ -145,9 +152,12 @@ class TrainingSteps(Dataset):
         same_count: bool = False,
         with_samples: bool = False,
         prefixes_per_user: int | None = None,
+        is_target: np.ndarray | None = None,
     ):
         self.interactions, self.tokenizer = interactions, tokenizer
         self.item_prompts, self.targets = _tokenized(tokenizer)
+        if is_target is not None and not is_target.all():
+            self.targets = self.targets.only(is_target)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.process, self.num_processes, self.same_count = process, num_processes, same_count
         self.with_samples = with_samples

@@ -87,9 +87,7 @@ def translate(
             encoder cannot be loaded.
     """
     settings = settings or TranslationSettings()
-    own = {name: getattr(settings, f"sasrec_{name}") for name in ("dim", "epochs", "max_length")}
-    sasrec_settings = sasrec_settings or SASRecSettings(**own)
-    stages = _Stages(data, tokenizer, settings, sasrec_settings, folder, progress)
+    stages = _Stages(data, tokenizer, settings, sasrec_settings or sasrec_settings_of(settings), folder, progress)
     lexical_ids, ids_from, new_tokens = stages.codes() if settings.id_tokens == CODES else stages.lexical_ids()
     similar, similar_from, sasrec = stages.similar_items()
     items = data.items
@@ -107,6 +105,11 @@ def translate(
     provenance = Provenance("catalogue", inputs, {})
     catalogue = catalogue.replace_schema_metadata(provenance.metadata)
     return Translation(catalogue, provenance, TreeStatistics.of(lexical_ids), sasrec, new_tokens)
+
+
+def sasrec_settings_of(settings: TranslationSettings) -> SASRecSettings:
+    """Those of its collaborative filter that a translation has settings for."""
+    return SASRecSettings(**{name: getattr(settings, f"sasrec_{name}") for name in ("dim", "epochs", "max_length")})
 
 
 def encode_together(
