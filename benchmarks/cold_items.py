@@ -39,13 +39,8 @@ COLD_SHARES = (0.06, 0.1, 0.2)  # three, five and ten of fifty places
 COLD_FILE = "cold.parquet"
 
 
-def hold_out(data: RecommendationData, share: float, seed: int, folder: Path) -> np.ndarray:
-    """Write a data folder without some items, and beside it a file of these; gives (N,) bool, which they are."""
-    is_cold = np.zeros(len(data.items), dtype=bool)
-    drawn = np.random.default_rng(seed).permutation(len(is_cold))
-    is_cold[drawn[: max(int(share * len(is_cold)), 1)]] = True
-    if (folder / "prepare.json").is_file():
-        return is_cold
+def table_of_items(data: RecommendationData) -> pa.Table:
+    """The items as a data folder has them: ids, titles, then the other fields."""
     fields = {"item_id": data.items.item_ids, "title": data.items.titles}
     if data.items.fields is None:
         raise ValueError(
@@ -54,6 +49,17 @@ def hold_out(data: RecommendationData, share: float, seed: int, folder: Path) ->
     table = pa.table(fields)
     for name in data.items.fields.column_names:
         table = table.append_column(name, data.items.fields[name]) if name not in fields else table
+    return table
+
+
+def hold_out(data: RecommendationData, share: float, seed: int, folder: Path) -> np.ndarray:
+    """Write a data folder without some items, and beside it a file of these; gives (N,) bool, which they are."""
+    is_cold = np.zeros(len(data.items), dtype=bool)
+    drawn = np.random.default_rng(seed).permutation(len(is_cold))
+    is_cold[drawn[: max(int(share * len(is_cold)), 1)]] = True
+    if (folder / "prepare.json").is_file():
+        return is_cold
+    table = table_of_items(data)
     kept = ~is_cold[data.interactions.items]
     offsets = np.concatenate([[0], np.cumsum(kept)])[data.interactions.offsets]
     row = np.cumsum(~is_cold) - 1  # among those that are kept

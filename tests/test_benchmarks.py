@@ -6,12 +6,13 @@ import shutil
 from itertools import combinations
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import ItemTrie
-from gram.benchmarks import catalogues, cold_items, lexical_ids, scale, ties, translation
+from gram.benchmarks import catalogues, cold_items, incremental, lexical_ids, scale, ties, translation
 from gram.benchmarks import generation as generation_benchmark
 from gram.benchmarks import quality as quality_benchmark
 from gram.benchmarks import serving as serving_benchmark
@@ -386,3 +387,19 @@ def test_cold_items_are_held_out_added_and_looked_for(data_folder, tmp_path, cap
     )
     cold_items.main(flags)  # nothing is done again
     assert json.loads((output / "cold_items.json").read_text(encoding="utf-8"))["rows"] == found["rows"]
+
+
+def test_a_model_goes_on_with_a_newer_log_and_is_measured_against_new_ones(data_folder, tmp_path, capsys):
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "incremental"
+    recipe.write_text(QUICKSTART_RECIPE)
+    flags = ["--data", str(data_folder), "--output-dir", str(output), "--config", str(recipe)]
+    incremental.main(flags)
+    found, whole = json.loads((output / "incremental.json").read_text(encoding="utf-8")), read_folder(data_folder)
+    earlier = read_folder(output / "earlier-log")
+    assert np.array_equal(earlier.interactions.lengths, whole.interactions.lengths - 2)
+    assert set(whole.items.item_ids) - set(earlier.items.item_ids) == set(
+        pq.read_table(output / "new.parquet")["item_id"].to_pylist()
+    )
+    assert found["users"] == len(whole.interactions)
+    assert all(0 < of["recall@10"]["mean"] <= 1 for of in found["rows"].values())
+    assert sum(line.startswith("| ") for line in capsys.readouterr().out.splitlines()) == len(found["rows"]) + 2
