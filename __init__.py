@@ -11,9 +11,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "GenerativeRecommendationPipeline": ".pipeline_gram",
     "GramConfig": ".configuration_gram",
+    "GramDataCollator": ".training.collator",
     "GramForConditionalGeneration": ".modeling_gram",
     "GramTokenizer": ".tokenization_gram",
     "ItemTrie": ".trie_gram",
+    "ranking_compute_metrics": ".evaluation.rankings",
 }
 
 __all__ = sorted(_HOMES)

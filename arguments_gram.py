@@ -45,6 +45,8 @@ NEUTRAL = {
 }
 # Arguments of `generate` that trainers hand on with a batch, and that mean nothing to a search.
 PASSED_ON = {"labels", "synced_gpus"}
+# And of `forward`, which gets the same batch.
+OF_GENERATE = {"excluded_items"}
 
 _KNOWN = HEEDED | HARMLESS | PASSED_ON
 _FIELDS = frozenset(vars(GenerationConfig()))

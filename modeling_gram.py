@@ -26,7 +26,15 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 from transformers.utils.generic import can_return_tuple
 
-from .arguments_gram import check_trie, read_encoded, read_history, read_passages, read_soft_targets, read_targets
+from .arguments_gram import (
+    OF_GENERATE,
+    check_trie,
+    read_encoded,
+    read_history,
+    read_passages,
+    read_soft_targets,
+    read_targets,
+)
 from .configuration_gram import GramConfig
 from .encoding_gram import encode_packed
 from .item_cache_gram import BATCH_TOKENS, DTYPES, ROWS_PER_SHARD, ItemCache
@@ -294,7 +302,8 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             decoder_inputs_embeds (B, T, d_model): in place of `decoder_input_ids`.
             past_key_values, use_cache: as T5 takes them.
             output_attentions, output_hidden_states: the decoder's; the encoder's passages are not held padded.
-            kwargs: `return_dict`; everything else is refused.
+            kwargs: `return_dict`; `excluded_items` of [`generate`], which trainers hand on with a batch, means nothing;
+                everything else is refused.
 
         Returns:
             `loss` (mean cross-entropy of the target tokens) where there are labels, `logits` (B, T, vocab_size); the
@@ -313,7 +322,7 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
             "output_hidden_states": output_hidden_states,
         }
         of_decoder = {name: value for name, value in of_decoder.items() if value is not None}
-        unknown = [name for name, value in kwargs.items() if value is not None]
+        unknown = [name for name, value in kwargs.items() if value is not None and name not in OF_GENERATE]
         if unknown:
             raise TypeError(f"forward() has no use for the argument {unknown[0]!r}, and refuses it")
         if output_attentions and self.decoder.config._attn_implementation != "eager":

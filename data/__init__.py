@@ -2,6 +2,7 @@
 
 from .folder import read_folder
 from .interactions import TEST, TRAIN, VALIDATION, Interactions, ItemTable, RecommendationData, leave_one_out
+from .samples import samples_of
 from .splits import drawn_users, evaluation_histories, training_part, without_test
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "evaluation_histories",
     "leave_one_out",
     "read_folder",
+    "samples_of",
     "training_part",
     "without_test",
 ]

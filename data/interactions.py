@@ -88,6 +88,18 @@ class ItemTable:
         return len(self.item_ids)
 
 
+def spans(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places `start ... end - 1` of each of N spans, laid end to end, and the offsets (N + 1,) of the spans in that.
+
+    Example:
+        >>> spans(np.array([5, 0]), np.array([7, 1]))
+        (array([5, 6, 0]), array([0, 2, 3]))
+    """
+    lengths = ends - starts
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1]), offsets
+
+
 def leave_one_out(interactions: Interactions) -> np.ndarray:
     """(total,) int8 splits: a user's last item is for testing, the one before for validation, the rest for training.
 

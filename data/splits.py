@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from .interactions import SPLIT_NAMES, TEST, TRAIN, Interactions, RecommendationData
+from .interactions import SPLIT_NAMES, TEST, TRAIN, Interactions, RecommendationData, spans
 
 
 def training_part(data: RecommendationData) -> Interactions:
@@ -54,9 +54,7 @@ def evaluation_histories(
     if not len(users):
         place = data.folder or "the data"
         raise ValueError(f"{place}: no user has a {split} interaction with another before it; split in another way")
-    starts = interactions.offsets[users]
-    offsets = np.concatenate([[0], np.cumsum(targets - starts)])
-    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], targets - starts)
+    places, offsets = spans(interactions.offsets[users], targets)
     names = [interactions.user_ids[user] for user in users]
     return Interactions(names, interactions.items[places], offsets), interactions.items[targets].astype(np.int32)
 

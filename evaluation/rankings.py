@@ -7,10 +7,13 @@ And whom it serves: the same by how often the item was there to learn from, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction
 
 CUTOFFS = (1, 5, 10, 20, 50)
 TIMES_SEEN = {"0": 0, "1-4": 1, "5-19": 5, "20+": 20}  # groups of items, from how many training interactions on
@@ -69,6 +72,54 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict
     if not len(ranks):
         raise ValueError("there are no users to evaluate; give at least one")
     return {name: estimate(values) for name, values in gains(ranks, cutoffs).items()}
+
+
+def ranking_compute_metrics(
+    tokenizer, k: Sequence[int] = (5, 10), num_users: int | None = None
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` for a `Seq2SeqTrainer` with `predict_with_generate`: recall and NDCG at every k.
+
+    `generate` must give at least the largest k of items: `num_beams=50, num_return_sequences=10`, as arguments of the
+    trainer's `evaluate` and `predict`, or for evaluations during training in `model.generation_config`. A user's
+    sequences come to the metrics as so many rows one after the other, and say by themselves how many they are.
+
+    Args:
+        tokenizer: the model's [`GramTokenizer`], which reads items out of sequences and labels.
+        k: cutoffs.
+        num_users: rows of the evaluation set, needed where several processes evaluate: the trainer has them do the
+            first rows again, until all have done as many, and these would count twice.
+
+    Returns:
+        A function that gives `{"recall@5": ..., "ndcg@5": ..., ...}`, means over users.
+
+    Raises:
+        ValueError: when it is called: the predictions are logits; there are fewer of a user than the largest k.
+
+    Example:
+        >>> from transformers import EvalPrediction
+        >>> inputs = tokenizer(histories=[["B0003"]], return_tensors="pt")
+        >>> sequences = model.generate(**inputs, num_beams=5, num_return_sequences=3).numpy()
+        >>> compute_metrics = ranking_compute_metrics(tokenizer, k=(1, 3))
+        >>> compute_metrics(EvalPrediction(sequences, label_ids=sequences[1:2]))  # the target is the second of three
+        {'recall@1': 0.0, 'ndcg@1': 0.0, 'recall@3': 1.0, 'ndcg@3': 0.6309297535714575}
+    """
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        sequences, labels = prediction.predictions, prediction.label_ids
+        if not isinstance(sequences, np.ndarray) or sequences.ndim != 2:
+            raise ValueError("rankings need a Seq2SeqTrainer with `predict_with_generate=True`; these are logits")
+        most, rest = divmod(len(sequences), len(labels))
+        if rest or most < max(k):
+            raise ValueError(
+                f"{len(sequences)} sequences for {len(labels)} users, and rankings need {max(k)} or more of each; give "
+                f"`num_beams=50, num_return_sequences={max(k)}` to `evaluate`, or set them in model.generation_config"
+            )
+        sequences, labels = sequences[: most * len(labels[:num_users])], labels[:num_users]
+        pairs = zip(tokenizer.decode_items(sequences, most), tokenizer.decode_items(labels, 1), strict=True)
+        ranks = np.array([items.index(target) + 1 if target in items else 0 for items, (target,) in pairs])
+        return {name: float(values.mean()) for name, values in gains(ranks, k).items()}
+
+    return compute_metrics
 
 
 def row_metrics(ranking, targets: np.ndarray, counts: np.ndarray) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from gram.data import (
 )
 from gram.data.folder import read_items
 from gram.data.prepare import PrepareSettings, prepare
-from gram.training.steps import prefix_groups
+from gram.data.samples import prefix_groups
 from gram.translation.given import read_lexical_ids, read_similar_items
 
 SHARED = Path(__file__).parents[1].parent / "shared"
