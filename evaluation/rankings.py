@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..common.processes import this_process
+
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
@@ -86,14 +88,15 @@ def ranking_compute_metrics(
     Args:
         tokenizer: the model's [`GramTokenizer`], which reads items out of sequences and labels.
         k: cutoffs.
-        num_users: rows of the evaluation set, needed where several processes evaluate: the trainer has them do the
-            first rows again, until all have done as many, and these would count twice.
+        num_users: rows of the evaluation set. Several processes need it: they do the first rows again until all have
+            done as many, and the trainer counts these twice.
 
     Returns:
         A function that gives `{"recall@5": ..., "ndcg@5": ..., ...}`, means over users.
 
     Raises:
-        ValueError: when it is called: the predictions are logits; there are fewer of a user than the largest k.
+        ValueError: when it is called: the predictions are logits; there are fewer of a user than the largest k; several
+            processes evaluate, and `num_users` is not given.
 
     Example:
         >>> from transformers import EvalPrediction
@@ -108,6 +111,8 @@ def ranking_compute_metrics(
         sequences, labels = prediction.predictions, prediction.label_ids
         if not isinstance(sequences, np.ndarray) or sequences.ndim != 2:
             raise ValueError("rankings need a Seq2SeqTrainer with `predict_with_generate=True`; these are logits")
+        if num_users is None and this_process().num_processes > 1:
+            raise ValueError("several processes evaluate; give `num_users`, the rows of the evaluation set")
         most, rest = divmod(len(sequences), len(labels))
         if rest or most < max(k):
             raise ValueError(

@@ -18,6 +18,7 @@ LONGEST = 60
 RUNS = {
     "prepare_your_log": ([], "first had 'The Long Film Number"),
     "train": ([], "the model is in runs/trained"),
+    "train_with_trainer": (["--steps", "2"], "the model is in runs/with-trainer"),
     "fine_tune_lora": (["--rank", "2"], "the adapted model is in runs/adapted"),
     "evaluate_model": (["--max-users", "10"], "users have their item among GRAM's ten"),
     "compare_encoders": (["--items", "1", "2"], "The Long Film Number 2: ▁"),

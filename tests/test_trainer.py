@@ -318,13 +318,16 @@ def test_a_teacher_draws_what_it_draws_in_our_own_loop(even, tokenizer, sasrec_f
         collate(some)
     ((own,), _) = steps[0]
     for epoch in (1, 2):
-        collate.on_epoch_begin(None, SimpleNamespace(epoch=epoch + 0.5), None)
+        collate.on_epoch_begin(TrainingArguments(use_cpu=True), SimpleNamespace(epoch=epoch + 0.5), None)
         found, expected = collate(some), teacher(own["samples"], own["labels"], epoch)
         assert torch.equal(found["labels"], expected["labels"])
         for name, values in expected["soft_targets"].items():
             assert torch.equal(found["soft_targets"][name], values)
     with pytest.raises(ValueError, match="the teacher draws targets; give rows of several targets"):
         collate([{**some[0], "target": some[0]["target"][0]}])
+    arguments = TrainingArguments(use_cpu=True, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    with pytest.raises(ValueError, match="persistent workers"):
+        collate.on_epoch_begin(arguments, SimpleNamespace(epoch=0), None)
 
 
 class Interrupt(TrainerCallback):

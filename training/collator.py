@@ -66,6 +66,8 @@ class GramDataCollator(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
         """Note the epoch: the teacher draws other items in each."""
+        if args.dataloader_persistent_workers and self.distillation is not None and self.distillation.draws:
+            raise ValueError("the teacher draws by the epoch; persistent workers never learn of it, and cannot be")
         self.epoch = int(state.epoch)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
