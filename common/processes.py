@@ -10,6 +10,7 @@ from datetime import timedelta
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ def this_process() -> PartialState:
 def make_accelerator(**options) -> Accelerator:
     """An `Accelerator` with these options, on the device of [`this_process`]."""
     this_process()  # what Accelerate would make of it itself waits for ten minutes at most
+    wanted = options.get("mixed_precision")
+    if wanted and AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
+        AcceleratorState._reset_state()  # a process has one alone, and here a run comes after another's, or a Trainer's
     return Accelerator(cpu=_on_cpu(), **options)
 
 

@@ -16,6 +16,7 @@ from transformers.utils.generic import find_labels
 from gram import GramConfig, GramDataCollator, GramForConditionalGeneration, ranking_compute_metrics
 from gram.collaborative.fitting import fit_or_load
 from gram.collaborative.sasrec import SASRec, SASRecSettings
+from gram.common.processes import make_accelerator
 from gram.data import Interactions, RecommendationData, evaluation_histories, samples_of, training_part
 from gram.evaluation.full_ranking import evaluate
 from gram.train_accelerate import train
@@ -304,6 +305,12 @@ def test_the_losses_are_those_of_our_own_loop(
     assert len(found) == len(expected) == 20
     assert np.abs(np.diff(found)).max() > 1e-3
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_our_own_loop_has_its_precision_after_a_trainer(make_trainer, samples, precision):
+    make_trainer(bf16=precision == "no").evaluate(samples[:1])
+    assert make_accelerator(mixed_precision=precision).mixed_precision == precision
 
 
 def test_a_teacher_draws_what_it_draws_in_our_own_loop(even, tokenizer, sasrec_file, model):
