@@ -329,7 +329,6 @@ def test_weight_0_is_as_no_teacher(trained, settings, data, tokenizer, tmp_path)
 
 def test_two_processes_learn_what_one_learns(settings, data, tokenizer, translation, launch, tmp_path):
     options = {"distillation": str(translation / SASREC_FILE), "dropout_rate": 0.0, "validation_users": 5}
-    options["mixed_precision"] = "no"  # bfloat16 would round the sums of two processes otherwise than those of one
     train(settings(tmp_path / "one", **options), data, tokenizer)
     done = launch(*as_flags(settings(tmp_path / "two", **options)))
     assert done.returncode == 0, done.stderr
