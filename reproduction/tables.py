@@ -125,12 +125,17 @@ def read_results(folder: str | Path) -> dict[str, Any]:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """Joined results in Markdown: what was done, and for each protocol a row per row and a column per metric."""
-    lines = [_caption(results)]
+    """Joined results in Markdown: what was done, and for each protocol a row per row and a column per metric.
+
+    Where no row ranks anything of a history, the protocols are one, and there is one table.
+    """
+    by_title, tables = {row["title"]: row["metrics"] for row in results["rows"].values()}, {}
     for protocol, meaning in PROTOCOLS.items():
-        lines += ["", f"{meaning[0].upper()}{meaning[1:]}:", "", *_table(results, protocol)]
-        lines += served_table({row["title"]: row["metrics"] for row in results["rows"].values()}, protocol)
-    return "\n".join(lines)
+        table = "\n".join([*_table(results, protocol), *served_table(by_title, protocol)])
+        tables.setdefault(table, []).append(meaning)
+    heads = [", or ".join(of) + (", which is the same here" if len(of) > 1 else "") for of in tables.values()]
+    parts = [f"{head[0].upper()}{head[1:]}:\n\n{table}" for head, table in zip(heads, tables, strict=True)]
+    return "\n\n".join([_caption(results), *parts])
 
 
 def _caption(results: Mapping[str, Any]) -> str:

@@ -423,6 +423,19 @@ def test_the_whole_table(data, tmp_path):
     assert results_table(join_results(tmp_path)) == TABLE
 
 
+def test_protocols_that_are_one_share_a_table(data, tmp_path):
+    made_up(tmp_path, data)
+    results = join_results(tmp_path)
+    for row in results["rows"].values():
+        row["metrics"]["unseen_items"] = row["metrics"]["all_items"]
+    apart = [of for of in results["differences"] if of["protocol"] == "all_items"]
+    results["differences"] = [{**of, "protocol": protocol} for of in apart for protocol in PROTOCOLS]
+    found, head = results_table(results), "All items may be recommended"
+    assert found.splitlines()[2] == f"{head}, or items of the history are masked, which is the same here:"
+    of_one = TABLE[: TABLE.index("\n\nItems of the history are masked:")]
+    assert found == of_one.replace(f"{head}:", found.splitlines()[2])
+
+
 def test_a_table_goes_between_its_marks(data, tmp_path, capsys):
     folder = tmp_path / "goods-cpu"
     made_up(folder, data)
