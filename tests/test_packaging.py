@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOT_INSTALLED = {"tests", "benchmarks", "examples", "docs"}
-IGNORED = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "runs", "shared")
+IGNORED = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "runs", "shared", "site")
 DATA_SUFFIXES = {".parquet", ".csv", ".tsv", ".inter", ".item", ".safetensors", ".npy", ".npz", ".zip", ".gz", ".png"}
 
 IMPORT_ALL = """

