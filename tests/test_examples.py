@@ -1,6 +1,9 @@
 """Every script of `examples/`, each in a process of its own, on the folder that a quickstart has left."""
 
+import configparser
+import hashlib
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +12,9 @@ import pytest
 
 from gram.serving.tables import TableRecommender
 
+from .conftest import QUICKSTART_RECIPE
 from .forks import RUN
+from .hub_endpoints import Blob
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONGEST = 60
@@ -30,6 +35,7 @@ RUNS = {
     "choose_items": (["--word", "1975", "--exclude", "6"], "1 of 20 items are allowed"),
     "publish": (["--repo-id", "example"], "load it anywhere with AutoModel.from_pretrained('tester/example'"),
     "query_server": (["--history", "1", "2"], '"item_id"'),
+    "hf_job": (["--repo-id", "job", "--text-columns", "title,year", "--time-column", "time"], "tester/job"),
 }
 
 
@@ -49,6 +55,19 @@ def run(forks, loopback_hub, folder):
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="module")
+def data_sets(loopback_hub, folder) -> list[str]:
+    """The log and the films as data sets on the Hub, and the settings of a model that is trained at once."""
+    for name, table in (("log", "interactions"), ("films", "items")):
+        content = (folder / "runs" / "quickstart" / "data" / f"{table}.parquet").read_bytes()
+        repo = loopback_hub.create(f"tester/{name}", "dataset")
+        repo.large[hashlib.sha256(content).hexdigest()] = content
+        files = {**repo.at("main").files, "train.parquet": Blob(content, True)}
+        repo.add("main", "the data", files)
+    (folder / "tiny.yaml").write_text(QUICKSTART_RECIPE, encoding="utf-8")
+    return ["--interactions", "tester/log", "--items", "tester/films", "--recipe", "tiny.yaml"]
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +104,25 @@ def test_script_does_what_it_says(run, folder, request, name):
             pytest.skip(f"{needed} is not installed")
     if name == "query_server":
         arguments = [*arguments, "--url", request.getfixturevalue("server")]
+    if name == "hf_job":
+        arguments = [*arguments, *request.getfixturevalue("data_sets"), "--epochs", "2"]
     said = run(name, *arguments)
     assert expected in said
     if name in CHECKS:
         CHECKS[name](folder, said)
+
+
+def test_the_job_names_its_packages():
+    """As PEP 723 has it, so that a machine that has nothing can run the script."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    text = (EXAMPLES / "hf_job.py").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^# /// script\n((?:#.*\n)+?)# ///$", text, flags=re.MULTILINE)
+    metadata = tomllib.loads(re.sub(r"^# ?", "", block, flags=re.MULTILINE))
+    setup = configparser.ConfigParser()
+    setup.read(EXAMPLES.parent / "setup.cfg")
+    (requirement,) = metadata["dependencies"]
+    assert requirement == f"{setup['metadata']['name']}>={'.'.join(setup['metadata']['version'].split('.')[:2])}"
+    assert metadata["requires-python"] == setup["options"]["python_requires"]
 
 
 def test_every_script_is_short_listed_and_run_here():
