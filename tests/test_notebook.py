@@ -1,11 +1,12 @@
 """The notebook runs from its first cell to its last, and shows what a run of it has given."""
 
 import re
-import shutil
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from gram.reproduction import quickstart
 
 from .conftest import QUICKSTART_RECIPE
 from .reader import ROOT
@@ -24,9 +25,10 @@ def shown(notebook, kind: str) -> list[str]:
     return [output.data[kind] for output in outputs if kind in output.get("data", {})]
 
 
-def test_it_runs_on_other_data(notebook, quickstart_run, tmp_path):
+def test_it_runs_on_other_data(notebook, films_wheel, tmp_path):
     """With the parameters of a tiny model, as papermill would give them."""
-    shutil.copytree(quickstart_run[0] / "data", tmp_path / "run" / "data")
+    (tmp_path / "run").mkdir()
+    quickstart.prepare_movielens(films_wheel, tmp_path / "run" / "data")
     (tmp_path / "recipe.yaml").write_text(QUICKSTART_RECIPE, encoding="utf-8")
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     own = nbformat.from_dict(notebook)
