@@ -64,7 +64,8 @@ def test_every_page_is_reached_from_the_first(site):
 def test_what_the_package_exports_is_explained(site):
     text = (site / "api" / "index.html").read_text(encoding="utf-8")
     for name in gram.__all__:
-        assert f'id="{getattr(gram, name).__module__}.{name}"' in text
+        place = f"{getattr(gram, name).__module__}.{name}"
+        assert f'id="{place}"' in text, f"docs/api.md has no line `::: {place}`"
     assert "&gt;&gt;&gt;" in text
 
 
