@@ -115,7 +115,7 @@ class PrefixDecoder:
     ):
         self.model, self.decoder, self.score_mode = model, model.decoder, score_mode
         self.is_static, self.sums = compile_config is not None, []
-        self.run_blocks = _compiled(json.dumps(compile_config.to_dict())) if self.is_static else _run_blocks
+        self.run_blocks = _compiled(json.dumps(compile_config.to_dict())) if self.is_static else run_blocks
         fused = fused.padded(_STATIC_TOKENS) if self.is_static else fused
         batch_size, self.num_slots, self.longest = len(fused.index), 0, depth if self.is_static else 0
         self.ancestors = fused.index.new_full((batch_size, num_slots, depth), -1)  # (B, S, D): itself, parent ...
@@ -257,10 +257,10 @@ def _scaled(model, states: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _compiled(config: str):
-    return torch.compile(_run_blocks, **json.loads(config))
+    return torch.compile(run_blocks, **json.loads(config))
 
 
-def _run_blocks(decoder, states, slots, rows, bias, memory, padding) -> torch.Tensor:
+def run_blocks(decoder, states, slots, rows, bias, memory, padding) -> torch.Tensor:
     """T5's decoder on tokens that each attend to themselves, to their ancestors and to the passages.
 
     Args:

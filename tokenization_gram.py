@@ -164,8 +164,8 @@ class GramTokenizer(TokenizersBackend):
         """Every item's prompt, in row order: its ID, its similar items' IDs, its text, the end token."""
         if not self.with_item_prompts:
             return [[] for _ in self.item_ids]
-        item, similar_items = self._wording("item:"), self._wording("; similar items:")
-        comma, semicolon = self._wording(","), self._wording(";")
+        item, similar_items = self.wording("item:"), self.wording("; similar items:")
+        comma, semicolon = self.wording(","), self.wording(";")
         texts = self(self.catalogue["text"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
         prompts = []
         for lexical_id, neighbours, text in zip(
@@ -182,17 +182,17 @@ class GramTokenizer(TokenizersBackend):
         if not self.with_item_prompts:
             return [[] for _ in texts]
         words = self(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return [self._end([*self._wording("item:"), *self._wording(";"), *text]) for text in words]
+        return [self._end([*self.wording("item:"), *self.wording(";"), *text]) for text in words]
 
     def user_prompt(self, history: Sequence[int]) -> list[int]:
         """Token ids of the user prompt for a history of catalogue rows, newest first."""
         if not self.with_user_prompt:
             return []
-        semicolon, prompt = self._wording(";"), list(self._wording("What would user purchase after"))
+        semicolon, prompt = self.wording(";"), list(self.wording("What would user purchase after"))
         named = [row for row in history if row < len(self.lexical_ids)]  # what is in no catalogue has no ID
         for place, row in enumerate(named):
             prompt += [*(semicolon if place else []), *self.lexical_ids[row]]
-        return self._end([*prompt, *self._wording("?")])
+        return self._end([*prompt, *self.wording("?")])
 
     def __call__(
         self,
@@ -436,7 +436,8 @@ class GramTokenizer(TokenizersBackend):
             lexical_ids.append([vocabulary[token] for token in tokens])
         return lexical_ids
 
-    def _wording(self, text: str) -> list[int]:
+    def wording(self, text: str) -> list[int]:
+        """Token ids of a fixed wording of the prompts, without the space before it."""
         known = self.__dict__.setdefault("_wordings", {})
         if text not in known:
             tokens = self(text, add_special_tokens=False)["input_ids"]

@@ -8,7 +8,7 @@ from importlib import import_module
 
 _NAMES = (  # in the order of `gram --help`
     *("prepare", "translate", "encode", "evaluate", "tune", "recommend", "similar", "serve"),
-    *("add_items", "remove_items", "export_vectors"),
+    *("add_items", "remove_items", "export_vectors", "export"),
     *("card", "push", "space", "quickstart", "reproduce", "table"),
 )
 COMMANDS = {name.replace("_", "-"): import_module(f".{name}", __package__) for name in _NAMES}
