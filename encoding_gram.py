@@ -163,8 +163,9 @@ def add_feed_forward(sublayer: nn.Module, states: torch.Tensor) -> torch.Tensor:
     else:
         hidden, rectify = dense.wi(normed), isinstance(dense.act, nn.ReLU)
         hidden = dropout(hidden if rectify else dense.act(hidden), inner.p, inner.training, rectify)
-    if dense.wo.weight.is_floating_point():  # it stays in float32 where the model is loaded in float16
-        hidden = hidden.to(dense.wo.weight.dtype)
+    weight = dense.wo.weight  # in a layer that torch.ao has quantised a method
+    if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+        hidden = hidden.to(weight.dtype)  # it stays in float32 where the model is loaded in float16
     return clamped(states + drop(sublayer, dense.wo(hidden)))
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from .layers_gram import tensors_of
 from .loading_gram import new_file
 
 ITEM_CACHE_FOLDER = "item_encodings"  # inside a model folder
@@ -255,16 +256,17 @@ def _copy(target: torch.Tensor, block: Block, places: torch.Tensor) -> None:
 def _hash_of_encoder(model) -> str:
     """SHA-256 of all that decides what a model's encoder gives: configuration and weights, embeddings among them."""
     digest = hashlib.sha256(json.dumps([getattr(model.config, name) for name in ENCODER_FIELDS]).encode())
-    for name, tensor in sorted(_state(model.encoder).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, weight in sorted(_state(model.encoder).items()):
+        for tensor in tensors_of(weight):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def _state(encoder) -> dict[str, torch.Tensor]:
     """The encoder's weights; those that accelerate keeps elsewhere are fetched."""
     state = encoder.state_dict()
-    if any(tensor.is_meta for tensor in state.values()):
+    if any(tensor.is_meta for weight in state.values() for tensor in tensors_of(weight)):
         try:
             from accelerate.utils import align_module_device
         except ImportError as error:  # in `try`, or the files of a checkpoint could not be loaded without accelerate

@@ -27,6 +27,23 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module) is kind and not has_hooks(module) and type(module.weight) in (torch.Tensor, nn.Parameter)
 
 
+def tensors_of(weight) -> list[torch.Tensor]:
+    """The plain tensors of an entry of a state dictionary: of a quantised weight those that it is made of.
+
+    Raises:
+        ValueError: the entry is no tensor, as of layers that `torch.ao` has quantised.
+    """
+    if not isinstance(weight, torch.Tensor):
+        raise ValueError(
+            "torch.ao has quantised the model in memory, and its weights can be neither compared nor saved; "
+            "do this with the model as it was before"
+        )
+    if not hasattr(weight, "__tensor_flatten__"):
+        return [weight.detach()]
+    names, _ = weight.__tensor_flatten__()
+    return [tensor for name in names for tensor in tensors_of(getattr(weight, name))]
+
+
 def has_hooks_between(stack: nn.Module) -> bool:
     """Whether a T5 stack must be called as it is: a module that has no weights of its own has hooks.
 

@@ -38,6 +38,7 @@ from .arguments_gram import (
 from .configuration_gram import GramConfig
 from .encoding_gram import encode_packed
 from .item_cache_gram import BATCH_TOKENS, DTYPES, ROWS_PER_SHARD, ItemCache
+from .layers_gram import tensors_of
 from .loading_gram import add_checksums, check_catalogue, check_loaded, weight_files
 from .search_gram import GramGenerateOutput, GramSearchMixin
 from .training_gram import decode_grouped, target_loss
@@ -124,7 +125,17 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
-        """Save the model, with checksums; see [`~transformers.PreTrainedModel.save_pretrained`]."""
+        """Save the model, with checksums; see [`~transformers.PreTrainedModel.save_pretrained`].
+
+        Raises:
+            ValueError: the weights were quantised after loading; only what `quantization_config` quantises is saved.
+        """
+        if state_dict is None and not hasattr(self, "hf_quantizer"):
+            for weight in self.state_dict().values():
+                if tensors_of(weight) and type(weight).__module__.startswith("torchao."):
+                    raise ValueError(
+                        "torchao has quantised the model in memory; load it with a TorchAoConfig to save it"
+                    )
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         weights = weight_files(save_directory) if is_main_process and kwargs.get("variant") is None else []
         if weights and not getattr(self, "_hf_peft_config_loaded", False):

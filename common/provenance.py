@@ -209,10 +209,13 @@ def hash_of_weights(model: torch.nn.Module) -> str:
     """SHA-256 of a model's weights with their names, whatever files they are in."""
     import torch
 
+    from ..layers_gram import tensors_of
+
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        for tensor in tensors_of(weight):
+            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Items for a history without torch, in the folder of `gram export`: `python examples/recommend_with_onnx.py runs/onnx`."""
+"""Items for a history without torch: `python examples/recommend_with_onnx.py runs/onnx`, made by `gram export`."""
 
 import argparse
 import json
@@ -12,15 +12,18 @@ import pyarrow.parquet as pq
 def load(folder: Path):
     graphs = [onnxruntime.InferenceSession(folder / f"{name}.onnx") for name in ("encoder", "memory", "decoder")]
     settings = json.loads((folder / "gram.json").read_text(encoding="utf-8"))
-    return settings, dict(np.load(folder / "trie.npz")), pq.read_table(folder / "catalogue.parquet"), *graphs
+    items = pq.read_table(
+        folder / "catalogue.parquet", columns=["item_id", "title", "lexical_id_tokens", "item_prompt"]
+    )
+    return settings, dict(np.load(folder / "trie.npz")), items, *graphs
 
 
 def recommend(loaded, history, top_k=10, num_beams=50, exclude_seen=True):  # catalogue rows, oldest first
     settings, trie, items, encoder, memory, decoder = loaded
     read = items.take(history[: -settings["max_history"] - 1 : -1])  # newest first
     begin, between, end = settings["user_prompt"] or [[], [], []]
-    ids = sum((between + tokens for tokens in read["lexical_id_tokens"].to_pylist()), [])[len(between) :]
-    user = (begin + ids + end)[: settings["max_passage_length"] - 1] + [settings["eos_token_id"]]
+    ids = [token for item in read["lexical_id_tokens"].to_pylist() for token in between + item][len(between) :]
+    user = [*[*begin, *ids, *end][: settings["max_passage_length"] - 1], settings["eos_token_id"]]
     prompts = [user if settings["user_prompt"] else [], *read["item_prompt"].to_pylist()]
     lengths = np.array([len(prompt) for prompt in prompts])
     mask = np.arange(lengths.max()) < lengths[:, None]

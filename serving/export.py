@@ -1,15 +1,13 @@
 """A model for runtimes without torch: ONNX graphs, and all that a client of them needs, as plain files.
 
-| file | what it holds |
-|---|---|
-| `encoder.onnx` | `input_ids`, `attention_mask` (N, L) int64, passages padded at their end, to `states` (N, L, d): T5's encoder |
-| `memory.onnx` | `states` (B, M, d) of all that a user attends to, and `places` (B, M) int64 of their passages, 0 the user |
-| | prompt, 1 the newest item ..., to `memory` (layers, 2, H, B, M, dk): keys and values of cross-attention |
-| `decoder.onnx` | a token more for each of W prefixes of B users; see [`DecoderStep`] |
-| `trie.npz` | `offsets`, `tokens`, `items`, `sizes`, `leaves`, `fan_out` of the [`ItemTrie`], and `parents` (N,) |
-| `catalogue.parquet` | the catalogue, and each item's `lexical_id_tokens` and `item_prompt`, as token ids |
-| `tokenizer.json` | of the library `tokenizers`, for texts of items that are in no catalogue |
-| `gram.json` | settings, and the SHA-256 of every other file |
+encoder.onnx: passages padded at their end, `input_ids` and `attention_mask` (N, L) int64, to `states` (N, L, d).
+memory.onnx: `states` (B, M, d) of all tokens that a user attends to, and the `places` (B, M) int64 of their
+    passages, 0 the user prompt, 1 the newest item and so on, to `memory` (layers, 2, H, B, M, dk).
+decoder.onnx: a token more for each of W prefixes of B users; see [`DecoderStep`].
+trie.npz: `offsets`, `tokens`, `items`, `sizes`, `leaves`, `fan_out` of the [`ItemTrie`], and `parents` (N,).
+catalogue.parquet: the catalogue, and each item's `lexical_id_tokens` and `item_prompt`, as token ids.
+tokenizer.json: of the library `tokenizers`, for texts of items that are in no catalogue.
+gram.json: settings, and the SHA-256 of every other file.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ class PassageEncoder(nn.Module):
         super().__init__()
         self.encoder = model.encoder
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:  # noqa: D102
         return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
@@ -57,7 +55,7 @@ class CrossMemory(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:  # noqa: D102
         states = states + F.embedding(places, self.model.passage_positions)
         attentions = [block.layer[1].EncDecAttention for block in self.model.decoder.block]
         of_layers = [[heads(of, linear(states)) for linear in (of.k, of.v)] for of in attentions]
@@ -85,13 +83,13 @@ class DecoderStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens, parents, past, memory, mask, candidates, legal) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, tokens, parents, past, memory, mask, candidates, legal) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: D102
         decoder, (batch_size, width) = self.model.decoder, tokens.shape
         rows = parents + torch.arange(batch_size)[:, None] * past.shape[3]  # (B, W)
         past = past.flatten(2, 3).index_select(2, rows.flatten())  # (layers, 2, B * W, T, H * dk)
-        length = past.shape[3] + 1
-        room = past.new_zeros(*past.shape[:3], 1, past.shape[4])  # for the new tokens
-        slots = torch.cat([past, room], dim=3).flatten(2, 3)  # (layers, 2, B * W * (T + 1), H * dk)
+        length, room = past.shape[3] + 1, past.new_zeros(*past.shape[1:3], 1, past.shape[4])  # for the new tokens
+        # A tensor for each layer: a write into a part of one would copy all of it.
+        slots = [torch.cat([of_layer, room], dim=2).flatten(1, 2) for of_layer in past]  # (2, B * W * (T + 1), H * dk)
         last = length * (torch.arange(batch_size * width).view(batch_size, width, 1) + 1) - 1
         bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)[0, :, -1]  # (H, T)
         bias = bias.flip(-1).T.expand(batch_size, width, length, -1)
@@ -100,7 +98,8 @@ class DecoderStep(nn.Module):
         logits = self.model._logits(states).float()  # (B, W, V)
         chosen = logits.gather(-1, candidates).masked_fill(~legal, -torch.inf)
         over = chosen if self.model.config.score_mode == "trie" else logits
-        return chosen - over.logsumexp(dim=-1, keepdim=True), slots.unflatten(2, (batch_size, width, length))
+        past = torch.stack(slots).unflatten(2, (batch_size, width, length))
+        return chosen - over.logsumexp(dim=-1, keepdim=True), past
 
 
 def graphs(model) -> dict[str, tuple[nn.Module, dict[str, torch.Tensor], list[dict[int, Dim]], list[str]]]:
@@ -150,10 +149,12 @@ def export_onnx(model, tokenizer, folder: str | Path) -> list[Path]:
     if missing:
         raise ValueError(f"the export needs {missing[0]}; pip install 'gram-recommender[onnx]'")
     check_catalogue(model, tokenizer, model.name_or_path or "the model")
-    plain = all(type(weight) in (torch.Tensor, nn.Parameter) for weight in model.parameters())
-    if not plain or has_hooks_between(model) or any(weight.is_meta for weight in model.parameters()):
-        raise ValueError("the model has hooks, adapters, offloaded or quantised weights; export it without them")
+    is_plain = all(type(weight) is nn.Parameter and not weight.is_meta for weight in model.parameters())
+    is_quantised = any(type(module).__module__.startswith("torch.ao.") for module in model.modules())
+    if not is_plain or is_quantised or has_hooks_between(model):
+        raise ValueError("the model has hooks, or weights that are quantised or offloaded; export it without them")
     model = copy.deepcopy(model).cpu().float().eval()
+    model.set_attn_implementation("eager")  # of SDPA's output torch.onnx may believe another layout than it has
     with new_folder(folder) as partial:
         for name, graph in graphs(model).items():
             _write_graph(*graph, partial / f"{name}.onnx")
@@ -175,9 +176,7 @@ def _write_graph(module: nn.Module, inputs: dict, shapes: list, outputs: list[st
         warnings.simplefilter("ignore")
         program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=tuple(shapes))
         names = {"input_names": list(inputs), "output_names": outputs}
-        torch.onnx.export(
-            program, f=path, dynamo=True, **names, external_data=size > _LARGEST_FILE, verbose=False
-        )
+        torch.onnx.export(program, f=path, dynamo=True, **names, external_data=size > _LARGEST_FILE, verbose=False)
 
 
 def _arrays(trie) -> dict[str, np.ndarray]:
