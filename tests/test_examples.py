@@ -13,11 +13,11 @@ import pytest
 from gram.serving.tables import TableRecommender
 
 from .conftest import QUICKSTART_RECIPE
-from .forks import RUN
+from .forks import GRAM, RUN
 from .hub_endpoints import Blob
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-LONGEST = 60
+LONGEST = 80
 
 # What a script is told on a quickstart of 20 films, and what it then says.
 RUNS = {
@@ -30,6 +30,7 @@ RUNS = {
     "recommend": (["--history", "1", "2", "--top-k", "3"], "after The Long Film Number 1 | The Long Film Number 2"),
     "recommend_to_many": (["--max-users", "5"], "5 users, 50 recommendations in runs/recommendations.parquet"),
     "recommend_with_spark": ([], "30 users, in runs/ranked; the first: ["),
+    "recommend_with_onnx": (["--history", "1", "2"], "  1  -"),
     "encode_catalogue": (["--dtype", "int8"], "20 items in int8"),
     "exact_search": (["--history", "1", "2"], "exact search looked at"),
     "choose_items": (["--word", "1975", "--exclude", "6"], "1 of 20 items are allowed"),
@@ -93,11 +94,11 @@ def check_tables(folder, said):
 
 
 CHECKS = {"recommend_to_many": check_unseen, "recommend_with_spark": check_tables}
-NEEDS = {"recommend_with_spark": ("pyspark", "java")}
+NEEDS = {"recommend_with_spark": ("pyspark", "java"), "recommend_with_onnx": ("onnxruntime", "onnxscript")}
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_script_does_what_it_says(run, folder, request, name):
+def test_script_does_what_it_says(run, forks, folder, request, name):
     arguments, expected = RUNS[name]
     for needed in NEEDS.get(name, ()):
         if importlib.util.find_spec(needed) is None and shutil.which(needed) is None:
@@ -106,6 +107,9 @@ def test_script_does_what_it_says(run, folder, request, name):
         arguments = [*arguments, "--url", request.getfixturevalue("server")]
     if name == "hf_job":
         arguments = [*arguments, *request.getfixturevalue("data_sets"), "--epochs", "2"]
+    if name == "recommend_with_onnx":
+        exported = forks.run(GRAM, "export", "runs/quickstart", "--output", "runs/onnx", folder=folder)
+        assert exported.returncode == 0, exported.stderr
     said = run(name, *arguments)
     assert expected in said
     if name in CHECKS:

@@ -178,6 +178,14 @@ def test_offloaded_weights_give_the_same_answers(model, tokenizer, inputs, offlo
     model.encode_items(tokenizer, tmp_path / "items", progress=False)  # it fits: the weights are the same
 
 
+@pytest.mark.parametrize("memory", [None, {"cpu": "40KB"}], ids=["enough", "little"])
+def test_a_model_loaded_by_a_device_map_gives_the_same_answers(model, model_folder, inputs, memory, tmp_path):
+    options = {"device_map": "auto", "max_memory": memory, "offload_folder": str(tmp_path)}
+    loaded = GramForConditionalGeneration.from_pretrained(model_folder, **options).eval()
+    assert any(weight.is_meta for weight in loaded.parameters()) == (memory is not None)
+    assert_close(answers(loaded, inputs), answers(model, inputs), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_a_model_loaded_in_half_precision_answers_nearly_alike(model, model_folder, tokenizer, inputs, dtype):
     """In float16 T5 keeps the feed-forward's output layer in float32."""
