@@ -98,8 +98,8 @@ class DecoderStep(nn.Module):
         logits = self.model._logits(states).float()  # (B, W, V)
         chosen = logits.gather(-1, candidates).masked_fill(~legal, -torch.inf)
         over = chosen if self.model.config.score_mode == "trie" else logits
-        past = torch.stack(slots).unflatten(2, (batch_size, width, length))
-        return chosen - over.logsumexp(dim=-1, keepdim=True), past
+        log_probs = (chosen - over.logsumexp(dim=-1, keepdim=True)).masked_fill(~legal, -torch.inf)
+        return log_probs, torch.stack(slots).unflatten(2, (batch_size, width, length))
 
 
 def graphs(model) -> dict[str, tuple[nn.Module, dict[str, torch.Tensor], list[dict[int, Dim]], list[str]]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from gram import GramTokenizer, cli
+from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie, cli
 from gram.common.provenance import hash_of_file
 from gram.pipeline_gram import recommend_rows
 from gram.serving.export import export_onnx, graphs
@@ -28,11 +28,19 @@ HISTORIES = [[3], [5, 9, 9, 14, 2, 0, 28, 7, 11, 4, 21], list(range(20))]  # two
 
 @pytest.fixture(scope="module", params=["vocabulary", "trie"])
 def exported(request, model, tokenizer, tmp_path_factory):
-    """A model by its score mode, its tokenizer, and the folder; of the second, users have no prompt of their own."""
+    """A model by its score mode, its tokenizer, and the folder.
+
+    The second is gated as T5 v1.1 is, with a head of its own; its users have no prompt, and it penalises length.
+    """
     folder = tmp_path_factory.mktemp("exported") / "onnx"
     if request.param == "trie":
-        model = copy.deepcopy(model)
-        model.config.score_mode, model.generation_config.length_penalty = "trie", 0.5
+        torch.manual_seed(1)
+        shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 3}
+        kind = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "score_mode": "trie"}
+        config = GramConfig(vocab_size=len(tokenizer), max_history=8, initializer_factor=2.0, **shape, **kind)
+        model = GramForConditionalGeneration(config).eval()
+        model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
+        model.generation_config.length_penalty = 0.5
         limits = {"max_history": 8, "max_passage_length": 20, "with_user_prompt": False}
         tokenizer = GramTokenizer.from_catalogue(tokenizer, tokenizer.catalogue, **limits)
     assert [path.name for path in export_onnx(model, tokenizer, folder)] == FILES
@@ -71,6 +79,8 @@ def test_graphs_take_any_number_of_users_prefixes_and_tokens(exported):
                 numbers = torch.rand(shape, generator=draw)
                 given[key] = numbers if example.is_floating_point() else (numbers > -1).to(example.dtype)
                 given[key] = given[key] * 0 if key == "parents" else given[key]
+                if key == "legal":
+                    given[key][:, -1] = False  # a prefix that is padding
             with torch.no_grad():
                 expected = module(**given)
             found = session.run(None, {key: values.numpy() for key, values in given.items()})
