@@ -1,5 +1,6 @@
 """docs/works_with.md: what is called tested there is."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -28,4 +29,4 @@ def test_every_cell_is_tested_refused_untested_or_needless():
 @pytest.mark.parametrize("kernels", ["flash_attention_2", "flash_attention_3"])
 def test_flash_attention_is_refused(model, kernels):
     with pytest.raises((ValueError, ImportError), match=r"(?i)flash"):
-        GramForConditionalGeneration._from_config(model.config, attn_implementation=kernels)
+        GramForConditionalGeneration._from_config(copy.deepcopy(model.config), attn_implementation=kernels)
