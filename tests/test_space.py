@@ -114,10 +114,10 @@ def wait_for(address, app, log):
 
 @pytest.fixture
 def visit(browser, space):
-    """Opens the Space. At the end: nothing was asked for from elsewhere, nothing went wrong or ran."""
+    """Opens the Space, and clears the example. At the end: nothing was asked for from elsewhere, nothing went wrong or ran."""
     opened, wrong = [], []
 
-    def visit(width=1280, height=900):
+    def visit(width=1280, height=900, is_cleared=True):
         page = browser.new_context(viewport={"width": width, "height": height}).new_page()
         page.set_default_timeout(1000 * PATIENCE)
         page.on("request", lambda asked: asked.url.startswith((space[0], "data:", "blob:")) or wrong.append(asked.url))
@@ -127,6 +127,9 @@ def visit(browser, space):
         page.goto(space[0])
         page.wait_for_selector("#hits .gram-row")
         opened.append(page)
+        if is_cleared:
+            page.click("#clear")
+            page.get_by_text("Nothing yet.").wait_for()
         return page
 
     yield visit
@@ -204,6 +207,31 @@ def test_from_history_to_recommendations_and_why(visit, space, tmp_path):
         assert left == [len(tokenizer.item_ids), *why.num_items_left[0, place, : len(lexical_id) + 1].tolist()]
 
     keep_screenshot(page, "space.png", tmp_path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_it_opens_with_an_example_and_what_is_recommended_for_it(visit, space, tmp_path, width, height):
+    _, model, tokenizer = space
+    page = visit(width, height, is_cleared=False)
+    rows = [int(button.get_attribute("data-row")) for button in page.locator("#history [data-act=remove]").all()][::-1]
+    similar = tokenizer.catalogue["similar_items"].to_pylist()
+    times_named = [sum(item in items for items in similar) for item in tokenizer.item_ids]
+    titled = [row for row, title in enumerate(tokenizer.titles) if title]
+    assert rows[-1] == max(titled, key=times_named.__getitem__)
+    nearest = [tokenizer.item_rows[item] for item in similar[rows[-1]] if tokenizer.titles[tokenizer.item_rows[item]]]
+    assert rows[::-1][1:][: len(nearest)] == nearest[:2]
+    assert len(rows) == 3
+    assert "This is an example" in page.inner_text("#history .gram-note")
+    found, _, _ = recommended(model, tokenizer, rows)
+    expect_titles(page, "results", [tokenizer.titles[row] or tokenizer.item_ids[row] for row in found])
+    assert page.locator(".gram-bars li").count() == len(rows) + 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    keep_screenshot(page, f"space-opened-{width}.png", tmp_path)
+    page.locator("#results .gram-row").nth(1).click()
+    page.locator("#reasons .gram-note", has_text="no. 2").wait_for()
+    page.click("#clear")
+    page.get_by_text("Build a history, then press").wait_for()
+    assert page.locator(".gram-bars").count() == 0
 
 
 def test_search(visit, space):

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import gradio as gr
-from engine import Engine, Found
+from engine import Engine
 from huggingface_hub import metadata_load
 from visits import Visits, views
 
@@ -26,9 +26,9 @@ def build(engine: Engine) -> gr.Blocks:
     """The page. Whatever belongs to a visitor is held in the state of their session."""
     visits, is_folder = Visits(engine), Path(engine.name).is_dir()
     shown = Path(engine.name).resolve().name if is_folder else engine.name
-    _, hits, past, results = visits.clear("", Found())
+    example, hits, past, results, found, why = visits.open()
     with gr.Blocks(title=f"GRAM · {engine.name}", analytics_enabled=False, fill_width=True) as page:
-        history, found = gr.State([]), gr.State(Found())
+        history, found = gr.State(example), gr.State(found)
         gr.HTML(views.header(shown, is_on_hub=not is_folder), apply_default_css=False)
         with gr.Row(elem_id="columns"):
             with _column("History"):
@@ -42,7 +42,7 @@ def build(engine: Engine) -> gr.Blocks:
             with _column("Recommendations", "best"):
                 results = _clickable(results, "results")
             with _column("Why", "why"):
-                why = gr.HTML(views.why(engine, Found()), apply_default_css=False, elem_id="reasons")
+                why = gr.HTML(why, apply_default_css=False, elem_id="reasons")
 
         private = {"api_visibility": "private"}
         quick = {"show_progress": "hidden", "concurrency_limit": None, **private}
@@ -50,7 +50,7 @@ def build(engine: Engine) -> gr.Blocks:
         outputs = [history, hits, past, results]
         for component in (hits, past):
             component.click(visits.edit, [words, history, found], outputs, **quick)
-        clear.click(visits.clear, [words, found], outputs, **quick)
+        clear.click(visits.clear, words, [*outputs, found, why], **quick)
         outputs = [found, results, why]
         asked = recommend.click(
             visits.recommend, history, outputs, show_progress="minimal", concurrency_limit=2, **private

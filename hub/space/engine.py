@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
 from huggingface_hub import snapshot_download
 from transformers import pipeline
 
 ITEM_ENCODINGS = "item_encodings"  # folder of the model's repository, where `gram encode` has made it
+EXAMPLE_LENGTH = 3
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Engine:
         titles: their titles; an item without one goes by its id.
         details: what else the catalogue says of them.
         max_history: items of a history that the model reads, the newest.
+        example: rows of a history to begin with, oldest first; see `_example`.
     """
 
     def __init__(self, name: str, recommend):
@@ -65,6 +69,7 @@ class Engine:
         self._folded_titles = [_fold(title) for title in self.titles]
         everything = zip(self.titles, self.item_ids, texts, strict=True)
         self._folded = [_fold("\n".join(parts)) for parts in everything]
+        self.example = self._example()
 
     @classmethod
     def load(cls, name: str) -> Engine:
@@ -74,6 +79,23 @@ class Engine:
         folder = Path(folder, ITEM_ENCODINGS) if Path(folder, ITEM_ENCODINGS).is_dir() else None
         recommend.item_cache = recommend.model.encode_items(recommend.tokenizer, folder)
         return cls(name, recommend)
+
+    def _example(self) -> list[int]:
+        """The item that most others name as similar, which is well known, after those most similar to it.
+
+        So it is nobody's own history, and the same at every start. Items without a title, and those that are
+        recommended no more, are taken only where there are not enough of others.
+        """
+        tokenizer, leaves = self._pipeline.tokenizer, self._pipeline.model.item_trie.leaves.tolist()
+        similar = tokenizer.catalogue["similar_items"]
+        named = Counter(tokenizer.item_rows[item] for item in pc.list_flatten(similar).to_pylist())
+
+        def is_shown(row: int) -> bool:
+            return bool(tokenizer.titles[row]) and leaves[row] >= 0
+
+        first, *others = sorted(range(len(self.item_ids)), key=lambda row: (not is_shown(row), -named[row], row))
+        nearest = [row for row in map(tokenizer.item_rows.get, similar[first].as_py()) if is_shown(row)]
+        return list(dict.fromkeys([first, *nearest, *others]))[:EXAMPLE_LENGTH][::-1]
 
     def search(self, words: str, limit: int) -> tuple[list[int], int]:
         """Items that hold all the words, in any order and without regard to case and accents; all items for no words.

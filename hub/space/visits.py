@@ -34,16 +34,25 @@ class Visits:
         history = edited(history, event._data.get("act"), event._data.get("row"), len(self.engine.item_ids))
         return self._after(words, history, found)
 
-    def clear(self, words: str, found: Found):
-        """Begin anew; returns what `edit` returns."""
-        return self._after(words, [], found)
+    def open(self):
+        """The page as a visitor finds it: an example with its recommendations; returns what `clear` returns."""
+        history = self.engine.example
+        try:
+            found = self._found(history)
+        except ValueError:  # of this model nothing can be recommended for it
+            found = Found()
+        return self._begin("", history, found)
+
+    def clear(self, words: str):
+        """Begin anew; returns what `edit` returns, then what was found and the view of reasons."""
+        return self._begin(words, [], Found())
 
     def recommend(self, history: list[int]):
         """Recommend; returns what was found and the views of results and reasons."""
         if not history:
             return self._failed("The history is empty. Add at least one item, then press Recommend.")
         try:
-            found = Found(tuple(self.engine.recommend(history, TOP_K)), tuple(history))
+            found = self._found(history)
         except ValueError as error:
             return self._failed(str(error))
         return self._shown(found, history)
@@ -54,6 +63,12 @@ class Visits:
         if isinstance(place, int) and 0 <= place < len(found.items):
             found = Found(found.items, found.history, place)
         return self._shown(found, history)
+
+    def _found(self, history: list[int]) -> Found:
+        return Found(tuple(self.engine.recommend(history, TOP_K)), tuple(history))
+
+    def _begin(self, words: str, history: list[int], found: Found):
+        return *self._after(words, history, found), found, views.why(self.engine, found)
 
     def _after(self, words: str, history: list[int], found: Found):
         hits, past = self.search(words, history), views.history(self.engine, history)
