@@ -114,7 +114,7 @@ def wait_for(address, app, log):
 
 @pytest.fixture
 def visit(browser, space):
-    """Opens the Space, and clears the example. At the end: nothing was asked for from elsewhere, nothing went wrong or ran."""
+    """Opens the Space, without the example. At the end: nothing came from elsewhere, nothing went wrong or ran."""
     opened, wrong = [], []
 
     def visit(width=1280, height=900, is_cleared=True):
