@@ -64,7 +64,7 @@ class Bench:
         """A call of `generate`, from item ids to items."""
 
         def run():
-            inputs = self.tokenizer(histories=histories, item_prompts=False, return_tensors="pt")
+            inputs = self.tokenizer(histories=histories, item_prompts=False, return_tensors="pt").to(self.model.device)
             number = {"num_beams": beams, "num_return_sequences": min(beams, NUM_ITEMS)}
             return self.model.generate(
                 **inputs, item_cache=self.cache, return_dict_in_generate=True, **number, **options
@@ -180,15 +180,15 @@ def agree_on_users(bench: Bench, count: int, with_stock: int | None = None) -> d
 @torch.no_grad()
 def plain_scores(bench: Bench, history: Sequence[str], rows: torch.Tensor) -> torch.Tensor:
     """Scores (K,) of catalogue rows (K,) for one user, by the plain `forward` on padded passages."""
-    inputs = bench.tokenizer(histories=[history], return_tensors="pt")
+    inputs = bench.tokenizer(histories=[history], return_tensors="pt").to(bench.model.device)
     states = bench.model.encode(**inputs).last_hidden_state.expand(len(rows), -1, -1)
     mask = inputs["attention_mask"].expand(len(rows), -1, -1)
     targets = [torch.tensor(bench.tokenizer.sequences[row]) for row in rows.tolist()]
-    labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
+    labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100).to(states.device)
     encoded = BaseModelOutput(states)
-    logits = bench.model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits
+    logits = bench.model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
     picked = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0].masked_fill(labels < 0, 0)
-    return picked.sum(dim=1) / torch.tensor([len(target) for target in targets])
+    return picked.sum(dim=1) / (labels >= 0).sum(dim=1)
 
 
 def where_time_goes(run: Callable) -> dict[str, float]:

@@ -19,6 +19,14 @@ from statistics import median
 GB = 1e9
 
 
+def wait_for(device) -> None:
+    """Until a device has done all that it was given; a CPU has."""
+    import torch
+
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def medians(runs: dict[str, Callable], repeats: int) -> dict[str, float]:
     """Median seconds of each run, after one that does not count; runs take turns, so that noise meets all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -33,7 +41,7 @@ def medians(runs: dict[str, Callable], repeats: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Machine:
-    """The best that this machine was seen to do with float32, with the threads that torch has now.
+    """The best that a device was seen to do: a CPU with float32 and the threads that torch has now.
 
     Attributes:
         flops: floating point operations a second, of one large matrix product.
@@ -44,15 +52,14 @@ class Machine:
     bytes: float
 
     @classmethod
-    def measured(cls) -> Machine:
-        """Take the best of several runs of each."""
+    def measured(cls, device="cpu", dtype=None, size: int = 2048, length: int = 1 << 27) -> Machine:
+        """Take the best of several runs of each: a product (size, size), and a sum over `length` numbers of float32."""
         import torch
 
-        size, length = 2048, 1 << 27
-        left, right = torch.rand(size, size), torch.rand(size, size)
-        long = torch.ones(length)
-        product = min(_seconds(lambda: left @ right) for _ in range(7))
-        reading = min(_seconds(long.sum) for _ in range(7))
+        left, right = torch.rand(2, size, size, device=device).to(dtype or torch.float32)
+        long = torch.ones(length, device=device)
+        product = min(_seconds(lambda: left @ right, device) for _ in range(7))
+        reading = min(_seconds(long.sum, device) for _ in range(7))
         return cls(2 * size**3 / product, 4 * length / reading)
 
     def floor(self, flops: float, bytes: float) -> float:
@@ -60,9 +67,11 @@ class Machine:
         return max(flops / self.flops, bytes / self.bytes)
 
 
-def _seconds(run: Callable) -> float:
+def _seconds(run: Callable, device) -> float:
+    wait_for(device)
     start = time.perf_counter()
     run()
+    wait_for(device)
     return time.perf_counter() - start
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from transformers.modeling_outputs import BaseModelOutput
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer
@@ -108,17 +109,17 @@ def users(interactions: Interactions, rows: np.ndarray) -> Interactions:
 
 
 def fast(model: GramForConditionalGeneration, micro_batches: list[dict], num_tokens: int, bf16: bool = False) -> None:
-    for micro_batch in micro_batches:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    for micro_batch in send_to_device(micro_batches, model.device):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             loss = model(**micro_batch, num_items_in_batch=num_tokens).loss
         loss.backward()
 
 
 def padded(model: GramForConditionalGeneration, micro_batches: list[dict], num_tokens: int, bf16: bool = False) -> None:
     """As a batch of padded passages is trained without any of this package's savings."""
-    for batch in micro_batches:
+    for batch in send_to_device(micro_batches, model.device):
         mask = batch["attention_mask"]
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             passages = batch["input_ids"].flatten(0, 1), mask.flatten(0, 1)
             states = model.encoder(input_ids=passages[0], attention_mask=passages[1]).last_hidden_state
             states = states.unflatten(0, mask.shape[:2]) + model.position_embedding.weight[: mask.shape[1], None]
@@ -153,9 +154,9 @@ def stages(model: GramForConditionalGeneration, step: Step) -> dict[str, Callabl
     return {"encoder": torch.no_grad()(encoder), "decoder": torch.no_grad()(decoder), "head": torch.no_grad()(forward)}
 
 
-def floor(model: GramForConditionalGeneration, step: Step, machine: Machine) -> float:
-    """Seconds that the fast form's products with weights, and the optimizer's reads and writes, need at least."""
-    prompts = sum(int(b["attention_mask"].sum() + b["history"]["attention_mask"].sum()) for b in step.micro_batches)
+def work(model: GramForConditionalGeneration, micro_batches: list[dict], num_tokens: int) -> tuple[float, float]:
+    """Operations of the fast form's products with weights, and bytes of the optimizer's reads and writes."""
+    prompts = sum(int(b["attention_mask"].sum() + b["history"]["attention_mask"].sum()) for b in micro_batches)
     sizes = {name: weight.numel() for name, weight in model.named_parameters() if "block" in name and weight.dim() == 2}
     keys = sum(
         size for name, size in sizes.items() if name.endswith(("EncDecAttention.k.weight", "EncDecAttention.v.weight"))
@@ -164,7 +165,7 @@ def floor(model: GramForConditionalGeneration, step: Step, machine: Machine) -> 
     decoder = sum(sizes.values()) - encoder - keys + model.lm_head.weight.numel()
     weights = sum(weight.numel() for weight in model.parameters())
     # A product forward and two backward, two operations each; AdamW reads four arrays and writes three.
-    return machine.floor(6 * (prompts * (encoder + keys) + step.num_tokens * decoder), 7 * 4 * weights)
+    return 6 * (prompts * (encoder + keys) + num_tokens * decoder), 7 * 4 * weights
 
 
 def peak_of(form: str, tokenizer: str, data: str, given: argparse.Namespace, path: str) -> None:
@@ -212,7 +213,7 @@ def measure(given: argparse.Namespace) -> dict:
         "slots": few[0]["input_ids"].shape[1],
         "seconds": {name: taken + optimizing for name, taken in seconds.items()},
         "where": where,
-        "floor": floor(model, step, Machine.measured()),
+        "floor": Machine.measured().floor(*work(model, step.micro_batches, step.num_tokens)),
     }
 
 

@@ -4,6 +4,7 @@ To import torch and transformers takes a process many seconds, and a fork of one
 that a fork is as fresh as any process: it has a folder, an environment and files of its own.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -58,6 +59,8 @@ os._exit(code)  # at once: to take down what the libraries have made takes secon
 
 # The command `gram`, and a file with its arguments.
 GRAM = "import sys; from gram import cli; raise SystemExit(cli.main(sys.argv[1:]))"
+# What is given as `python -m MODULE ...`.
+MODULE = "import runpy, sys; del sys.argv[:2]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
@@ -97,7 +100,7 @@ class Forks:
     """
 
     def __init__(self, modules: Sequence[str], folder: Path, package: bool, environment: dict[str, str]):
-        self.folder, self.environment, self._started = folder, environment, 0
+        self.folder, self.environment, self._numbers = folder, environment, itertools.count(1)
         self._lock = threading.Lock()
         command = [sys.executable, "-c", PARENT if package else BLOCK + PARENT, *modules]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -119,8 +122,8 @@ class Forks:
             return json.loads(self._process.stdout.readline())
 
     def _files(self, given: str) -> list[Path]:
-        self._started += 1
-        files = [self.folder / f"{self._started}.{name}" for name in ("in", "out", "errors")]
+        number = next(self._numbers)
+        files = [self.folder / f"{number}.{name}" for name in ("in", "out", "errors")]
         files[0].write_text(given, encoding="utf-8")
         return files
 
