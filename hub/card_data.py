@@ -20,11 +20,10 @@ from ..serving.loading import load_model
 from ..serving.recommendation import Recommender
 from ..tokenization_gram import GramTokenizer
 from ..translation import TreeStatistics
-from .card_settings import CardSettings, words
+from .card_settings import METRICS, CardSettings, words
 
 CARD, PLOT_FILE = "README.md", "training.svg"
 TRAINING_FILE, EVALUATION_FILE, ABLATIONS_FILE = "training.json", "evaluation.json", "ablations.json"
-METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 TAGS = ["recommendation", "sequential-recommendation", TASK, "generative-retrieval", "gram"]
 ABLATIONS_FORM = 'is not of the form [{"name", "metrics": {protocol: {metric: {"mean", "low", "high"}}}}, ...]'
 NOTED_SETTINGS = {"data", "backbone", "epochs", "validation_users", "validation_beams"}

@@ -18,6 +18,7 @@ from ..serving.loading import MODEL_FILES, check_folder, load_model
 from .card_data import CARD, EVALUATION_FILE, PLOT_FILE, TRAINING_FILE
 
 CODE = "*_gram.py"
+RESULTS = ".eval_results/*.yaml"  # for benchmarks, `gram card`'s and others
 SHARDS = f"{ITEM_CACHE_FOLDER}/item_encodings-*.safetensors"
 OPTIONAL_FILES = (
     *("generation_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -36,8 +37,8 @@ def contents(folder: str | Path, item_cache: bool = False) -> dict[str, Path | b
     """The files of a model folder that are for others, by their path in the repository.
 
     These are the weights, the tokenizer with its catalogue, the Hub code, the configurations, and where they are there
-    the card, the picture of the training, `evaluation.json`, `training.json`, the licence. The handler of Inference
-    Endpoints is added, unless the folder has one of its own.
+    the card, results for benchmarks, the picture of the training, `evaluation.json`, `training.json`, the licence. The
+    handler of Inference Endpoints is added, unless the folder has one of its own.
     All else stays: data, translation, checkpoints, the ranks of every user, and `sasrec.safetensors`, which serves
     to evaluate a baseline and would often be larger than the model. JSON files lose the folders of this machine.
 
@@ -58,6 +59,7 @@ def contents(folder: str | Path, item_cache: bool = False) -> dict[str, Path | b
     paths = [*MODEL_FILES, *_code(folder), *(name for name in OPTIONAL_FILES if (folder / name).is_file())]
     model, tokenizer = load_model(folder)
     paths += [Path(path).name for path in weight_files(folder)]
+    paths += sorted(path.relative_to(folder).as_posix() for path in folder.glob(RESULTS))
     if item_cache:
         ItemCache.open(folder / ITEM_CACHE_FOLDER, model, tokenizer)
         paths += sorted(path.relative_to(folder).as_posix() for path in folder.glob(SHARDS))
@@ -135,7 +137,7 @@ def _check_private(found: dict[str, Path | bytes], folder: Path, places: set[str
 
 def _lines(found: dict[str, Path | bytes]) -> Iterator[tuple[str, int, str]]:
     for name, content in found.items():
-        if name.endswith((".json", ".md", ".py", ".txt")) and name != "tokenizer.json":
+        if name.endswith((".json", ".md", ".py", ".txt", ".yaml")) and name != "tokenizer.json":
             data = content if isinstance(content, bytes) else content.read_bytes()
             for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
                 yield name, number, line

@@ -18,8 +18,9 @@ from ..evaluation.candidates import PROTOCOLS
 from ..evaluation.full_ranking import served_table
 from ..pipeline_gram import TASK
 from ..training.settings import PLACES
-from .card_data import CARD, METRICS, GramCardData
-from .card_settings import CardSettings
+from .benchmark_results import RESULTS_FILE, results_of
+from .card_data import CARD, GramCardData
+from .card_settings import METRICS, CardSettings
 
 TEMPLATE = "model_card_template.md"
 # Where a setting is shown; those that are in none of the groups are the last one's.
@@ -43,7 +44,7 @@ _SIGNATURE = re.compile(r"<!-- written by gram card, ([0-9a-f]{16}) -->\s*$")
 
 
 def write_model_card(folder: str | Path, settings: CardSettings | None = None, overwrite: bool = False) -> Path:
-    """Write `README.md` into a model folder, anew from its files; gives its path.
+    """Write `README.md` into a model folder, anew from its files, and results for a benchmark; gives the card's path.
 
     Args:
         folder: as of [`GramCardData`].
@@ -65,6 +66,13 @@ def write_model_card(folder: str | Path, settings: CardSettings | None = None, o
     card.settings.save(folder)
     with new_file(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+    results, place = results_of(card), folder / RESULTS_FILE
+    if results is None:
+        place.unlink(missing_ok=True)
+        return path
+    place.parent.mkdir(exist_ok=True)
+    with new_file(place) as part:
+        part.write_text(results, encoding="utf-8", newline="\n")
     return path
 
 
