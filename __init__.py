@@ -4,7 +4,7 @@ Everything is imported on first use: the root of the repository is this package,
 torch.
 """
 
-from importlib import import_module
+from .common.lazy import lazy
 
 __version__ = "0.1.0"
 
@@ -21,10 +21,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

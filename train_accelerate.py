@@ -9,6 +9,16 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads that wait sleep
 
+if __name__ == "__main__":  # before all other imports: what one of them misses is one line too
+    from gram.common.command_line import exit_code_of
+
+    def _program() -> None:
+        from gram.train_accelerate import main
+
+        main()
+
+    raise SystemExit(exit_code_of(_program, "train_accelerate.py"))
+
 import argparse
 import logging
 import math
@@ -22,12 +32,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, send_to_device, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from gram.common.command_line import exit_code_of
+from gram.common.extras import MissingPackageError, needs
 from gram.common.files import check_outputs, locked, new_file, write_json
 from gram.common.processes import keep_freed_memory, make_accelerator, precision, this_process
 from gram.common.provenance import Provenance
@@ -73,6 +82,9 @@ from gram.training.start import (
 from gram.training.steps import SIZES, TrainingSteps
 from gram.training.trackers import loggable, tracker_names
 from gram.translation import SASREC_FILE, TranslationSettings
+
+with needs("train"):
+    from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, send_to_device, set_seed
 
 logger = logging.getLogger(__name__)
 
@@ -376,8 +388,10 @@ class _Run:
         progress, start = asdict(self.progress), self.settings.init_from or self.settings.backbone
         facts = {"settings": asdict(self.settings), "provenance": self.provenance.facts, "progress": progress}
         facts |= run_facts(start, self.data, self.accelerator)
-        if not plot_training(progress, self.output_dir / PLOT_FILE):
-            logger.info("no %s: matplotlib is not installed", PLOT_FILE)
+        try:
+            plot_training(progress, self.output_dir / PLOT_FILE)
+        except MissingPackageError as missing:
+            logger.info("%s", missing)
         write_json(self.output_dir / FINISHED_FILE, facts)
         shutil.rmtree(self.checkpoints)
 
@@ -416,7 +430,3 @@ def main(argv: list[str] | None = None) -> None:
     train(settings, data, tokenizer_of(settings, translation_settings, data))
     if this_process().is_main_process and not is_deepspeed_zero3_enabled():  # there no process can search alone
         refresh_model_card(settings.output_dir)
-
-
-if __name__ == "__main__":
-    raise SystemExit(exit_code_of(main, "train_accelerate.py"))

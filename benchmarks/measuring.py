@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -141,13 +140,14 @@ def pyplot():
     """Matplotlib's, without a display.
 
     Raises:
-        ValueError: matplotlib is not installed.
+        MissingPackageError: matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("the plot needs matplotlib; pip install 'gram-recommender[benchmarks]'")
-    import matplotlib
+    from gram.common.extras import needs
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    with needs("plots", "the plot"):
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
 
     return pyplot

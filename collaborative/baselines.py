@@ -9,12 +9,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
+from ..common.extras import needs
 from ..common.settings import Settings, within
 from ..data.interactions import Interactions
-from .neighbours import item_cosines, row_shares, similar_texts
+from .together import item_cosines, row_shares, similar_texts
+
+with needs("train"):
+    from scipy import sparse
 
 FARTHEST = 10  # items after one that still count as what came after it
 

@@ -62,6 +62,12 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--item-cache", type=Path, metavar="DIR", help=what)
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`--device`, where the model works."""
+    what = "where the model works: cpu, cuda, cuda:1, xpu, mps ... (the accelerator that is there, or else the cpu)"
+    parser.add_argument("--device", metavar="NAME", help=what)
+
+
 def add_engine(parser: argparse.ArgumentParser, does: str) -> None:
     """`--engine` and its workers. `does`: what the engine does."""
     what = f"{does}: this process, or the workers of a cluster of Ray (local)"

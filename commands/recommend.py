@@ -8,7 +8,7 @@ gram recommend runs/quickstart --users users/ --output recs/ --engine ray --num-
 import argparse
 from pathlib import Path
 
-from .command import add_engine, add_search, at_least_one, item_ids, print_items, quiet, share
+from .command import add_device, add_engine, add_search, at_least_one, item_ids, print_items, quiet, share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-unknown", action="store_true", help=what)
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub (main)")
     add_search(parser)
+    add_device(parser)
 
 
 def _fields(title: str) -> dict[str, str]:
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if arguments.engine != "local":
         raise ValueError(f"--engine {arguments.engine} is for tables; give --users a .parquet, or a folder of such")
-    loading = (arguments.batch_size, arguments.item_cache, arguments.revision)
+    loading = (arguments.batch_size, arguments.item_cache, arguments.revision, arguments.device)
     recommender = Recommender.from_pretrained(arguments.model, *loading)
     search = {"top_k": arguments.top_k, "exclude_seen": arguments.exclude_seen, "num_beams": arguments.num_beams}
     search |= {"exclude": item_ids(arguments.exclude), "only": arguments.only and item_ids(arguments.only)}
@@ -84,7 +85,7 @@ def _recommend_tables(arguments: argparse.Namespace) -> None:
 
     choice = {"exclude": item_ids(arguments.exclude), "only": arguments.only and item_ids(arguments.only)}
     choice |= {"where": arguments.where, "exclude_seen": arguments.exclude_seen}
-    loading = (arguments.model, arguments.item_cache, arguments.revision, arguments.batch_size)
+    loading = (arguments.model, arguments.item_cache, arguments.revision, arguments.batch_size, arguments.device)
     search = {"top_k": arguments.top_k, "num_beams": arguments.num_beams, **choice}
     search |= {"cold_share": arguments.cold_share, "cold_below": arguments.cold_below}
     workers = (arguments.engine, arguments.num_workers, arguments.gpus_per_worker)

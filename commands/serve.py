@@ -6,12 +6,11 @@ gram serve runs/quickstart --unavailable @sold-out.txt --api-key "$KEY"
 """
 
 import argparse
-import importlib.util
 import os
 from pathlib import Path
 
 from ..common.settings import add_flags, settings_from
-from .command import item_ids, port, quiet
+from .command import add_device, item_ids, port, quiet
 
 # oneDNN keeps compiled kernels for a thousand shapes of input. Every batch of users has shapes of its own, so that they
 # are of little use, and take some 300 MB in time.
@@ -33,12 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key", default=os.environ.get("GRAM_API_KEY") or None, metavar="KEY", help=what)
     what = "info has a line per request, without its histories (%(default)s)"
     parser.add_argument("--log-level", choices=("error", "warning", "info"), default="info", help=what)
+    add_device(parser)
     add_flags(parser, ServeSettings)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if any(importlib.util.find_spec(name) is None for name in ("fastapi", "prometheus_client", "uvicorn")):
-        raise ValueError('serving needs FastAPI, uvicorn and prometheus-client; pip install "gram-recommender[serve]"')
     from ..serving.http.settings import ServeSettings
 
     (settings,) = settings_from(vars(arguments), ServeSettings)
@@ -48,5 +46,5 @@ def run(arguments: argparse.Namespace) -> None:
     from ..serving.http.server import log_to_stderr, serve
 
     log_to_stderr(arguments.log_level)
-    options = {"unavailable": item_ids(arguments.unavailable), "api_key": arguments.api_key}
+    options = {"unavailable": item_ids(arguments.unavailable), "api_key": arguments.api_key, "device": arguments.device}
     serve(arguments.model, arguments.host, arguments.port, settings, arguments.item_cache, **options)

@@ -6,7 +6,7 @@ gram similar runs/quickstart --title 'The Return of the Space Pirates' --top-k 5
 
 import argparse
 
-from .command import at_least_one, print_items, quiet
+from .command import add_device, at_least_one, print_items, quiet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=at_least_one, default=10, metavar="K", help="how many (10)")
     what = "'text', what the model reads of them; 'users', who takes them; or both (both)"
     parser.add_argument("--by", choices=("text", "users", "both"), default="both", help=what)
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -24,6 +25,6 @@ def run(arguments: argparse.Namespace) -> None:
     from ..serving.recommendation import Recommender
     from ..serving.similar import SimilarItems
 
-    similar = SimilarItems(Recommender.from_pretrained(arguments.model))
+    similar = SimilarItems(Recommender.from_pretrained(arguments.model, device=arguments.device))
     item = {"title": arguments.title} if arguments.item is None else arguments.item
     print_items(similar.find(item, arguments.top_k, arguments.by))

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .extras import MissingPackageError
+
 ERROR, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes
 
 
@@ -26,7 +28,7 @@ def exit_code_of(program: Callable[[], None], name: str = "gram") -> int:
     except Exception as error:
         from huggingface_hub.errors import StrictDataclassError
 
-        if not isinstance(error, (ValueError, OSError, MemoryError, StrictDataclassError)):
+        if not isinstance(error, (ValueError, OSError, MemoryError, MissingPackageError, StrictDataclassError)):
             raise
         return _fail(name, _in_one_line(error), ERROR)
     return 0

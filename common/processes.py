@@ -1,4 +1,4 @@
-"""How the processes of one command run: on which device, with what memory, and which users are whose."""
+"""How the processes of one command run: with what memory, and which users are whose."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from datetime import timedelta
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+
+from .devices import is_on_cpu
+from .extras import needs
+
+with needs("train"):
+    from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +27,12 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 def this_process() -> PartialState:
     """This process among those that were launched together, with the device that is its own.
 
-    Whatever needs a device asks here: it is the accelerator of the process's number, or the CPU where that is asked for
-    (`ACCELERATE_USE_CPU`) or there is nothing else. The first call lets the processes find each other, so that all of
-    them must come here.
+    The first call lets the processes find each other, so that all of them must come here. From then on
+    `choose_device` of `devices` gives Accelerate's device.
     """
-    return PartialState(cpu=_on_cpu(), timeout=PATIENCE)
+    # Accelerate must be told of the CPU. Otherwise several processes on a machine without accelerator each take
+    # themselves for the only one.
+    return PartialState(cpu=is_on_cpu(), timeout=PATIENCE)
 
 
 def make_accelerator(**options) -> Accelerator:
@@ -36,13 +41,7 @@ def make_accelerator(**options) -> Accelerator:
     wanted = options.get("mixed_precision")
     if wanted and AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         AcceleratorState._reset_state()  # a process has one alone, and here a run comes after another's, or a Trainer's
-    return Accelerator(cpu=_on_cpu(), **options)
-
-
-def _on_cpu() -> bool:
-    # Accelerate must be told. Otherwise several processes on a machine without accelerator each take themselves for the
-    # only one.
-    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return Accelerator(cpu=is_on_cpu(), **options)
 
 
 def keep_freed_memory() -> None:

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..collaborative.baselines import Recommender
 from ..collaborative.neighbours import largest
-from ..common.processes import gather_users
+from ..common.processes import Accelerator, gather_users
 from ..item_cache_gram import ItemCache
 from ..pipeline_gram import recommend_rows
 from ..serving.user_batches import batches_of_users
-
-PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
+from .rankings import PROTOCOLS
 
 _USERS_AT_ONCE = 128  # whose scores of the whole catalogue are in memory together
 _SPELT_AT_ONCE = 256  # items, over all users of a batch: what the attention over their passages takes is bounded by it

@@ -19,26 +19,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from accelerate import Accelerator
 
 from ..collaborative.baselines import Recommender, counted_baselines
 from ..collaborative.fitting import fit_or_load
 from ..collaborative.sasrec import SASRec
 from ..common.files import check_outputs, holds_json, holds_table, new_files
-from ..common.processes import make_accelerator, own_share
+from ..common.processes import Accelerator, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_weights, read_provenance
-from ..common.text import markdown_table, plain
 from ..data import ItemTable, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
 from ..translation.embedding import embed_texts
-from .candidates import PROTOCOLS, Ranking, best_items, gram_candidates
-from .rankings import CUTOFFS, row_metrics
+from .candidates import Ranking, best_items, gram_candidates
+from .rankings import CUTOFFS, PROTOCOLS, row_metrics, served_cells
 from .reranking import choose_reranking, hashes_of, put_forward
 
-SHOWN = {"coverage@10": 3, "popularity@10": 1}  # digits
-SERVED = "By how often the target was seen in training; coverage is the share of the items in anybody's first ten, "
-SERVED += "popularity how often these were seen"
 PER_USER = ("user_id", "item_id", "model", "protocol", "rank")
 
 
@@ -244,24 +239,6 @@ def format_table(results: dict[str, Any]) -> str:
             row = "".join(f"{metrics[column]['mean']:>7.4f}" for column in columns)
             lines.append(f"{name:<{width}}{row}  {metrics['ndcg@10']['low']:.4f}-{metrics['ndcg@10']['high']:.4f}")
         lines.append("")
-        for name, *cells in _served(results["models"], protocol):
+        for name, *cells in served_cells(results["models"], protocol):
             lines.append(f"{name:<{width}}" + "".join(f"{cell.split(' ')[0]:>12}" for cell in cells))
     return "\n".join(lines[1:])
-
-
-def served_table(models: dict[str, Any], protocol: str) -> list[str]:
-    """Lines of Markdown on whom each row of results serves, and with what."""
-    return ["", f"{SERVED}:", "", *markdown_table(_served(models, protocol))]
-
-
-def _served(models: dict[str, Any], protocol: str) -> list[list[str]]:
-    """Cells of a table of NDCG@10 by how often the target was seen, coverage and popularity."""
-    metrics_of = {name: by_protocol[protocol] for name, by_protocol in models.items()}
-    groups = next(iter(metrics_of.values()))["by_times_seen"]
-    lines = [["N@10, seen", *groups, "coverage", "popularity"]]
-    lines += [["users", *(f"{of['users']:,.0f}" for of in groups.values()), "", ""]]
-    for name, metrics in metrics_of.items():
-        values = [metrics["by_times_seen"][group].get("ndcg@10") for group in groups]  # a group may have no users
-        cells = [f"{of['mean']:.4f} ({of['low']:.4f}-{of['high']:.4f})" if of else "" for of in values]
-        lines.append([plain(name), *cells, *(f"{metrics[key]:.{digits}f}" for key, digits in SHOWN.items())])
-    return lines

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..common.processes import this_process
+from ..common.text import markdown_table, plain
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
+PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
 CUTOFFS = (1, 5, 10, 20, 50)
 TIMES_SEEN = {"0": 0, "1-4": 1, "5-19": 5, "20+": 20}  # groups of items, from how many training interactions on
+SHOWN = {"coverage@10": 3, "popularity@10": 1}  # digits
+SERVED = "By how often the target was seen in training; coverage is the share of the items in anybody's first ten, "
+SERVED += "popularity how often these were seen"
 _Z_95 = 1.959964  # of the normal distribution: 95 % lie within this many standard errors
 
 
@@ -107,6 +111,8 @@ def ranking_compute_metrics(
         {'recall@1': 0.0, 'ndcg@1': 0.0, 'recall@3': 1.0, 'ndcg@3': 0.6309297535714575}
     """
 
+    from ..common.processes import this_process  # what it needs, a Trainer needs too; a model card does without
+
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         sequences, labels = prediction.predictions, prediction.label_ids
         if not isinstance(sequences, np.ndarray) or sequences.ndim != 2:
@@ -145,3 +151,21 @@ def row_metrics(ranking, targets: np.ndarray, counts: np.ndarray) -> dict[str, A
         "coverage@10": float((ranking.shown > 0).mean()),
         "popularity@10": float(ranking.shown @ counts / max(ranking.shown.sum(), 1)),
     }
+
+
+def served_table(models: dict[str, Any], protocol: str) -> list[str]:
+    """Lines of Markdown on whom each row of results serves, and with what."""
+    return ["", f"{SERVED}:", "", *markdown_table(served_cells(models, protocol))]
+
+
+def served_cells(models: dict[str, Any], protocol: str) -> list[list[str]]:
+    """Cells of a table of NDCG@10 by how often the target was seen, coverage and popularity."""
+    metrics_of = {name: by_protocol[protocol] for name, by_protocol in models.items()}
+    groups = next(iter(metrics_of.values()))["by_times_seen"]
+    lines = [["N@10, seen", *groups, "coverage", "popularity"]]
+    lines += [["users", *(f"{of['users']:,.0f}" for of in groups.values()), "", ""]]
+    for name, metrics in metrics_of.items():
+        values = [metrics["by_times_seen"][group].get("ndcg@10") for group in groups]  # a group may have no users
+        cells = [f"{of['mean']:.4f} ({of['low']:.4f}-{of['high']:.4f})" if of else "" for of in values]
+        lines.append([plain(name), *cells, *(f"{metrics[key]:.{digits}f}" for key, digits in SHOWN.items())])
+    return lines

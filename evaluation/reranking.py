@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 
 from ..collaborative.baselines import Recommender
 from ..common.files import json_in, new_file
-from ..common.processes import gather_users, make_accelerator, own_share
+from ..common.processes import Accelerator, gather_users, make_accelerator, own_share
 from ..common.provenance import Provenance, hash_of_interactions, hash_of_model, hash_of_tokenizer, hash_of_weights
 from ..data import TEST, RecommendationData, drawn_users, evaluation_histories
 from ..item_cache_gram import ItemCache
-from .candidates import PROTOCOLS, Candidates, Ranking, best_items, gram_candidates, scored, target_ranks
-from .rankings import ranking_metrics
+from .candidates import Candidates, Ranking, best_items, gram_candidates, scored, target_ranks
+from .rankings import PROTOCOLS, ranking_metrics
 from .weighting import GRID, ROUNDS, choose_weights, weighted_ranking
 
 

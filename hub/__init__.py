@@ -1,7 +1,15 @@
 """Publishing a trained model: its card, its files, its demo."""
 
-from .card_data import GramCardData
-from .card_settings import CardSettings
-from .model_card import is_handmade, refresh_model_card, write_model_card
+from ..common.lazy import lazy
 
-__all__ = ["CardSettings", "GramCardData", "is_handmade", "refresh_model_card", "write_model_card"]
+_HOMES = {
+    "CardSettings": ".card_settings",
+    "GramCardData": ".card_data",
+    "is_handmade": ".model_card",
+    "refresh_model_card": ".model_card",
+    "write_model_card": ".model_card",
+}
+
+__all__ = sorted(_HOMES)
+
+__getattr__ = lazy(__name__, _HOMES)

@@ -12,14 +12,14 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..common.files import json_in
 from ..common.provenance import hash_of_weights
-from ..evaluation.candidates import PROTOCOLS
+from ..evaluation.rankings import PROTOCOLS
 from ..loading_gram import read_object
 from ..pipeline_gram import TASK
 from ..serving.catalogue_changes import CHANGES_FILE
 from ..serving.loading import load_model
 from ..serving.recommendation import Recommender
 from ..tokenization_gram import GramTokenizer
-from ..translation import TreeStatistics
+from ..translation.report import TreeStatistics
 from .card_settings import METRICS, CardSettings, words
 
 CARD, PLOT_FILE = "README.md", "training.svg"

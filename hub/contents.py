@@ -24,11 +24,9 @@ OPTIONAL_FILES = (
     *("generation_config.json", "special_tokens_map.json", "added_tokens.json"),
     *(EVALUATION_FILE, TRAINING_FILE, CHANGES_FILE, PLOT_FILE, CARD, "LICENSE"),
 )
-# What Inference Endpoints need beside the model: a handler, and the packages that it is run with.
-HANDLER_FILES: dict[str, Path | bytes] = {
-    "handler.py": Path(__file__).with_name("handler.py"),
-    "requirements.txt": b"pyarrow>=17\ntorch>=2.6\ntransformers>=5.10,<6\n",  # transformers brings the rest
-}
+# What Inference Endpoints need beside the model: a handler, and the packages that it is run with; these bring the rest
+# of the core along.
+HANDLER_FILES = {name: Path(__file__).with_name(name) for name in ("handler.py", "requirements.txt")}
 PLACES = ("data", "output_dir", "translation", "folder")  # entries of JSON files that name a folder of this machine
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 

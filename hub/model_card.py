@@ -14,8 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ..common.files import new_file
 from ..common.text import _in_one_line, duration, markdown_table, plain
-from ..evaluation.candidates import PROTOCOLS
-from ..evaluation.full_ranking import served_table
+from ..evaluation.rankings import PROTOCOLS, served_table
 from ..pipeline_gram import TASK
 from ..training.settings import PLACES
 from .benchmark_results import RESULTS_FILE, results_of

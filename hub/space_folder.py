@@ -14,6 +14,7 @@ from typing import NoReturn
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
+from ..common.extras import needs
 from ..common.files import new_folder
 from .push import full_name, plain_errors
 
@@ -59,9 +60,10 @@ def run_space(model: str, port: int | None = None) -> NoReturn:
     """Run the Space on this machine, in place of this process, until stopped; by default on the first port from 7860.
 
     Raises:
-        ValueError: gradio is not installed.
+        MissingPackageError: gradio is not installed.
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise ValueError("the Space needs gradio; run `pip install 'gram-recommender[space]'`")
+    with needs("space", "the Space"):
+        if importlib.util.find_spec("gradio") is None:  # to import it takes seconds
+            raise ModuleNotFoundError(name="gradio")
     environment = {**os.environ, **({"GRADIO_SERVER_PORT": str(port)} if port else {})}
     os.execve(sys.executable, [sys.executable, str(SOURCE / "app.py"), model], environment)

@@ -1,7 +1,17 @@
 """From a data folder to a table of results: every row and seed, resumable, each figure from a file."""
 
-from .plan import ROWS, SIZES, Plan
-from .stages import reproduce, rerun
-from .tables import results_table, write_table
+from ..common.lazy import lazy
 
-__all__ = ["ROWS", "SIZES", "Plan", "reproduce", "rerun", "results_table", "write_table"]
+_HOMES = {
+    "ROWS": ".plan",
+    "SIZES": ".plan",
+    "Plan": ".plan",
+    "reproduce": ".stages",
+    "rerun": ".stages",
+    "results_table": ".tables",
+    "write_table": ".tables",
+}
+
+__all__ = sorted(_HOMES)
+
+__getattr__ = lazy(__name__, _HOMES)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 
 from ..collaborative.baselines import Recommender, counted_baselines
 from ..collaborative.fitting import fit_or_load
 from ..collaborative.sasrec import SASRecSettings
 from ..common.files import json_in, locked, new_file, new_folder, write_json
+from ..common.processes import Accelerator
 from ..common.provenance import changes, hash_of_data, hash_of_file
 from ..data import RecommendationData, evaluation_histories, training_part, without_test
 from ..evaluation.candidates import Ranking, gram_candidates

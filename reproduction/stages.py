@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from accelerate import Accelerator
 
 from ..collaborative.sasrec import SASRecSettings
 from ..common.files import check_outputs, holds_json, json_text, locked, new_file, new_files, write_json
-from ..common.processes import make_accelerator, precision
+from ..common.processes import Accelerator, make_accelerator, precision
 from ..common.provenance import changes, flat, hash_of_data, hash_of_file, hash_of_weights
 from ..common.text import duration
 from ..data import evaluation_histories, read_folder, training_part

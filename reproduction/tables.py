@@ -16,9 +16,7 @@ import pyarrow.parquet as pq
 from ..common.files import new_file, write_json
 from ..common.provenance import hash_of_file
 from ..common.text import duration, markdown_table
-from ..evaluation.candidates import PROTOCOLS
-from ..evaluation.full_ranking import served_table
-from ..evaluation.rankings import estimate, gains, interval
+from ..evaluation.rankings import PROTOCOLS, estimate, gains, interval, served_table
 from .plan import RECIPE_SIZE, RESULTS_FOLDER, ROWS
 
 JOINED_FILE, COMPARED = "results.json", "ndcg@10"

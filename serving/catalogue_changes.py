@@ -25,11 +25,8 @@ from ..data.interactions import ItemTable
 from ..item_cache_gram import ITEM_CACHE_FOLDER
 from ..loading_gram import find_file, read_object
 from ..tokenization_gram import CATALOGUE_SCHEMA, COUNTS, GramTokenizer
-from ..translation.codes import CODE_TOKEN
-from ..translation.embedding import embed_texts
-from ..translation.given import read_block_list, read_vectors
-from ..translation.placement import place_items
 from ..translation.settings import BUILT_IN_ENCODER
+from ..translation.tokens import CODE_TOKEN
 from ..trie_gram import ItemTrie
 from .loading import load_model
 
@@ -66,6 +63,9 @@ def add_items(
         ValueError: a file is malformed; an item is in the catalogue already; a field is of another type there; the
             model's IDs are codes; there is something at `output`.
     """
+    from ..translation.embedding import embed_texts  # what it needs, those who recommend do without
+    from ..translation.given import read_block_list, read_vectors
+
     with _changed(name_or_path, output, progress) as (model, tokenizer, save):
         items, rows_of, leaves = read_items(items_file), tokenizer.item_rows, model.item_trie.leaves
         for item, text in zip(items.item_ids, items.texts, strict=True):
@@ -151,6 +151,8 @@ def with_items(
     Raises:
         ValueError: the catalogue's IDs are codes, or a field is of another type there.
     """
+    from ..translation.placement import place_items
+
     catalogue, num_old = tokenizer.catalogue, len(tokenizer.item_ids)
     first_id = catalogue["lexical_id"][0].as_py()
     if all(map(CODE_TOKEN.fullmatch, first_id)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from ..common.extras import needs
 from ..item_cache_gram import ItemCache
 from .loading import load_model
 
@@ -28,11 +28,11 @@ def by_ray(
     another one does; so a part must do no harm if it is begun again.
 
     Raises:
-        ValueError: Ray is not installed; `work` raised ValueError or OSError, which is told as it would be here.
+        MissingPackageError: Ray is not installed.
+        ValueError: `work` raised ValueError or OSError, which is told as it would be here.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError('engine ray needs Ray; pip install "gram-recommender[ray]"')
-    import ray
+    with needs("ray", "engine ray"):
+        import ray
 
     if not ray.is_initialized():
         # Of a cluster of its own every worker gets a place, or all would wait for it for ever.
@@ -76,8 +76,8 @@ class ItemEncoder:
     `folder`: that of the encodings, which all workers see at the same place.
     """
 
-    def __init__(self, name_or_path: str | Path, folder: str | Path, dtype: str):
-        self.name_or_path, self.folder, self.dtype = str(name_or_path), str(folder), dtype
+    def __init__(self, name_or_path: str | Path, folder: str | Path, dtype: str, device: str | None = None):
+        self.name_or_path, self.folder, self.dtype, self.device = str(name_or_path), str(folder), dtype, device
         self._loaded = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class ItemEncoder:
 
     def __call__(self, first: int, after: int) -> int:
         """Write the shard of these rows; gives how many they are."""
-        self._loaded = self._loaded or load_model(self.name_or_path)
+        self._loaded = self._loaded or load_model(self.name_or_path, device=self.device)
         ItemCache.encode_rows(self.folder, *self._loaded, self.dtype, first, after)
         return after - first
 
@@ -99,15 +99,16 @@ def encode_by_ray(
     num_workers: int = 1,
     gpus_per_worker: float = 0,
     progress: bool = True,
+    device: str | None = None,
 ) -> ItemCache:
     """As [`GramForConditionalGeneration.encode_items`], by the workers of Ray; the encodings are the same.
 
-    The workers load the model from where it was loaded. All machines must see it and the folder at the same place.
-    Raises as that does, and as [`by_ray`].
+    The workers load the model from where it was loaded, onto `device`, see `choose_device`. All machines must see it
+    and the folder at the same place. Raises as that does, and as [`by_ray`].
     """
     dtype, gaps = ItemCache.gaps(folder, model, tokenizer, dtype, overwrite=overwrite)
     name = Path(model.name_or_path)
-    encoder = ItemEncoder(name.resolve() if name.exists() else name, Path(folder).resolve(), dtype)
+    encoder = ItemEncoder(name.resolve() if name.exists() else name, Path(folder).resolve(), dtype, device)
     parts = [{"first": first, "after": after} for first, after in gaps]
     rows = sum(after - first for first, after in gaps)
     with tqdm(total=rows, desc="item encodings", unit="item", disable=not (progress and parts)) as bar:

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..common.processes import this_process
+from ..common.devices import choose_device
 from ..configuration_gram import GramConfig
 from ..item_cache_gram import ItemCache
 from ..loading_gram import WEIGHT_INDEX, check_catalogue, read_object
@@ -21,21 +21,21 @@ MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", CATALOG
 
 
 def load_model(
-    name_or_path: str | Path, revision: str | None = None
+    name_or_path: str | Path, revision: str | None = None, device: str | None = None
 ) -> tuple[GramForConditionalGeneration, GramTokenizer]:
-    """A model in evaluation mode, on this process's GPU where there is one, and its tokenizer: of a folder or the Hub.
+    """A model in evaluation mode, on the device of [`choose_device`], and its tokenizer: of a folder or the Hub.
 
     Raises:
         FileNotFoundError: the folder does not exist, or one of its files.
         OSError: the Hub has no such model, or cannot be reached.
-        ValueError: a file of the folder is damaged, or the model has no item trie.
+        ValueError: a file of the folder is damaged, or the model has no item trie; this machine has no such device.
 
     Example:
         >>> model, tokenizer = load_model(model_folder)
         >>> model.training, len(tokenizer.item_ids)
         (False, 30)
     """
-    folder = Path(name_or_path)
+    chosen, folder = choose_device(device), Path(name_or_path)
     try:
         validate_repo_id(str(name_or_path))
         may_be_on_hub = not folder.exists()
@@ -51,7 +51,7 @@ def load_model(
     with _named(folder, "tokenizer.json", ", or tokenizer_config.json"):
         tokenizer = GramTokenizer.from_pretrained(name_or_path, revision=revision)
     check_catalogue(model, tokenizer, str(name_or_path))
-    return model.to(this_process().device), tokenizer
+    return model.to(chosen), tokenizer
 
 
 @contextmanager

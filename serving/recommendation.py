@@ -99,12 +99,13 @@ class Recommender:
         batch_size: int = 16,
         item_cache: str | Path | None = None,
         revision: str | None = None,
+        device: str | None = None,
     ) -> Recommender:
         """Load a model folder, or a model of the Hub, and its item cache: that in `item_cache`, or in the model folder.
 
         Raises as [`load_model`] and [`find_item_cache`] do.
         """
-        model, tokenizer = load_model(name_or_path, revision)
+        model, tokenizer = load_model(name_or_path, revision, device)
         return cls(model, tokenizer, batch_size, find_item_cache(name_or_path, model, tokenizer, item_cache, revision))
 
     def recommend(

@@ -42,8 +42,8 @@ class TableRecommender:
         users.mapInArrow(TableRecommender("runs/films").of_batches, RANKED)
 
     Args:
-        model, item_cache, revision, batch_size: as of [`Recommender.from_pretrained`]. With item encodings in the model
-            folder, the processes of a machine share one copy of them, and encode nothing.
+        model, item_cache, revision, batch_size, device: as of [`Recommender.from_pretrained`]. With item encodings in
+            the model folder, the processes of a machine share one copy of them, and encode nothing.
         search: `top_k`, `exclude_seen`, `num_beams`, `exclude`, `only`, `where`, `cold_share`, `cold_below`: as of
             [`Recommender.recommend`].
 
@@ -60,9 +60,10 @@ class TableRecommender:
         item_cache: str | Path | None = None,
         revision: str | None = None,
         batch_size: int = 16,
+        device: str | None = None,
         **search: Any,
     ):
-        self.loading = (str(model), batch_size, item_cache and str(item_cache), revision)
+        self.loading = (str(model), batch_size, item_cache and str(item_cache), revision, device)
         unknown = search.keys() - {*_SEARCH, *_CHOICE}
         if unknown:
             raise ValueError(
@@ -179,8 +180,8 @@ def recommend_tables(
 
     Raises:
         FileNotFoundError: there is no such file or folder, or none in it.
-        ValueError: a file is no table of users; an output is there, of other users or another search; Ray is not
-            installed.
+        MissingPackageError: Ray is not installed.
+        ValueError: a file is no table of users; an output is there, of other users or another search.
     """
     users, output = Path(users), Path(output)
     if engine not in ENGINES:

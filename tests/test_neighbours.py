@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.collaborative.neighbours import items_bought_together, nearest_items
+from gram.collaborative.neighbours import nearest_items
+from gram.collaborative.together import items_bought_together
 from gram.data import Interactions
 from gram.translation.given import read_similar_items
 from gram.translation.hierarchy import cluster_hierarchy

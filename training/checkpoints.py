@@ -7,11 +7,10 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-
-from accelerate import Accelerator
-from peft import PeftModel
+from typing import TYPE_CHECKING
 
 from ..common.files import put, working_folder, write_errors
+from ..common.processes import Accelerator
 from ..common.provenance import (
     COMPUTING,
     Provenance,
@@ -28,6 +27,9 @@ from ..tokenization_gram import GramTokenizer
 from ..translation.settings import SASREC
 from .distillation import teacher_of
 from .settings import PLACES, TrainingSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # either of which says that there is a model
 CHECKPOINTS_FOLDER, PROVENANCE_FILE = "checkpoints", "provenance.json"

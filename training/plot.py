@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from ..common.extras import needs
 from ..common.files import new_file
 
 LOSS_COLOUR, NDCG_COLOUR = "#3566a8", "#c4572b"
 _SMOOTHED_OVER = 20  # points of the loss
 
 
-def plot_training(progress: dict[str, Any], path: Path) -> bool:
+def plot_training(progress: dict[str, Any], path: Path) -> None:
     """Draw a run, the fields of its [`Progress`], into an SVG file that needs nothing else; always the same bytes.
 
-    Returns False, and makes no file, where matplotlib is not installed.
+    Raises:
+        MissingPackageError: matplotlib is not installed.
     """
-    try:
+    with needs("plots", path.name):
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
-    except ImportError:
-        return False
     with matplotlib.rc_context({"svg.hashsalt": "gram", "font.size": 9, "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(7, 3), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -35,7 +35,6 @@ def plot_training(progress: dict[str, Any], path: Path) -> bool:
             axes.grid(axis="y", alpha=0.3)
         with new_file(path) as part:
             FigureCanvasSVG(figure).print_svg(part, metadata={"Date": None})
-    return True
 
 
 def _draw_losses(axes, losses: np.ndarray, every: int) -> None:

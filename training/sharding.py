@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from ..common.extras import needs
 from ..modeling_gram import GramForConditionalGeneration
 from .settings import MUON, TrainingSettings
+
+with needs("train"):
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType
 
 
 def check_launch(accelerator: Accelerator, settings: TrainingSettings) -> None:

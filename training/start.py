@@ -6,15 +6,15 @@ import logging
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import scipy.sparse
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from ..collaborative.fitting import fit_or_load
+from ..common.extras import needs
 from ..common.processes import this_process
 from ..configuration_gram import GramConfig
 from ..data import ItemTable, RecommendationData, read_folder, training_part
@@ -23,14 +23,20 @@ from ..modeling_gram import GramForConditionalGeneration
 from ..tokenization_gram import COUNTS, GramTokenizer
 from ..translation import SASREC_FILE, TranslationSettings
 from ..translation.catalogue import sasrec_settings_of
-from ..translation.codes import CODE_TOKEN
 from ..translation.embedding import embed_texts
 from ..translation.settings import SASREC
 from ..translation.tokenizer_folder import make_tokenizer_folder
+from ..translation.tokens import CODE_TOKEN
 from ..trie_gram import ItemTrie
 from .distillation import is_fitted_on, sasrec_file, sasrec_in
 from .muon import Muon
 from .settings import MUON, PROMPT_PARTS, TrainingSettings
+
+with needs("train"):
+    import scipy.sparse
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -225,6 +231,9 @@ def add_lora(model: GramForConditionalGeneration, settings: TrainingSettings) ->
     Raises:
         ValueError: the model has no linear layers of a name in `lora_targets`, which PEFT would leave out.
     """
+    with needs("train", "LoRA"):
+        from peft import LoraConfig, get_peft_model
+
     targets, head = settings.lora_targets.replace(",", " ").split(), model.get_output_embeddings()
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     linear = {name.split(".")[-1] for name, layer in layers if layer is not head}

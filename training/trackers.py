@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from ..common.extras import needs
 
 
 def tracker_names(report_to: str | None) -> list[str]:
@@ -14,6 +14,11 @@ def tracker_names(report_to: str | None) -> list[str]:
         ValueError: an unknown tracker, or one whose package is not installed, which Accelerate would leave out.
     """
     asked = (report_to or "").replace(",", " ").split()
+    if not asked:
+        return []
+    with needs("train", "report_to"):
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
     installed = [str(tracker) for tracker in get_available_trackers()]
     for name in asked:
         if name != "all" and name not in LOGGER_TYPE_TO_CLASS:

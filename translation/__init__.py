@@ -1,16 +1,17 @@
 """Semantic-to-lexical translation: what each item is called in words of the vocabulary, and what is similar to it."""
 
-from .catalogue import SASREC_FILE, Translation, translate
-from .report import TreeStatistics, write_report
-from .settings import TranslationSettings
-from .tokenizer_folder import train_vocabulary
+from ..common.lazy import lazy
 
-__all__ = [
-    "SASREC_FILE",
-    "Translation",
-    "TranslationSettings",
-    "TreeStatistics",
-    "train_vocabulary",
-    "translate",
-    "write_report",
-]
+_HOMES = {
+    "SASREC_FILE": ".catalogue",
+    "Translation": ".catalogue",
+    "TranslationSettings": ".settings",
+    "TreeStatistics": ".report",
+    "train_vocabulary": ".tokenizer_folder",
+    "translate": ".catalogue",
+    "write_report": ".report",
+}
+
+__all__ = sorted(_HOMES)
+
+__getattr__ = lazy(__name__, _HOMES)

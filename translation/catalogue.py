@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from ..collaborative.fitting import fit_or_load, sasrec_provenance
-from ..collaborative.neighbours import items_bought_together, nearest_items
+from ..collaborative.neighbours import EXACT_ITEMS, nearest_items
 from ..collaborative.sasrec import SASRec, SASRecSettings
+from ..collaborative.together import items_bought_together
 from ..common.artefacts import table_or_arrays
+from ..common.extras import needs
+from ..common.processes import PartialState
 from ..common.provenance import (
     Provenance,
     hash_of_file,
@@ -32,7 +34,7 @@ from ..tokenization_gram import CATALOGUE_SCHEMA, COUNTS
 from .codes import code_ids, code_tokens, residual_codes
 from .embedding import embed_texts, encode_in_shards, encoder_inputs
 from .given import read_block_list, read_lexical_ids, read_similar_items, read_vectors
-from .hierarchy import cluster_hierarchy
+from .hierarchy import FAISS_ITEMS, cluster_hierarchy
 from .lexical_ids import name_items
 from .report import TreeStatistics
 from .settings import BUILT_IN_ENCODER, CODES, ITEM_KNN, SASREC, TranslationSettings
@@ -83,10 +85,14 @@ def translate(
 
     Raises:
         FileNotFoundError: a file that the settings name is missing.
+        MissingPackageError: the catalogue is so large that faiss is needed, and it is not installed.
         ValueError: such a file is malformed or does not fit the vocabulary, a user has fewer than 3 items, or the
             encoder cannot be loaded.
     """
     settings = settings or TranslationSettings()
+    if len(data.items) > (EXACT_ITEMS if settings.similar_items == SASREC else FAISS_ITEMS):
+        with needs("faiss", f"a catalogue of {len(data.items):,} items"):  # now, and not after an hour
+            import faiss  # noqa: F401
     stages = _Stages(data, tokenizer, settings, sasrec_settings or sasrec_settings_of(settings), folder, progress)
     lexical_ids, ids_from, new_tokens = stages.codes() if settings.id_tokens == CODES else stages.lexical_ids()
     similar, similar_from, sasrec = stages.similar_items()

@@ -6,15 +6,12 @@ its residual-quantised autoencoder.
 
 from __future__ import annotations
 
-import re
 from string import ascii_lowercase
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from .hierarchy import k_means
-
-CODE_TOKEN = re.compile(r"<[a-z]_\d+>")
 
 
 def residual_codes(

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.utils.extmath import randomized_svd
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from ..common.artefacts import table_or_arrays
-from ..common.processes import this_process
+from ..common.devices import choose_device
+from ..common.extras import needs
+from ..common.processes import PartialState
 from ..common.provenance import Provenance, hash_of_folder, hash_of_texts
 from .settings import BUILT_IN_ENCODER
+
+with needs("train"):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits
 
 SHARD_TEXTS = 16_384
 
@@ -62,7 +65,8 @@ def encode_in_shards(
         (N, d) float32, rows of length 1; the same for any number of processes.
 
     Raises:
-        ValueError: sentence-transformers is not installed, or has no such model.
+        MissingPackageError: sentence-transformers is not installed.
+        ValueError: it has no such model.
     """
     order = np.argsort([len(text) for text in texts], kind="stable")[::-1]  # what needs most memory comes first
     shards = [order[start : start + SHARD_TEXTS] for start in range(0, len(order), SHARD_TEXTS)]
@@ -72,7 +76,7 @@ def encode_in_shards(
 
     def encode(some: list[str]) -> dict[str, np.ndarray]:
         nonlocal model
-        model = model or _sentence_transformer(name, max_length, trust_remote_code, processes)
+        model = model or _sentence_transformer(name, max_length, trust_remote_code)
         end = ""
         if append_eos:
             model.tokenizer.padding_side, end = "right", model.tokenizer.eos_token or model.tokenizer.sep_token
@@ -134,17 +138,11 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32, order="C")  # as it is when it is read again
 
 
-def _sentence_transformer(name: str, max_length: int | None, trust_remote_code: bool, processes: PartialState | None):
-    try:
+def _sentence_transformer(name: str, max_length: int | None, trust_remote_code: bool):
+    with needs("sentence-transformers", f"encoder {name!r}"):
         from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise ValueError(
-            f"encoder {name!r} needs sentence-transformers; pip install 'gram-recommender[sentence-transformers]', "
-            f"or choose {BUILT_IN_ENCODER!r}"
-        ) from None
     try:
-        device = str((processes or this_process()).device)
-        model = SentenceTransformer(name, device=device, trust_remote_code=trust_remote_code)
+        model = SentenceTransformer(name, device=str(choose_device()), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"encoder {name!r} cannot be loaded ({first_line}); give a model's name or path") from None

@@ -6,12 +6,16 @@ import os
 import warnings
 
 import numpy as np
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
+
+from ..common.extras import needs
+
+with needs("train"):
+    from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
 FAISS_ITEMS = 100_000  # from here on scikit-learn's k-means takes minutes, and faiss's, on a sample, seconds
 FAISS_ITERATIONS = 25
@@ -95,7 +99,8 @@ def _scikit_learn(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np
 
 def _faiss(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(n,) labels and (k, d) float32 centroids of a k-means that is fitted to a sample, 256 items to each cluster."""
-    import faiss  # before its threads are limited
+    with needs("faiss", f"clustering more than {FAISS_ITEMS:,} items"):
+        import faiss  # before its threads are limited
 
     options = {"niter": FAISS_ITERATIONS, "seed": seed % (1 << 31), "verbose": False}
     with threadpool_limits(limits=1):

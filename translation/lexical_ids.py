@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from scipy import sparse
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
+
+from ..common.extras import needs
+from .tokens import DIGITS, SPACE
+
+with needs("train"):
+    from scipy import sparse
 
 TF_TOKENS = 128  # term frequency looks at the start of a text only, document frequency at all of it
 NUM_CANDIDATES = 50
 MAX_FAN_OUT = 1024
 _BLOCK = 1 << 14  # texts or nodes that are worked on at once
-SPACE = "▁"  # stands for the space before a word in sentencepiece's vocabularies
-DIGITS = "0123456789"
 
 
 def name_items(

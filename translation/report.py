@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ..common.files import check_outputs, new_file
-from .codes import CODE_TOKEN
-from .lexical_ids import DIGITS, SPACE
+from .tokens import CODE_TOKEN, DIGITS, SPACE
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SAMPLE_ROWS = 12

@@ -12,18 +12,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
-import sentencepiece
-from accelerate import PartialState
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
 from ..common.artefacts import table_or_arrays
+from ..common.extras import needs
 from ..common.files import check_outputs, locked, put, working_folder
+from ..common.processes import PartialState
 from ..common.provenance import Provenance, hash_of_texts
 from ..data import RecommendationData
 from ..tokenization_gram import CATALOGUE_FILE, PROMPT_WORDING, GramTokenizer
 from .catalogue import ARTEFACTS, encode_together, translate
 from .report import TreeStatistics
 from .settings import TranslationSettings
+
+with needs("train"):
+    import sentencepiece
 
 VOCABULARY_FILE = "vocabulary.parquet"
 OWN_FILES = (VOCABULARY_FILE, CATALOGUE_FILE, *ARTEFACTS)

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from ...common.extras import needs
 from .lines import BATCH_ROWS, Reading
 from .source import PrepareSettings, Source, interaction_columns, item_columns, required
 from .tables import delimited, numbered_rows
@@ -51,7 +52,8 @@ def _origin(name: str) -> dict[str, Any]:
 
 
 def _rows(name: str, origin: dict[str, Any], reading: Reading, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
-    from datasets import load_dataset_builder
+    with needs("data", f"{name}: a data set of the Hub"):
+        from datasets import load_dataset_builder
 
     try:
         builder = load_dataset_builder(origin["path"], origin["name"], revision=origin["revision"])
@@ -66,8 +68,9 @@ def _rows(name: str, origin: dict[str, Any], reading: Reading, columns: Mapping[
 
 def _csv_files(builder, split: str) -> list[Path]:
     """The files of a plain CSV data set, here: pandas makes numbers of ids such as 007, and has no lines to name."""
-    from datasets import DownloadManager
-    from datasets.packaged_modules.csv.csv import CsvConfig
+    with needs("data", "a data set of the Hub"):
+        from datasets import DownloadManager
+        from datasets.packaged_modules.csv.csv import CsvConfig
 
     places = {str(part): places for part, places in (builder.config.data_files or {}).items()}.get(split, [])
     if (

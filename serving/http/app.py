@@ -5,13 +5,8 @@ import asyncio
 import platform
 from typing import Annotated
 
-import anyio
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from prometheus_client.exposition import choose_encoder
-
 from ... import __version__
+from ...common.extras import needs
 from ...common.provenance import versions
 from ..recommendation import Recommender
 from ..similar import BOTH
@@ -30,6 +25,13 @@ from .schemas import (
     Source,
     recommend_request,
 )
+
+with needs("serve", "serving"):
+    import anyio
+    from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse, Response
+    from prometheus_client.exposition import choose_encoder
 
 DESCRIPTION = """
 A generative recommender: it spells out each user's next item, token by token. Requests that arrive together share one

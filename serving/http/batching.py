@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fastapi import HTTPException
-
+from ...common.extras import needs
 from ...pipeline_gram import UserItems
 from ..recommendation import Recommender
 from .metrics import ServerMetrics
 from .served import Served
 from .settings import ServeSettings
+
+with needs("serve", "serving"):
+    from fastapi import HTTPException
 
 logger = logging.getLogger(__name__)
 

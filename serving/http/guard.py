@@ -10,14 +10,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
-import anyio
-from fastapi import HTTPException, Request
-from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
-from starlette.requests import ClientDisconnect
-
+from ...common.extras import needs
 from .metrics import ServerMetrics
 from .settings import ServeSettings
+
+with needs("serve", "serving"):
+    import anyio
+    from fastapi import HTTPException, Request
+    from fastapi.responses import JSONResponse, Response
+    from fastapi.routing import APIRoute
+    from starlette.requests import ClientDisconnect
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import uvicorn
-
+from ...common.extras import needs
 from ...item_cache_gram import ItemCache
 from ..recommendation import Recommender
 from .app import create_app
@@ -23,6 +22,9 @@ from .batching import Batcher
 from .metrics import ServerMetrics
 from .served import Served
 from .settings import ServeSettings
+
+with needs("serve", "serving"):
+    import uvicorn
 
 DRAIN_SECONDS = 0.2  # what clients sent before the listening socket was closed is read within this
 HEAD_SECONDS = 10  # in this time, or at most twice it, the head of the next request arrives, or its connection is cut
@@ -39,6 +41,7 @@ def serve(
     item_cache: Path | None = None,
     unavailable: Sequence[str] = (),
     api_key: str | None = None,
+    device: str | None = None,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT; requests that have arrived by then are answered first.
 
@@ -55,6 +58,7 @@ def serve(
             first, into memory.
         unavailable: ids of items that nobody gets until a client says otherwise.
         api_key: that clients must know.
+        device: as of `choose_device`.
 
     Raises:
         ValueError: the address cannot be listened on; an item is not in the catalogue; or as
@@ -64,7 +68,7 @@ def serve(
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     _allow_connections()
     with _bound_socket(host, port) as listening:  # first of all: loading takes long
-        served = Served(lambda: _recommender(name_or_path, settings, item_cache))
+        served = Served(lambda: _recommender(name_or_path, settings, item_cache, device))
         served.recommender.set_available(unavailable, False)
         batcher = Batcher(served, settings, ServerMetrics())
         config = uvicorn.Config(
@@ -120,12 +124,14 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
 
-def _recommender(name_or_path: str | Path, settings: ServeSettings, item_cache: Path | None) -> Recommender:
+def _recommender(
+    name_or_path: str | Path, settings: ServeSettings, item_cache: Path | None, device: str | None
+) -> Recommender:
     """With the encodings of all items, its first search done, and nothing that is mapped from a file.
 
     To a process that has it mapped, a file that is written over in place is other numbers, or its end.
     """
-    recommender = Recommender.from_pretrained(name_or_path, settings.batch_size, item_cache)
+    recommender = Recommender.from_pretrained(name_or_path, settings.batch_size, item_cache, device=device)
     for tensor in (*recommender.model.parameters(), *recommender.model.buffers()):
         tensor.data = tensor.data.clone()
     if recommender.item_cache is None:
