@@ -175,7 +175,7 @@ class SASRec(nn.Module):
 
     def save(self, path: str | Path, provenance: Provenance) -> None:
         """Write the weights, and in the file's head the settings and what they were trained on, as safetensors."""
-        write(Path(path), {name: weight.numpy() for name, weight in self.state_dict().items()}, provenance)
+        write(Path(path), {name: weight.numpy(force=True) for name, weight in self.state_dict().items()}, provenance)
 
     @classmethod
     def load(cls, path: str | Path) -> SASRec:

@@ -97,12 +97,15 @@ class Forks:
         folder: of the files that go in and come out, and of forks that are given no other.
         package: let them find the package.
         environment: of all of them.
+        before: what they run before all imports.
     """
 
-    def __init__(self, modules: Sequence[str], folder: Path, package: bool, environment: dict[str, str]):
+    def __init__(
+        self, modules: Sequence[str], folder: Path, package: bool, environment: dict[str, str], before: str = ""
+    ):
         self.folder, self.environment, self._numbers = folder, environment, itertools.count(1)
         self._lock = threading.Lock()
-        command = [sys.executable, "-c", PARENT if package else BLOCK + PARENT, *modules]
+        command = [sys.executable, "-c", before + (PARENT if package else BLOCK + PARENT), *modules]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
 

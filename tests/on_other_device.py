@@ -11,11 +11,14 @@ import torch
 from accelerate.utils import send_to_device
 
 from gram.collaborative.baselines import Popularity, TransitionGraph
+from gram.common.provenance import hash_of_model
 from gram.data import Interactions
 from gram.evaluation.candidates import gram_candidates
 from gram.item_cache_gram import ItemCache
 from gram.modeling_gram import GramForConditionalGeneration
+from gram.pipeline_gram import GenerativeRecommendationPipeline
 from gram.serving.recommendation import Recommender
+from gram.serving.similar import SimilarItems
 from gram.tokenization_gram import GramTokenizer
 from gram.training.distillation import Distillation
 from gram.training.steps import TrainingSteps
@@ -46,6 +49,13 @@ def everything(model, tokenizer, folder) -> dict:
     found["candidates"] = [candidates["unseen_items"].items.tolist(), candidates["all_items"].scores.tolist()]
     recommended = Recommender(model, tokenizer).recommend(histories, top_k=3)
     found["recommended"] = [[item.item_id for item in user] for user in recommended]
+    similar = SimilarItems(Recommender(model, tokenizer))
+    found["similar"] = [
+        [item.item_id, item.score] for what in (ids[3], {"title": "Silk balm"}) for item in similar.find(what)
+    ]
+    pipeline = GenerativeRecommendationPipeline(model=model, tokenizer=tokenizer, device=device)
+    found["pipeline"] = [item["item_id"] for item in pipeline(histories[0], top_k=4, where=[], exclude=ids[:2])]
+    found["hash"] = hash_of_model(model)
     model.train()
     model.config.dropout_rate = 0.0
     training = Interactions.from_sequences(["a", "b", "c"], rows)

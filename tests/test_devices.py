@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 
+from gram import cli
+from gram.common.devices import choose_device
 from gram.common.processes import precision, this_process
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +60,85 @@ def test_a_launched_process_loads_onto_its_own_device_and_waits_for_the_long_wor
     assert done.returncode == 0, done.stderr
     for process in range(2):
         assert (tmp_path / f"said-{process}").read_text() == "meta meta 168"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes `choose_device` see a machine with accelerators of a kind, and an environment."""
+
+    def pretend(kind=None, count=0, **environment):
+        for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(PartialState, "_shared_state", {})
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "environment", "asked", "expected"),
+    [
+        (None, 0, {}, None, "cpu"),
+        (None, 0, {"LOCAL_RANK": "1"}, None, "cpu"),
+        ("cuda", 2, {}, None, "cuda"),
+        ("cuda", 2, {"LOCAL_RANK": "1"}, None, "cuda:1"),
+        ("cuda", 2, {"LOCAL_RANK": "1"}, "cuda", "cuda:1"),
+        ("cuda", 2, {"LOCAL_RANK": "1"}, "cuda:0", "cuda:0"),
+        ("cuda", 2, {"ACCELERATE_USE_CPU": "true"}, None, "cpu"),
+        ("cuda", 2, {"ACCELERATE_USE_CPU": "true"}, "cuda:1", "cuda:1"),
+        ("cuda", 2, {"ACCELERATE_TORCH_DEVICE": "cuda:1"}, None, "cuda:1"),
+        ("cuda", 2, {}, "cpu", "cpu"),
+        ("xpu", 1, {"LOCAL_RANK": "0"}, None, "xpu:0"),
+        ("mps", 1, {"LOCAL_RANK": "0"}, None, "mps"),
+    ],
+)
+def test_a_device_is_chosen(machine, kind, count, environment, asked, expected):
+    machine(kind, count, **environment)
+    assert choose_device(asked) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "environment", "asked", "message"),
+    [
+        (None, 0, {}, "cuda", "device 'cuda' is not on this machine; there are cpu"),
+        ("cuda", 2, {}, "cuda:2", "device 'cuda:2' is not on this machine; there are cpu, cuda:0, cuda:1"),
+        ("cuda", 1, {}, "mps", "device 'mps' is not on this machine; there are cpu, cuda:0"),
+        ("cuda", 1, {}, "GPU", "device 'GPU' is not on this machine"),
+        ("cuda", 1, {"LOCAL_RANK": "1"}, None, "process 1 has no cuda device of its own, there are 1"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(machine, kind, count, environment, asked, message):
+    machine(kind, count, **environment)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        choose_device(asked)
+
+
+def test_where_accelerate_works_its_device_it_is(machine, monkeypatch):
+    machine(None)
+    this_process()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    assert choose_device() == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"device 'cuda': these processes were launched on cpu"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize("command", ["recommend MODEL --history B0001", "similar MODEL --item B0001", "encode MODEL"])
+def test_a_command_refuses_a_device_that_is_not_there_in_one_line(model_folder, capsys, command):
+    words = [str(model_folder) if word == "MODEL" else word for word in command.split()]
+    assert cli.main([*words, "--device", "cuda:77"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gram: error: device 'cuda:77' is not on this machine; there are cpu")
+
+
+def test_a_command_works_on_the_device_that_is_asked_for(model_folder, capsys):
+    assert cli.main(["recommend", str(model_folder), "--history", "B0001", "--top-k", "3", "--device", "cpu"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_a_gpu_that_is_not_used_chooses_no_precision(monkeypatch):

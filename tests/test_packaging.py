@@ -108,10 +108,27 @@ def test_dependencies_are_bounded_below_and_pinned_for_tests():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    core, test = setup["options"]["install_requires"], setup["options.extras_require"]["test"]
-    for requirement in (core + test).split():
-        assert ">=" in requirement
-        assert requirement.split(">=")[0].split("[")[0] in pinned
+    for requirements in (setup["options"]["install_requires"], *setup["options.extras_require"].values()):
+        for requirement in requirements.split():
+            name = requirement.split(">=")[0].split("[")[0]
+            assert name == "gram-recommender" or (">=" in requirement and name in pinned), requirement
+
+
+def test_the_default_install_is_the_core_and_what_trains():
+    """And endpoints and Spaces get what the core asks for; `all` and `test` leave out no extra."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = {name: set(of.split()) for name, of in setup["options.extras_require"].items()}
+    default = set(setup["options"]["install_requires"].split())
+    assert extras["train"] < default
+    core = default - extras["train"]
+    for folder in ("hub", "hub/space"):
+        lines = (ROOT / folder / "requirements.txt").read_text().splitlines()
+        asked = {line for line in lines if line[0] not in "#-"}
+        assert {"pyarrow>=17", "torch>=2.6", "transformers>=5.10,<6"} <= asked <= core
+    (whole,) = extras["all"]
+    assert set(whole.split("[")[1].rstrip("]").split(",")) == extras.keys() - {"all", "test", "train"}
+    assert "gram-recommender[all]" in extras["test"]
 
 
 def test_installed_package_works_outside_the_repository(environment, tmp_path):

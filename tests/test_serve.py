@@ -462,5 +462,5 @@ def test_wrong_flags_are_named(capsys, flags, message):
 def test_without_the_extra_it_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert cli.main(["serve", "MODEL"]) == 2
-    error = 'gram: error: serving needs FastAPI, uvicorn and prometheus-client; pip install "gram-recommender[serve]"\n'
+    error = 'gram: error: serving needs uvicorn, which is not installed: run pip install "gram-recommender[serve]"\n'
     assert capsys.readouterr().err == error

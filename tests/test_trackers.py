@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from safetensors.torch import load_file
 
+from gram.common.extras import MissingPackageError
 from gram.train_accelerate import train
 from gram.training.plot import plot_training
 from gram.training.progress import Progress
@@ -78,28 +79,31 @@ def test_a_run_leaves_a_picture_that_can_be_drawn_again(data, data_folder, token
     assert len(text) < 100_000
     facts = (tmp_path / "model" / "training.json").read_text()
     assert len(facts.splitlines()) < 200  # losses stand on one line
-    assert plot_training(json.loads(facts)["progress"], tmp_path / "again.svg")
+    plot_training(json.loads(facts)["progress"], tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text() == text
     assert load_file(tmp_path / "model" / "model.safetensors")
 
 
 def test_no_picture_without_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert not plot_training(vars(Progress()), tmp_path / "training.svg")
+    with pytest.raises(MissingPackageError, match=r"training.svg needs matplotlib.*\[plots\]"):
+        plot_training(vars(Progress()), tmp_path / "training.svg")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_short_run_and_a_long_one_are_drawn(tmp_path):
     progress = Progress()
     progress.add_validation(0.0)
-    assert plot_training(progress.state_dict(), tmp_path / "short.svg")
+    plot_training(progress.state_dict(), tmp_path / "short.svg")
+    assert (tmp_path / "short.svg").is_file()
     for progress.updates in range(1, 100_001):
         if progress.updates % 10 == 0:
             progress.add_loss(1 / progress.updates)
     assert (len(progress.losses), progress.losses_every) == (625, 160)
     assert progress.losses[:2] == [round(1 / 160, 5), round(1 / 320, 5)]
     assert progress.add_validation(0.5)
-    assert plot_training(progress.state_dict(), tmp_path / "long.svg")
+    plot_training(progress.state_dict(), tmp_path / "long.svg")
+    assert (tmp_path / "long.svg").is_file()
 
 
 def test_an_interrupted_run_keeps_its_whole_history():

@@ -11,6 +11,7 @@ from scipy import sparse
 from transformers import AutoTokenizer, T5Tokenizer
 
 from gram.collaborative.sasrec import SASRecSettings
+from gram.common.extras import MissingPackageError
 from gram.data import Interactions, ItemTable, RecommendationData, read_folder, training_part
 from gram.tokenization_gram import CATALOGUE_SCHEMA, COUNTS, GramTokenizer
 from gram.translation import TranslationSettings, TreeStatistics, train_vocabulary, translate
@@ -309,8 +310,16 @@ def test_similar_texts_have_similar_vectors():
 
 def test_a_missing_encoder_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
-    with pytest.raises(ValueError, match=r"sentence-transformers\]"):
+    with pytest.raises(MissingPackageError, match=r"some/model.*\[sentence-transformers\]"):
         embed_texts(["red"], encoder="some/model")
+
+
+def test_a_catalogue_too_large_without_faiss_is_refused_before_the_work(monkeypatch, data, tokenizer, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    monkeypatch.setattr("gram.translation.catalogue.EXACT_ITEMS", len(data.items) - 1)
+    with pytest.raises(MissingPackageError, match=r"a catalogue of 30 items needs faiss.*\[faiss\]"):
+        translate(data, tokenizer, TranslationSettings(num_clusters=4, depth=2), folder=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_own_vocabulary_writes_its_texts_without_unknowns(vocabulary):

@@ -125,7 +125,7 @@ def vectors_of_items(settings: TrainingSettings, data: RecommendationData) -> li
     """
     texts, sasrec = embed_texts(data.items.texts), settings.translation_folder / SASREC_FILE
     vectors = [texts[:, :_TEXT_DIRECTIONS]]
-    return [sasrec_in(sasrec, settings, data).items.weight.detach().numpy(), *vectors] if sasrec.is_file() else vectors
+    return [sasrec_in(sasrec, settings, data).items.weight.numpy(force=True), *vectors] if sasrec.is_file() else vectors
 
 
 @torch.no_grad()
