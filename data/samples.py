@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pyarrow as pa
 
+from ..common.extras import needs
 from .interactions import Interactions, RecommendationData, spans
 from .splits import evaluation_histories, training_part
 
@@ -85,7 +86,8 @@ def samples_of(
         >>> samples[0]["history"], samples[0]["target"]
         (['B0014'], ['B0015', 'B0016', 'B0019', 'B0021'])
     """
-    from datasets import Dataset
+    with needs("data", "a data set of samples"):
+        from datasets import Dataset
 
     sizes = {"prefixes_per_group": prefixes_per_group, "prefixes_per_user": prefixes_per_user}
     for name, value in {"max_history": max_history, **sizes}.items():

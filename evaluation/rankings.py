@@ -110,7 +110,6 @@ def ranking_compute_metrics(
         >>> compute_metrics(EvalPrediction(sequences, label_ids=sequences[1:2]))  # the target is the second of three
         {'recall@1': 0.0, 'ndcg@1': 0.0, 'recall@3': 1.0, 'ndcg@3': 0.6309297535714575}
     """
-
     from ..common.processes import this_process  # what it needs, a Trainer needs too; a model card does without
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -111,4 +111,4 @@ def test_files_of_an_endpoint(folder):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     ours = setup["options"]["install_requires"].split()
-    assert set(found["requirements.txt"].decode().split()) <= set(ours)
+    assert set(found["requirements.txt"].read_text().split()) <= set(ours)

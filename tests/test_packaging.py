@@ -127,8 +127,8 @@ def test_the_default_install_is_the_core_and_what_trains():
         asked = {line for line in lines if line[0] not in "#-"}
         assert {"pyarrow>=17", "torch>=2.6", "transformers>=5.10,<6"} <= asked <= core
     (whole,) = extras["all"]
-    assert set(whole.split("[")[1].rstrip("]").split(",")) == extras.keys() - {"all", "test", "train"}
-    assert "gram-recommender[all]" in extras["test"]
+    assert set(whole.split("[")[1].rstrip("]").split(",")) == extras.keys() - {"all", "docs", "test", "train"}
+    assert "gram-recommender[all,docs]" in extras["test"]
 
 
 def test_installed_package_works_outside_the_repository(environment, tmp_path):
