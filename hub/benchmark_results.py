@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import yaml_dump
 
-from ..evaluation.candidates import PROTOCOLS
+from ..evaluation.rankings import PROTOCOLS
 from .card_data import EVALUATION_FILE, GramCardData
 
 RESULTS_FILE = ".eval_results/gram.yaml"

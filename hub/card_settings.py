@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id, yaml_dump
 
 from ..common.files import new_file
 from ..common.settings import settings_from
-from ..evaluation.candidates import PROTOCOLS
+from ..evaluation.rankings import PROTOCOLS
 from .licences import check_licence
 
 CARD_FILE = "card.yaml"

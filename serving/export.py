@@ -13,7 +13,6 @@ gram.json: settings, and the SHA-256 of every other file.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import warnings
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import nn
 from torch.export import Dim
 from torch.nn import functional as F
 
+from ..common.extras import needs
 from ..common.files import new_folder
 from ..common.provenance import hash_of_file
 from ..decoding_gram import heads, run_blocks
@@ -140,14 +140,14 @@ def export_onnx(model, tokenizer, folder: str | Path) -> list[Path]:
     `examples/recommend_with_onnx.py` is such a client.
 
     Raises:
-        ValueError: `onnx` or `onnxscript` is not installed; there is something in the folder; a tokenizer of another
+        MissingPackageError: `onnx` or `onnxscript` is not installed.
+        ValueError: there is something in the folder; a tokenizer of another
             catalogue; modules of the model have hooks, or weights that are no plain tensors.
         OSError: a file cannot be written.
     """
     folder = Path(folder)
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"the export needs {missing[0]}; pip install 'gram-recommender[onnx]'")
+    with needs("onnx", "the export"):
+        import onnx  # noqa: F401 - before the work; torch asks for them in the midst of it
     check_catalogue(model, tokenizer, model.name_or_path or "the model")
     is_plain = all(type(weight) is nn.Parameter and not weight.is_meta for weight in model.parameters())
     is_quantised = any(type(module).__module__.startswith("torch.ao.") for module in model.modules())

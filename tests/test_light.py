@@ -126,6 +126,7 @@ def test_what_serves_a_model_works_with_the_core_alone(light, model_folder, tmp_
         ("prepare --config prepare-hub --interactions OUT --items OUT --output OUT/new", "data"),
         ("encode MODEL --output OUT/new --engine ray", "ray"),
         ("recommend MODEL --users OUT/users.parquet --output OUT/new --engine ray", "ray"),
+        ("export MODEL --output OUT/new", "onnx"),
         ("serve MODEL", "serve"),
         ("space MODEL --run", "space"),
     ],
