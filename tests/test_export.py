@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie, cli
+from gram.common.extras import MissingPackageError
 from gram.common.provenance import hash_of_file
 from gram.pipeline_gram import recommend_rows
 from gram.serving.export import export_onnx, graphs
@@ -133,7 +134,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
     with pytest.raises(ValueError, match="the catalogue 29"):
         export_onnx(model, other, folder)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ValueError, match=r"pip install 'gram-recommender\[onnx\]'"):
+    with pytest.raises(MissingPackageError, match=r"the export needs onnx.*\[onnx\]"):
         export_onnx(model, tokenizer, folder)
     monkeypatch.undo()
     monkeypatch.setattr(torch.onnx, "export", lambda *given, **options: (_ for _ in ()).throw(OSError(28, "No space")))
