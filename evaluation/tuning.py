@@ -38,6 +38,7 @@ SASREC_GRID: Grid = {
     "max_length": (50, 20, 10, 5),
     "dim": (64, 128),  # what makes a trial slower comes last
     "epochs": (20, 40),
+    "negatives": (1024, 16_384),
 }
 ITEM_KNN_GRID: Grid = {
     "shrinkage": (0.0, 5.0, 20.0, 50.0, 100.0, 200.0),
