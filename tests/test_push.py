@@ -116,14 +116,14 @@ def shard(folder, name):
 def test_the_quickstart_loads_by_name(hub, gram, forks, folder, tmp_path):
     local = Recommender.from_pretrained(folder)
     before = [[item.item_id for item in items] for items in local.recommend(HISTORIES)]
-    lines = push(gram, folder, "films", "--message", "First films")
-    assert lines[-1] == f"{hub.url}/tester/films"
-    assert titles(hub, "tester/films") == ["First films", "initial commit"]
-    assert b'name = "tester/films"' in hub.files("tester/films")["README.md"]
+    lines = push(gram, folder, "by-name", "--message", "First films")
+    assert lines[-1] == f"{hub.url}/tester/by-name"
+    assert titles(hub, "tester/by-name") == ["First films", "initial commit"]
+    assert b'name = "tester/by-name"' in hub.files("tester/by-name")["README.md"]
     shutil.rmtree(folder)
     environment = {**forks.environment, "HF_HOME": str(tmp_path / "home")}
     options = {"env": environment, "cwd": tmp_path, "capture_output": True, "text": True, "check": False}
-    given = json.dumps(["tester/films", HISTORIES])
+    given = json.dumps(["tester/by-name", HISTORIES])
     done = subprocess.run([sys.executable, "-c", BLOCK + BY_NAME], input=given, **options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"generate": before, "pipeline": before, "package": False}

@@ -461,6 +461,7 @@ def test_wrong_flags_are_named(capsys, flags, message):
 
 def test_without_the_extra_it_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "gram.serving.http.server", raising=False)  # where other tests have imported it
     assert cli.main(["serve", "MODEL"]) == 2
     error = 'gram: error: serving needs uvicorn, which is not installed: run pip install "gram-recommender[serve]"\n'
     assert capsys.readouterr().err == error
