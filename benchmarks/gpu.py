@@ -236,7 +236,11 @@ def search(step: Step) -> None:
     """Users a second with the catalogue's encodings on the device, 50 beams, by size of batch."""
     import torch
 
+    bench = None
     for kind in PRECISIONS:
+        bench = None  # its memory is not the next one's
+        if step.has_cuda:
+            torch.cuda.reset_peak_memory_stats()
         bench, name = new_bench(step, getattr(torch, kind)), f"search, {kind}: "
         start = time.perf_counter()
         bench.cache = bench.model.encode_items(bench.tokenizer, progress=False, dtype=kind)
@@ -258,15 +262,16 @@ def static(step: Step) -> None:
     bench = new_bench(step, torch.float32)
     options = {} if step.has_cuda else {"compile_config": CompileConfig(backend="eager")}
     bench.cache = bench.model.encode_items(bench.tokenizer, progress=False)
+    skips = torch._dynamo.utils.counters["inductor"]
     for batch in STATIC:
+        skips.clear()
         run = bench.ours(bench.users(batch), cache_implementation="static", **options)
         start, end = time.perf_counter(), f", {batch} at once"
         run()
         wait_for(step.device)
         step.write(f"static search: first{end}", time.perf_counter() - start)
         step.write(f"static search: users{end}", batch * step.rate(again(run), 6))
-        left_out = torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
-        step.write(f"static search: CUDA graphs left out{end}", left_out)
+        step.write(f"static search: CUDA graphs left out{end}", skips["cudagraph_skips"])
 
 
 def new_bench(step: Step, dtype):

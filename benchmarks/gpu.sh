@@ -18,8 +18,8 @@ rm -f "$out/figures.jsonl"
 while read -r limit step; do  # in all 530 seconds; on a slow machine GPU_PATIENCE=3 gives each step three times as much
     limit=$((limit * ${GPU_PATIENCE:-1}))
     echo "$step: at most $limit seconds"
-    timeout --kill-after=1 "$limit" "$PYTHON" -m benchmarks.gpu "$step" "$out" "$work" "${inputs[@]}" >>"$out/gpu.log" 2>&1
-    "$PYTHON" -m benchmarks.gpu "$step" "$out" "$work" --ended "$?"
+    timeout --kill-after=1 "$limit" "$PYTHON" -m benchmarks.gpu "$step" "$out" "$work" "${inputs[@]}" </dev/null >>"$out/gpu.log" 2>&1
+    "$PYTHON" -m benchmarks.gpu "$step" "$out" "$work" --ended "$?" </dev/null
 done <<STEPS
 30 data
 120 tests

@@ -249,6 +249,13 @@ def sasrec_provenance(
     return Provenance("sasrec", inputs, {"num_items": num_items, "sasrec": asdict(settings), "seed": seed})
 
 
+def is_fitted_on(path: str | Path, interactions: Interactions, num_items: int) -> bool:
+    """Whether a file holds a SASRec of these training interactions and so many items, whatever its settings."""
+    of = read_provenance(path)
+    training, items = of.get("inputs", {}).get("training interactions"), of.get("settings", {}).get("num_items")
+    return items == num_items and training == hash_of_interactions(interactions)
+
+
 def fit_or_load(
     path: str | Path | None,
     interactions: Interactions,

@@ -42,9 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
         reranking_file = output.with_suffix(".reranking.json")
         check_outputs({reranking_file: lambda path: holds_json(path, "artefact", "spread", "rows")})
     data = read_folder(arguments.data)
+    accelerator = make_accelerator()  # whose device is the model's
     model, tokenizer = load_model(arguments.model)
     item_cache = find_item_cache(arguments.model, model, tokenizer, arguments.item_cache)
-    accelerator = make_accelerator()
     with locked(output, processes=accelerator):
         files = {"sasrec_file": sasrec_file, "model_sasrec": Path(arguments.model) / SASREC_FILE}
         evaluation = evaluate(

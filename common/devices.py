@@ -10,7 +10,7 @@ import torch
 YES = ("1", "on", "t", "true", "y", "yes")  # as Accelerate reads its variables
 
 
-def choose_device(asked: str | None = None) -> torch.device:
+def choose_device(asked: str | torch.device | None = None) -> torch.device:
     """The device of this process: what Accelerate has chosen, or what is asked for, or the accelerator that is there.
 
     Where Accelerate is at work, its device it is. Otherwise, unless one is asked for, its variables count,
@@ -71,8 +71,8 @@ def _own(kind: str) -> torch.device:
     return torch.device(kind, int(rank))
 
 
-def _read(asked: str) -> torch.device:
-    kind = _accelerator()
+def _read(asked: str | torch.device) -> torch.device:
+    asked, kind = str(asked).replace("cpu:0", "cpu"), _accelerator()
     numbered = [] if kind is None else [f"{kind}:{number}" for number in range(torch.accelerator.device_count())]
     if kind is not None and asked == kind:
         return _own(kind)

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..collaborative.baselines import Recommender, counted_baselines
-from ..collaborative.fitting import fit_or_load
+from ..collaborative.fitting import fit_or_load, is_fitted_on
 from ..collaborative.sasrec import SASRec
 from ..common.files import check_outputs, holds_json, holds_table, new_files
 from ..common.processes import Accelerator, make_accelerator, own_share
-from ..common.provenance import Provenance, hash_of_interactions, hash_of_weights, read_provenance
+from ..common.provenance import Provenance, hash_of_interactions, hash_of_weights
 from ..data import ItemTable, RecommendationData, drawn_users, evaluation_histories, training_part, without_test
 from ..item_cache_gram import ItemCache
 from ..training.facts import data_facts
@@ -135,9 +135,7 @@ def evaluate(
     scorers, rankings, seconds, start = {}, {}, {}, time.perf_counter()
 
     def sasrec() -> SASRec:
-        given = {} if model_sasrec is None else read_provenance(model_sasrec)
-        is_known = given.get("inputs", {}).get("training interactions") == hash_of_interactions(training)
-        if is_known and given["settings"].get("num_items") == num_items:
+        if model_sasrec is not None and is_fitted_on(model_sasrec, training, num_items):
             return SASRec.load(model_sasrec)
         with accelerator.main_process_first():  # the others load what the first has saved
             return fit_or_load(sasrec_file, training, num_items, progress=progress)

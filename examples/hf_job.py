@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["gram-recommender>=0.1"]  # a version that is not released: "gram-recommender @ git+https://..."
+# dependencies = ["gram-recommender[data,plots]>=0.1"]  # not released: "gram-recommender[data,plots] @ git+https://..."
 # ///
 """Train on data of the Hub and push the model, on one of its machines: `python examples/hf_job.py --help`.
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub.utils import validate_repo_id, yaml_dump
 
 from ..common.files import new_file
@@ -90,10 +91,11 @@ class CardSettings:
 
     def save(self, folder: str | Path) -> None:
         """Write `card.yaml`, for the next card; a file that says the same is left as it is."""
-        if self == CardSettings.of(folder):
-            return
+        path = Path(folder) / CARD_FILE
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        with new_file(Path(folder) / CARD_FILE) as part:
+        if given == (yaml.safe_load(path.read_bytes()) or {} if path.is_file() else {}):
+            return
+        with new_file(path) as part:
             part.write_text(yaml_dump(given, sort_keys=False), encoding="utf-8")
 
 

@@ -90,6 +90,8 @@ def push(
     with plain_errors(repo_id):
         repo_id = full_name(api, repo_id, dry_run)
         if CARD in found:
+            if not is_handmade(Path(folder) / CARD):
+                found.pop(RESULTS_FILE, None)  # made anew with the card
             found |= _card_of(Path(folder), repo_id)
         if not dry_run:
             if CARD in found:

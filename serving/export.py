@@ -147,7 +147,8 @@ def export_onnx(model, tokenizer, folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     with needs("onnx", "the export"):
-        import onnx  # noqa: F401 - before the work; torch asks for them in the midst of it
+        import onnx  # noqa: F401 - before the work; torch asks for both in the midst of it
+        import onnxscript  # noqa: F401
     check_catalogue(model, tokenizer, model.name_or_path or "the model")
     is_plain = all(type(weight) is nn.Parameter and not weight.is_meta for weight in model.parameters())
     is_quantised = any(type(module).__module__.startswith("torch.ao.") for module in model.modules())

@@ -5,7 +5,8 @@ import sys
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-from gram import train_accelerate
+from gram.common.command_line import exit_code_of
+from gram.train_accelerate import main
 
 create = Accelerator.__init__
 
@@ -17,4 +18,4 @@ def create_sharded(self, *args, **kwargs):
 
 
 Accelerator.__init__ = create_sharded
-raise SystemExit(train_accelerate.exit_code_of(lambda: train_accelerate.main(sys.argv[1:]), "train_accelerate.py"))
+raise SystemExit(exit_code_of(lambda: main(sys.argv[1:]), "train_accelerate.py"))

@@ -19,7 +19,7 @@ from gram.collaborative.sasrec import SASRec, SASRecSettings
 from gram.data import Interactions, RecommendationData, training_part
 from gram.train_accelerate import main, train
 from gram.training import distillation as module
-from gram.training.distillation import Distillation
+from gram.training.distillation import Distillation, teacher_of
 from gram.training.settings import TrainingSettings
 from gram.training.start import tokenizer_of
 from gram.training.steps import TrainingSteps
@@ -335,6 +335,14 @@ def test_two_processes_learn_what_one_learns(settings, data, tokenizer, translat
     learnt = load_file(tmp_path / "two" / "model.safetensors")
     for name, weights in load_file(tmp_path / "one" / "model.safetensors").items():
         torch.testing.assert_close(learnt[name], weights, rtol=0, atol=2e-3, msg=name)
+
+
+def test_a_given_translation_brings_its_own_teacher(settings, data, translation, tmp_path):
+    of_run = tmp_path / "model" / "translation" / SASREC_FILE  # of a run before, in the same folder
+    fit_or_load(of_run, training_part(data), len(data.items), SMALL, seed=7, progress=False)
+    given = SASRec.load(translation / SASREC_FILE).items.weight
+    assert torch.equal(teacher_of(settings(tmp_path / "model"), data).items.weight, given)
+    assert not torch.equal(SASRec.load(of_run).items.weight, given)
 
 
 def test_adapters_learn_from_the_teacher_too(trained, settings, data, tokenizer, tmp_path):

@@ -367,6 +367,14 @@ def test_every_licence_of_the_hub_is_taken(licence):
     assert CardSettings(licence=licence, licence_name="x").licence == licence
 
 
+def test_a_licence_that_the_hub_does_not_know_can_be_mended(tmp_path):
+    (tmp_path / "card.yaml").write_text("licence: my own\nnotes: kept\n")
+    with pytest.raises(ValueError, match="my own"):
+        CardSettings.of(tmp_path)
+    CardSettings.of(tmp_path, licence="mit").save(tmp_path)
+    assert CardSettings.of(tmp_path) == CardSettings(licence="mit", notes="kept")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -133,6 +133,17 @@ def test_a_user_of_one_item_is_no_sample():
     assert prefix_groups(Interactions.from_sequences(["a", "b"], [[3], [3, 4]]), 8).tolist() == [[1, 1, 2]]
 
 
+def test_a_step_whose_targets_were_all_removed_teaches_nothing(data, tokenizer, model):
+    is_target = np.zeros(len(tokenizer.item_ids), dtype=bool)
+    micro_batches, num_tokens = TrainingSteps(training_part(data), tokenizer, 8, 8, 4, 0, 0, is_target=is_target)[0]
+    model = copy.deepcopy(model).train()
+    for batch in micro_batches:
+        loss = model(**batch, num_items_in_batch=num_tokens).loss
+        assert loss.item() == 0
+        loss.backward()
+    assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
+
+
 def test_order_depends_on_seed_and_epoch_alone(data, tokenizer):
     def order(seed, epoch):
         steps = TrainingSteps(training_part(data), tokenizer, 16, 16, 4, seed, epoch)

@@ -33,9 +33,9 @@ class GramDataCollator(TrainerCallback):
 
     Args:
         tokenizer: the model's.
-        distillation: a teacher; `labels` and `soft_targets` are then what it makes of the samples. Rows without a place
-            are not taught. If it draws further targets, the rows must be for the grouped form, and the Trainer needs
-            the collator as a callback too, `callbacks=[collator]`, which tells it the epoch.
+        distillation: a teacher; `labels` and `soft_targets` are then what it makes of the samples. A batch with a row
+            without a place is not taught. If it draws further targets, the rows must be for the grouped form, and the
+            Trainer needs the collator as a callback too, `callbacks=[collator]`, which tells it the epoch.
         exclude_seen: add `excluded_items` (B, E) to batches in the plain form, so that `generate` recommends nothing of
             a user's history; to the loss they mean nothing.
         history_column: item ids before the target, oldest first, one or more.
@@ -63,6 +63,9 @@ class GramDataCollator(TrainerCallback):
     target_column: str = "target"
     place_column: str = "place"
     epoch: int | None = field(default=None, init=False)
+
+    def __post_init__(self):
+        tokenized(self.tokenizer)  # once, and not in every worker of a loader
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
         """Note the epoch: the teacher draws other items in each."""

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from ..collaborative.baselines import Recommender, TransitionGraph
+from ..collaborative.fitting import is_fitted_on
 from ..collaborative.sasrec import SASRec
-from ..common.provenance import hash_of_interactions, read_provenance
 from ..data import Interactions, RecommendationData, training_part
 from ..translation import SASREC_FILE
 from ..translation.embedding import embed_texts
@@ -47,14 +47,7 @@ def teacher_of(settings: TrainingSettings, data: RecommendationData) -> SASRec |
 def sasrec_file(settings: TrainingSettings) -> Path:
     """Where the SASRec of a run is: in its translation, or apart, where a trained GRAM goes on with other data."""
     apart = Path(settings.output_dir) / "translation" / SASREC_FILE
-    return apart if apart.is_file() else settings.translation_folder / SASREC_FILE
-
-
-def is_fitted_on(path: Path, data: RecommendationData) -> bool:
-    """Whether a file holds the SASRec of exactly the training part of these data."""
-    of = read_provenance(path)
-    training, num_items = of.get("inputs", {}).get("training interactions"), of.get("settings", {}).get("num_items")
-    return num_items == len(data.items) and training == hash_of_interactions(training_part(data))
+    return apart if settings.init_from and apart.is_file() else settings.translation_folder / SASREC_FILE
 
 
 def sasrec_in(path: Path, settings: TrainingSettings, data: RecommendationData) -> SASRec:
@@ -64,7 +57,7 @@ def sasrec_in(path: Path, settings: TrainingSettings, data: RecommendationData) 
         ValueError: the file is no SASRec, or one that was fitted on anything but the training part of these data.
     """
     sasrec = SASRec.load(path)
-    if not is_fitted_on(path, data):
+    if not is_fitted_on(path, training_part(data), len(data.items)):
         raise ValueError(f"{path}: was not fitted on the training part of {settings.data}; translate these data anew")
     return sasrec
 

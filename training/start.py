@@ -13,8 +13,9 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from ..collaborative.fitting import fit_or_load
+from ..collaborative.fitting import fit_or_load, is_fitted_on
 from ..common.extras import needs
+from ..common.files import locked
 from ..common.processes import this_process
 from ..configuration_gram import GramConfig
 from ..data import ItemTable, RecommendationData, read_folder, training_part
@@ -28,7 +29,7 @@ from ..translation.settings import SASREC
 from ..translation.tokenizer_folder import make_tokenizer_folder
 from ..translation.tokens import CODE_TOKEN
 from ..trie_gram import ItemTrie
-from .distillation import is_fitted_on, sasrec_file, sasrec_in
+from .distillation import sasrec_file, sasrec_in
 from .muon import Muon
 from .settings import MUON, PROMPT_PARTS, TrainingSettings
 
@@ -73,12 +74,15 @@ def tokenizer_of(
         if settings.translation is None and settings.init_from is None and processes.is_main_process:
             words = settings.tokenizer or settings.backbone
             logger.info("%s", make_tokenizer_folder(data, folder, translation_settings, words, **limits))
-        goes_on = settings.init_from is not None and settings.distillation == SASREC
-        if goes_on and not is_fitted_on(sasrec_file(settings), data):
-            apart = Path(settings.output_dir) / "translation" / SASREC_FILE
-            vectors = embed_texts(data.items.texts) if translation_settings.sasrec_texts else None
-            options = {"settings": sasrec_settings_of(translation_settings), "seed": translation_settings.seed}
-            fit_or_load(apart, training_part(data), len(data.items), **options, vectors=vectors)
+        wants_sasrec = settings.distillation == SASREC and settings.distillation_weight
+        if settings.init_from is not None and wants_sasrec:
+            of = (training_part(data), len(data.items))
+            if not is_fitted_on(sasrec_file(settings), *of):
+                apart = Path(settings.output_dir) / "translation"
+                vectors = embed_texts(data.items.texts) if translation_settings.sasrec_texts else None
+                options = {"settings": sasrec_settings_of(translation_settings), "seed": translation_settings.seed}
+                with locked(apart, inside=True):
+                    fit_or_load(apart / SASREC_FILE, *of, **options, vectors=vectors)
     parts = {} if settings.init_from else {f"with_{name}": getattr(settings, name) for name in PROMPT_PARTS}
     tokenizer = GramTokenizer.from_pretrained(folder, **parts)
     if tokenizer.item_ids != data.items.item_ids:
@@ -87,7 +91,7 @@ def tokenizer_of(
         counts = np.bincount(training_part(data).items, minlength=len(data.items))
         counts = {COUNTS: pa.array(np.maximum(counts, tokenizer.interactions))}
         columns = dict(zip(tokenizer.catalogue.column_names, tokenizer.catalogue.columns, strict=True))
-        tokenizer.catalogue = pa.table(columns | counts)
+        tokenizer.catalogue = pa.table(columns | counts, metadata=tokenizer.catalogue.schema.metadata)
         del tokenizer.interactions  # of the catalogue before
     for name, value in limits.items():
         if (made_with := getattr(tokenizer, name)) != value:

@@ -96,7 +96,7 @@ class TrainingSteps(Dataset):
             batches = [self._batches([step[0]], idle=True)] * (most - len(batches)) + batches
         if not self.with_samples:
             batches = [{name: of for name, of in batch.items() if name != "samples"} for batch in batches]
-        return batches, num_tokens
+        return batches, max(num_tokens, 1)  # 0 where all targets were removed from the catalogue
 
     def _micro_batches(self, groups: Sequence[PrefixGroup]) -> Iterator[list[PrefixGroup]]:
         batch: list[PrefixGroup] = []

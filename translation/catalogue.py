@@ -90,7 +90,9 @@ def translate(
             encoder cannot be loaded.
     """
     settings = settings or TranslationSettings()
-    if len(data.items) > (EXACT_ITEMS if settings.similar_items == SASREC else FAISS_ITEMS):
+    has_neighbours = settings.similar_items == SASREC and settings.num_similar > 0
+    most = EXACT_ITEMS if has_neighbours else FAISS_ITEMS if _has_clusters(settings) else math.inf
+    if len(data.items) > most:
         with needs("faiss", f"a catalogue of {len(data.items):,} items"):  # now, and not after an hour
             import faiss  # noqa: F401
     stages = _Stages(data, tokenizer, settings, sasrec_settings or sasrec_settings_of(settings), folder, progress)
@@ -118,11 +120,16 @@ def sasrec_settings_of(settings: TranslationSettings) -> SASRecSettings:
     return SASRecSettings(**{name: getattr(settings, f"sasrec_{name}") for name in ("dim", "epochs", "max_length")})
 
 
+def _has_clusters(settings: TranslationSettings) -> bool:
+    """Whether items are clustered by their vectors."""
+    return settings.id_tokens == CODES or (settings.hierarchy and settings.lexical_ids is None)
+
+
 def encode_together(
     texts: Sequence[str], settings: TranslationSettings, folder: Path, processes: PartialState, progress: bool = True
 ) -> None:
     """Let several processes fill the folder with the shards of a sentence-transformers encoder; all must call this."""
-    has_vectors = settings.id_tokens == CODES or (settings.hierarchy and settings.lexical_ids is None)
+    has_vectors = _has_clusters(settings)
     has_vectors |= settings.sasrec_texts and settings.similar_items == SASREC and settings.num_similar > 0
     if has_vectors and settings.vectors is None and settings.encoder != BUILT_IN_ENCODER:
         options = _encoder_options(settings, folder)
