@@ -117,7 +117,7 @@ def test_script_does_what_it_says(run, forks, folder, request, name):
 
 
 def test_the_job_names_its_packages():
-    """As PEP 723 has it, so that a machine that has nothing can run the script."""
+    """As PEP 723 has it, so that a machine that has nothing can run the script, of data on the Hub, with its plot."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
     text = (EXAMPLES / "hf_job.py").read_text(encoding="utf-8")
     (block,) = re.findall(r"^# /// script\n((?:#.*\n)+?)# ///$", text, flags=re.MULTILINE)
@@ -125,7 +125,9 @@ def test_the_job_names_its_packages():
     setup = configparser.ConfigParser()
     setup.read(EXAMPLES.parent / "setup.cfg")
     (requirement,) = metadata["dependencies"]
-    assert requirement == f"{setup['metadata']['name']}>={'.'.join(setup['metadata']['version'].split('.')[:2])}"
+    version = ".".join(setup["metadata"]["version"].split(".")[:2])
+    assert requirement == f"{setup['metadata']['name']}[data,plots]>={version}"
+    assert {"data", "plots"} <= {*setup["options.extras_require"]}
     assert metadata["requires-python"] == setup["options"]["python_requires"]
 
 
