@@ -41,7 +41,7 @@ from .item_cache_gram import BATCH_TOKENS, DTYPES, ROWS_PER_SHARD, ItemCache
 from .layers_gram import tensors_of
 from .loading_gram import add_checksums, check_catalogue, check_loaded, weight_files
 from .search_gram import GramGenerateOutput, GramSearchMixin
-from .training_gram import decode_grouped, target_loss
+from .training_gram import decode_grouped, places_to_decode, shares_of, target_loss
 from .trie_gram import ItemTrie
 
 if TYPE_CHECKING:  # not run; but relative imports are what tells which files are saved with a model
@@ -390,6 +390,12 @@ class GramForConditionalGeneration(GramSearchMixin, T5ForConditionalGeneration, 
         soft_targets = read_soft_targets(self.config, labels, soft_targets)
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
+        if labels is not None and self.config.score_mode == "trie":
+            num_items = (labels >= 0).sum() if num_items is None else num_items
+            soft_targets = soft_targets or shares_of(self, labels)
+            places = places_to_decode(soft_targets["tokens"])
+            soft_targets = {name: values[:, :places] for name, values in soft_targets.items()}
+            labels, decoder_input_ids = labels[:, :places], decoder_input_ids[:, :places]
         states = decode_grouped(self, input_ids, mask, decoder_input_ids, history)
         if labels is None:
             return Seq2SeqLMOutput(logits=self._logits(states))

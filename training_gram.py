@@ -151,6 +151,21 @@ def _cross_attention(sublayer, decoded, states, memory, passage_positions) -> to
     return clamped(decoded + drop(sublayer, attention.o(mixed.transpose(1, 2).flatten(2))))
 
 
+def shares_of(model: nn.Module, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The targets (N, T) as soft targets over the tokens that the trie allows; see the model's `forward`."""
+    tokens = model._trie(None).legal_tokens(labels)
+    return {"tokens": tokens, "shares": (tokens == labels[..., None]).float()}
+
+
+def places_to_decode(tokens: torch.Tensor) -> int:
+    """How many places of lexical IDs are to be decoded for a loss over the tokens (N, T, F) that are possible.
+
+    Where one alone is, its probability is 1 whatever the decoder says: behind the last choice nothing is to be learnt.
+    """
+    is_choice = ((tokens >= 0).sum(-1) > 1).any(0)  # (T,)
+    return int((is_choice * torch.arange(1, len(is_choice) + 1, device=tokens.device)).amax().clamp(min=1))
+
+
 def target_loss(
     model: nn.Module,
     states: torch.Tensor,
@@ -164,8 +179,7 @@ def target_loss(
     """
     is_target, over_trie = labels >= 0, model.config.score_mode == "trie"
     if over_trie and soft_targets is None:
-        tokens = model._trie(None).legal_tokens(labels)
-        soft_targets = {"tokens": tokens, "shares": (tokens == labels[..., None]).float()}
+        soft_targets = shares_of(model, labels)
     soft = () if soft_targets is None else (soft_targets["tokens"], soft_targets["shares"])
     given = [values[is_target] for values in (states, labels, *soft)]  # (n, d), (n,), and perhaps (n, F) twice
 

@@ -20,6 +20,7 @@ with needs("train"):
     from scipy import sparse
 
 FARTHEST = 10  # items after one that still count as what came after it
+LEAST_WEIGHT = np.finfo(np.float32).eps  # of an item of the history, beside the last one's; a lesser one rounds away
 
 
 class Recommender(Protocol):
@@ -146,8 +147,10 @@ class TransitionGraph:
                 left = totals[items] - counts.sum(axis=1)
             weight = np.zeros(len(items))  # of the last time that each item is there
             weight[row[: place - offsets[user]]] = self.settings.recency ** np.arange(place - offsets[user])[::-1]
+            weight[weight < LEAST_WEIGHT] = 0
             weight = np.where(left > 1e-9, weight / left.clip(min=1e-9), 0)
-            weights.append((weight, items))
+            kept = weight > 0
+            weights.append((weight[kept], items[kept]))
             own.append((weight @ counts, items))
         shape = (len(places), len(totals))
         return torch.from_numpy((_of_rows(weights, shape) @ self.counted - _of_rows(own, shape)).toarray()).float()

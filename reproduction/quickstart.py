@@ -86,7 +86,7 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     say("2/5  translation: every film gets its lexical ID and its similar films")
     limits = {name: getattr(training_settings, name) for name in ("max_history", "max_passage_length")}
     say(str(make_tokenizer_folder(data, translation, translation_settings, **limits)))
-    tokenizer = GramTokenizer.from_pretrained(translation)
+    tokenizer = GramTokenizer.from_pretrained(translation, **training_settings.prompt_parts)
 
     say("3/5  training")
     train(training_settings, data, tokenizer)
@@ -94,7 +94,8 @@ def run(output_dir: str | Path, say: Callable[[str], None], recipe: str | Path =
     say("4/5  evaluation on the last film of every user")
     results_file, table = result_files(output_dir / "evaluation.json")
     if not (table.is_file() and _is_newer(results_file, output_dir / "model.safetensors")):
-        evaluate(*load_model(output_dir), data, sasrec_file=output_dir / SASREC_FILE).save(results_file)
+        sasrec = output_dir / SASREC_FILE
+        evaluate(*load_model(output_dir), data, sasrec_file=sasrec, model_sasrec=sasrec).save(results_file)
     say(format_table(json.loads(results_file.read_text(encoding="utf-8"))))
     if not _is_newer(output_dir / "README.md", results_file):
         refresh_model_card(output_dir, CARD)

@@ -17,11 +17,12 @@ from ..translation import SASREC_FILE
 from ..translation.embedding import embed_texts
 from ..translation.settings import SASREC
 from ..trie_gram import ItemTrie
-from .settings import TrainingSettings
+from .settings import ARITHMETIC, GEOMETRIC, TrainingSettings
 
 MANY_ITEMS = 50_000  # from here on only the teacher's best items count
 BEST_ITEMS = 4096
 LEAST_MASS = 1e-9  # of a subtree of which the teacher knows anything
+EVENLY = 0.2  # share of what a graph expects that all items have alike, so that none is ruled out
 _GOLDEN, _PLASTIC = 0.6180339887498949, 0.7548776662466927  # multiples of these lie evenly between whole numbers
 _SCORES_AT_ONCE, _LEAST_ROWS = 1 << 19, 16  # so that scores stay in a processor's cache, or embeddings are read rarely
 
@@ -71,7 +72,7 @@ def distillation_of(
         return None
     if settings.distillation_graph:
         graph = TransitionGraph(training, embed_texts(data.items.texts))
-    options = {name: getattr(settings, f"distillation_{name}") for name in ("weight", "temperature", "draws")}
+    options = {name: getattr(settings, f"distillation_{name}") for name in ("weight", "temperature", "draws", "mean")}
     return Distillation(
         teacher, training, trie, **options, graph=graph, graph_share=settings.distillation_graph, device=device
     )
@@ -95,6 +96,7 @@ class Distillation:
         graph: a second teacher, counted in the same interactions; of each it says what it had said, had it not counted
             this user.
         graph_share: how much of what is expected is the graph's.
+        mean: of what the two expect: `arithmetic`, or `geometric`, of which the temperature makes both surer.
         device: where the soft targets are computed.
 
     Example:
@@ -117,6 +119,7 @@ class Distillation:
         draws: int = 0,
         graph: TransitionGraph | None = None,
         graph_share: float = 0.0,
+        mean: str = ARITHMETIC,
         device: torch.device | str = "cpu",
     ):
         self.teacher, self.interactions, self.temperature = teacher, interactions, temperature
@@ -127,7 +130,7 @@ class Distillation:
         starts = self.trie.starts[self.trie.leaves].masked_fill(~is_in, len(is_in))
         self.order = starts.argsort()  # (I,) items in the trie's order
         self.places = self.order.argsort()  # (I,) of the items in it
-        self.graph, self.graph_share = graph, graph_share
+        self.graph, self.graph_share, self.mean = graph, graph_share, mean
         self.states = None
         if isinstance(teacher, SASRec):
             self.states = teacher.states(interactions)  # (total, dim)
@@ -215,10 +218,23 @@ class Distillation:
         else:
             scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
             scores[had] += self.teacher.repeat.to(self.device)  # once, however often an item is there
-        expected = (scores / self.temperature).softmax(-1)
         if self.graph_share:
-            of_graph = self.graph.score_without(places).to(self.device)[:, self.order]
-            of_graph[had] = expected[had]  # a graph takes no item for had
-            expected = (1 - self.graph_share) * expected + self.graph_share * F.normalize(of_graph, p=1, dim=-1)
+            expected = self._with_graph(scores, places, had)
+        else:
+            expected = (scores / self.temperature).softmax(-1)
         expected[:, self.num_in :] = 0
         return expected
+
+    def _with_graph(
+        self, scores: torch.Tensor, places: np.ndarray, had: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """(n, I) a mean of what the teacher expects, by its scores, and the graph; `had` is what users have."""
+        of_graph = self.graph.score_without(places).to(self.device)[:, self.order]  # of what is had it knows nothing
+        if self.mean == GEOMETRIC:
+            scores = scores.log_softmax(-1)
+            of_graph = F.normalize(of_graph, p=1, dim=-1).mul_(1 - EVENLY).add_(EVENLY / of_graph.shape[1]).log_()
+            of_graph[had] = scores[had]
+            return (scores.lerp(of_graph, self.graph_share) / self.temperature).softmax(-1)
+        expected = (scores / self.temperature).softmax(-1)
+        of_graph[had] = expected[had]
+        return (1 - self.graph_share) * expected + self.graph_share * F.normalize(of_graph, p=1, dim=-1)

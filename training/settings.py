@@ -12,6 +12,7 @@ from .trackers import tracker_names
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
 MUON = "muon"
+ARITHMETIC, GEOMETRIC = "arithmetic", "geometric"
 # Settings that change no weight, or say where to find what does.
 PLACES = {"data", "output_dir", "overwrite", "translation", "workers", "save_every", "report_to"}
 
@@ -70,6 +71,8 @@ class TrainingSettings(Settings):
             counts for them; they cost the decoder's work, not the encoder's.
         distillation_graph: share of a transition graph in what is expected; it knows what came after an item, and for
             items of which few know that, which texts are similar.
+        distillation_mean: of what SASRec and graph expect: `arithmetic`, or `geometric`, which is high where both are,
+            and of which both are made surer by the temperature.
         optimizer: `adamw`, or `muon`: Muon for the weights of linear layers, AdamW for all others.
         learning_rate: the highest, of either optimizer.
         embedding_rate: that of the token embeddings, as a multiple; T5's random ones are some ten times larger than its
@@ -139,6 +142,7 @@ class TrainingSettings(Settings):
     distillation_temperature: float = within(1.0, above=0)
     distillation_draws: int = within(0, least=0, most=1024)
     distillation_graph: float = within(0.0, least=0, most=1)
+    distillation_mean: str = within(ARITHMETIC, one_of=(ARITHMETIC, GEOMETRIC))
     optimizer: str = within("adamw", one_of=("adamw", MUON))
     learning_rate: float = within(1e-3, above=0)
     embedding_rate: float = within(1.0, above=0)
@@ -180,3 +184,8 @@ class TrainingSettings(Settings):
     def translation_folder(self) -> Path:
         """Where the tokenizer is, or will be made."""
         return Path(self.translation or self.init_from or Path(self.output_dir) / "translation")
+
+    @property
+    def prompt_parts(self) -> dict[str, bool]:
+        """Which parts the prompts have, as the tokenizer takes them."""
+        return {f"with_{name}": getattr(self, name) for name in PROMPT_PARTS}

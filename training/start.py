@@ -83,7 +83,7 @@ def tokenizer_of(
                 options = {"settings": sasrec_settings_of(translation_settings), "seed": translation_settings.seed}
                 with locked(apart, inside=True):
                     fit_or_load(apart / SASREC_FILE, *of, **options, vectors=vectors)
-    parts = {} if settings.init_from else {f"with_{name}": getattr(settings, name) for name in PROMPT_PARTS}
+    parts = {} if settings.init_from else settings.prompt_parts
     tokenizer = GramTokenizer.from_pretrained(folder, **parts)
     if tokenizer.item_ids != data.items.item_ids:
         raise ValueError(f"{folder}: was translated from other items than those of {settings.data}; translate again")

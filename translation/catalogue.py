@@ -117,7 +117,8 @@ def translate(
 
 def sasrec_settings_of(settings: TranslationSettings) -> SASRecSettings:
     """Those of its collaborative filter that a translation has settings for."""
-    return SASRecSettings(**{name: getattr(settings, f"sasrec_{name}") for name in ("dim", "epochs", "max_length")})
+    names = ("dim", "epochs", "max_length", "dropout")
+    return SASRecSettings(**{name: getattr(settings, f"sasrec_{name}") for name in names})
 
 
 def _has_clusters(settings: TranslationSettings) -> bool:

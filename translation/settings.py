@@ -43,6 +43,7 @@ class TranslationSettings(Settings):
         sasrec_dim: width of the SASRec.
         sasrec_epochs: how often it sees the training part.
         sasrec_max_length: how many of a user's latest items it reads.
+        sasrec_dropout: its dropout; less of it suits users with long histories.
         sasrec_texts: let it know the item vectors, which tell most of items with few interactions.
         num_workers: processes that cluster; any number gives the same IDs.
         seed: of clustering, of the built-in encoder and of the SASRec.
@@ -70,6 +71,7 @@ class TranslationSettings(Settings):
     sasrec_dim: int = within(64, least=2, most=1 << 12)
     sasrec_epochs: int = within(20, least=1)
     sasrec_max_length: int = within(50, least=1)
+    sasrec_dropout: float = within(0.5, least=0, below=1)
     sasrec_texts: bool = False
     num_workers: int = within(1, least=1, most=1024)
     seed: int = within(0, least=0)
