@@ -20,8 +20,9 @@ def main():
 
     model, tokenizer = load_model(arguments.model)
     data = read_folder(arguments.data)
+    sasrec = arguments.model / SASREC_FILE
     evaluation = evaluate(
-        model, tokenizer, data, sasrec_file=arguments.model / SASREC_FILE, max_users=arguments.max_users
+        model, tokenizer, data, sasrec_file=sasrec, model_sasrec=sasrec, max_users=arguments.max_users
     )
     print(format_table(evaluation.results))
 
