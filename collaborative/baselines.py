@@ -99,9 +99,9 @@ class TransitionGraphSettings(Settings):
     """
 
     smoothing: float = within(20.0, least=0)
-    reach: float = within(0.5, least=0, most=1)
+    reach: float = within(0.8, least=0, most=1)
     neighbours: int = within(20, least=1)
-    recency: float = within(0.5, above=0, most=1)
+    recency: float = within(0.7, above=0, most=1)
 
 
 class TransitionGraph:
@@ -113,7 +113,7 @@ class TransitionGraph:
     Example:
         >>> training = Interactions.from_sequences(["u1", "u2"], [[0, 1, 2], [0, 1]])
         >>> vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
-        >>> graph = TransitionGraph(training, vectors, TransitionGraphSettings(smoothing=2.5))
+        >>> graph = TransitionGraph(training, vectors, TransitionGraphSettings(smoothing=2.5, reach=0.5))
         >>> graph.score([np.array([0])])  # item 1 came next twice, item 2 after next, and item 3 has the same text
         tensor([[0.0000, 0.4000, 0.1000, 0.5000]])
     """

@@ -47,8 +47,8 @@ ITEM_KNN_GRID: Grid = {
 }
 TRANSITION_GRID: Grid = {
     "smoothing": (20.0, 1.0, 5.0, 10.0, 50.0),
-    "reach": (0.5, 0.0, 0.25, 0.75),
-    "recency": (0.5, 0.1, 0.25, 0.75),
+    "reach": (0.8, 0.0, 0.5, 0.9),
+    "recency": (0.7, 0.1, 0.5, 0.8),
     "neighbours": (20, 5, 10, 50),
 }
 COUNTED_SETTINGS: Mapping[str, tuple[type, Grid]] = {  # of those of `counted_baselines` that have settings

@@ -49,7 +49,7 @@ def test_items_with_few_transitions_speak_by_their_texts():
     scores = TransitionGraph(TRAINING, vectors, settings).score([np.array([0]), np.array([3])]).numpy()
     assert scores[1] == pytest.approx([1 / 1.6, 0, 0.6 / 1.6, 0])  # nobody had it: text alone
     assert scores[0] == pytest.approx([0.1, 0.2, 0.2 + 0.5 * 0.6 / 1.6, 0.5 / 1.6])  # as much text as transitions
-    without = TransitionGraphSettings(smoothing=0.0)
+    without = TransitionGraphSettings(smoothing=0.0, reach=0.5)
     more = TransitionGraph(TRAINING, vectors, without).score([np.array([0]), np.array([3])])
     assert more[0].numpy() == pytest.approx([0.2, 0.4, 0.4, 0])
     assert more[1].abs().max() == 0

@@ -163,8 +163,7 @@ def test_any_teacher_that_scores_will_do(teacher, data, model):
     torch.testing.assert_close(one["shares"], other["shares"])
 
 
-@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
-def test_a_graph_teaches_what_it_has_not_counted_of_the_user(teacher, data, tokenizer, model, mean):
+def test_a_graph_teaches_what_it_has_not_counted_of_the_user(teacher, data, tokenizer, model):
     training, vectors = training_part(data), np.random.default_rng(0).normal(size=(len(data.items), 8))
     graph = TransitionGraph(training, vectors)
     samples = torch.from_numpy(np.setdiff1d(np.arange(len(training.items)), training.offsets))[::7]
@@ -177,23 +176,18 @@ def test_a_graph_teaches_what_it_has_not_counted_of_the_user(teacher, data, toke
         torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-6)
 
     other = SimpleNamespace(score=teacher.score)  # which reads every history by itself
-    options = {"temperature": 0.5, "graph": graph, "graph_share": 0.4, "mean": mean}
+    options = {"temperature": 0.5, "graph": graph, "graph_share": 0.4}
     distil = Distillation(other, training, model.item_trie, 1.0, **options)
     soft = distil(samples, torch.zeros(len(samples), 1))["soft_targets"]
     for row, place in enumerate(samples.tolist()):
         user = int(np.searchsorted(training.offsets, place, side="right")) - 1
         history = training[user][: place - training.offsets[user]]
         scores, of_graph = teacher.score([history])[0], found[row].clone()
-        if mean == "geometric":  # of both, made surer
-            of_sasrec = scores.softmax(-1)
-            of_graph = 0.8 * of_graph / of_graph.sum().clamp(min=1e-12) + 0.2 / len(of_graph)
-            of_graph[history] = of_sasrec[history]
-            chances = (of_sasrec**0.6 * of_graph**0.4) ** 2
-            chances /= chances.sum()
-        else:  # the SASRec alone is made surer
-            of_sasrec = (scores / 0.5).softmax(-1)
-            of_graph[history] = of_sasrec[history]
-            chances = 0.6 * of_sasrec + 0.4 * of_graph / of_graph.sum()
+        of_sasrec = scores.softmax(-1)
+        of_graph = 0.8 * of_graph / of_graph.sum().clamp(min=1e-12) + 0.2 / len(of_graph)
+        of_graph[history] = of_sasrec[history]
+        chances = (of_sasrec**0.6 * of_graph**0.4) ** 2
+        chances /= chances.sum()
         first = next(sums_over_subtrees(tokenizer.sequences, training.items[place], chances.tolist(), 1.0))
         assert as_shares(soft, row, 0) == pytest.approx(first, abs=1e-5)
 

@@ -17,7 +17,7 @@ from ..translation import SASREC_FILE
 from ..translation.embedding import embed_texts
 from ..translation.settings import SASREC
 from ..trie_gram import ItemTrie
-from .settings import ARITHMETIC, GEOMETRIC, TrainingSettings
+from .settings import TrainingSettings
 
 MANY_ITEMS = 50_000  # from here on only the teacher's best items count
 BEST_ITEMS = 4096
@@ -72,7 +72,7 @@ def distillation_of(
         return None
     if settings.distillation_graph:
         graph = TransitionGraph(training, embed_texts(data.items.texts))
-    options = {name: getattr(settings, f"distillation_{name}") for name in ("weight", "temperature", "draws", "mean")}
+    options = {name: getattr(settings, f"distillation_{name}") for name in ("weight", "temperature", "draws")}
     return Distillation(
         teacher, training, trie, **options, graph=graph, graph_share=settings.distillation_graph, device=device
     )
@@ -90,13 +90,12 @@ class Distillation:
         interactions: the training part.
         trie: of the whole catalogue.
         weight: the teacher's share of a soft target; the rest is the true token's.
-        temperature: divides the teacher's scores.
+        temperature: divides the logarithms of what is expected.
         draws: items that every sample gets as further targets, drawn from what the teacher expects; for these it
             alone counts.
         graph: a second teacher, counted in the same interactions; of each it says what it had said, had it not counted
             this user.
-        graph_share: how much of what is expected is the graph's.
-        mean: of what the two expect: `arithmetic`, or `geometric`, of which the temperature makes both surer.
+        graph_share: the graph's weight in the geometric mean of what the two expect.
         device: where the soft targets are computed.
 
     Example:
@@ -119,7 +118,6 @@ class Distillation:
         draws: int = 0,
         graph: TransitionGraph | None = None,
         graph_share: float = 0.0,
-        mean: str = ARITHMETIC,
         device: torch.device | str = "cpu",
     ):
         self.teacher, self.interactions, self.temperature = teacher, interactions, temperature
@@ -130,7 +128,7 @@ class Distillation:
         starts = self.trie.starts[self.trie.leaves].masked_fill(~is_in, len(is_in))
         self.order = starts.argsort()  # (I,) items in the trie's order
         self.places = self.order.argsort()  # (I,) of the items in it
-        self.graph, self.graph_share, self.mean = graph, graph_share, mean
+        self.graph, self.graph_share = graph, graph_share
         self.states = None
         if isinstance(teacher, SASRec):
             self.states = teacher.states(interactions)  # (total, dim)
@@ -219,22 +217,11 @@ class Distillation:
             scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
             scores[had] += self.teacher.repeat.to(self.device)  # once, however often an item is there
         if self.graph_share:
-            expected = self._with_graph(scores, places, had)
-        else:
-            expected = (scores / self.temperature).softmax(-1)
+            of_graph = self.graph.score_without(places).to(self.device)[:, self.order]
+            of_graph = F.normalize(of_graph, p=1, dim=-1).mul_(1 - EVENLY).add_(EVENLY / of_graph.shape[1]).log_()
+            scores = scores.log_softmax(-1)
+            of_graph[had] = scores[had]  # of what is had the graph knows nothing
+            scores = scores.lerp(of_graph, self.graph_share)
+        expected = (scores / self.temperature).softmax(-1)
         expected[:, self.num_in :] = 0
         return expected
-
-    def _with_graph(
-        self, scores: torch.Tensor, places: np.ndarray, had: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
-        """(n, I) a mean of what the teacher expects, by its scores, and the graph; `had` is what users have."""
-        of_graph = self.graph.score_without(places).to(self.device)[:, self.order]  # of what is had it knows nothing
-        if self.mean == GEOMETRIC:
-            scores = scores.log_softmax(-1)
-            of_graph = F.normalize(of_graph, p=1, dim=-1).mul_(1 - EVENLY).add_(EVENLY / of_graph.shape[1]).log_()
-            of_graph[had] = scores[had]
-            return (scores.lerp(of_graph, self.graph_share) / self.temperature).softmax(-1)
-        expected = (scores / self.temperature).softmax(-1)
-        of_graph[had] = expected[had]
-        return (1 - self.graph_share) * expected + self.graph_share * F.normalize(of_graph, p=1, dim=-1)

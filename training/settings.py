@@ -12,7 +12,6 @@ from .trackers import tracker_names
 
 PROMPT_PARTS = ("user_prompt", "item_prompts", "id_in_item_prompt")  # the tokenizer has them too, led in by `with_`
 MUON = "muon"
-ARITHMETIC, GEOMETRIC = "arithmetic", "geometric"
 # Settings that change no weight, or say where to find what does.
 PLACES = {"data", "output_dir", "overwrite", "translation", "workers", "save_every", "report_to"}
 
@@ -65,14 +64,12 @@ class TrainingSettings(Settings):
         distillation: `sasrec`, to learn also what the SASRec of the translation expects of every training sample, which
             has seen the training part alone; or the file of another one, such as `gram tune` leaves.
         distillation_weight: how much its expectation counts in the loss; what is left is the true item's. 0 is as none.
-        distillation_temperature: the SASRec's scores are divided by this; below 1 it is surer of what it expects, from
-            which a short training learns more.
+        distillation_temperature: the logarithms of its expectations are divided by this; below 1 it is surer of them,
+            from which a short training learns more.
         distillation_draws: items that every sample gets as further targets, drawn from its expectation, which alone
             counts for them; they cost the decoder's work, not the encoder's.
         distillation_graph: share of a transition graph in what is expected; it knows what came after an item, and for
-            items of which few know that, which texts are similar.
-        distillation_mean: of what SASRec and graph expect: `arithmetic`, or `geometric`, which is high where both are,
-            and of which both are made surer by the temperature.
+            items of which few know that, which texts are similar. The mean of the two is geometric: high where both are.
         optimizer: `adamw`, or `muon`: Muon for the weights of linear layers, AdamW for all others.
         learning_rate: the highest, of either optimizer.
         embedding_rate: that of the token embeddings, as a multiple; T5's random ones are some ten times larger than its
@@ -142,7 +139,6 @@ class TrainingSettings(Settings):
     distillation_temperature: float = within(1.0, above=0)
     distillation_draws: int = within(0, least=0, most=1024)
     distillation_graph: float = within(0.0, least=0, most=1)
-    distillation_mean: str = within(ARITHMETIC, one_of=(ARITHMETIC, GEOMETRIC))
     optimizer: str = within("adamw", one_of=("adamw", MUON))
     learning_rate: float = within(1e-3, above=0)
     embedding_rate: float = within(1.0, above=0)
