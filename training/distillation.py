@@ -23,6 +23,7 @@ MANY_ITEMS = 50_000  # from here on only the teacher's best items count
 BEST_ITEMS = 4096
 LEAST_MASS = 1e-9  # of a subtree of which the teacher knows anything
 EVENLY = 0.2  # share of what a graph expects that all items have alike, so that none is ruled out
+KNOWN_BY = 20  # interactions of an item at which a graph's share is halfway between its least and all
 _GOLDEN, _PLASTIC = 0.6180339887498949, 0.7548776662466927  # multiples of these lie evenly between whole numbers
 _SCORES_AT_ONCE, _LEAST_ROWS = 1 << 19, 16  # so that scores stay in a processor's cache, or embeddings are read rarely
 
@@ -95,7 +96,8 @@ class Distillation:
             alone counts.
         graph: a second teacher, counted in the same interactions; of each it says what it had said, had it not counted
             this user.
-        graph_share: the graph's weight in the geometric mean of what the two expect.
+        graph_share: the graph's weight in the geometric mean of what the two expect of an item that many have had; the
+            fewer have, the more the graph counts, which knows its text, and alone where nobody has.
         device: where the soft targets are computed.
 
     Example:
@@ -128,7 +130,9 @@ class Distillation:
         starts = self.trie.starts[self.trie.leaves].masked_fill(~is_in, len(is_in))
         self.order = starts.argsort()  # (I,) items in the trie's order
         self.places = self.order.argsort()  # (I,) of the items in it
-        self.graph, self.graph_share = graph, graph_share
+        self.graph, counts = graph, np.bincount(interactions.items, minlength=len(is_in))
+        counts = torch.from_numpy(counts).to(device)[self.order]
+        self.graph_shares = (graph_share + (1 - graph_share) * KNOWN_BY / (KNOWN_BY + counts)).float()  # (I,)
         self.states = None
         if isinstance(teacher, SASRec):
             self.states = teacher.states(interactions)  # (total, dim)
@@ -216,12 +220,12 @@ class Distillation:
         else:
             scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
             scores[had] += self.teacher.repeat.to(self.device)  # once, however often an item is there
-        if self.graph_share:
+        if self.graph is not None:
             of_graph = self.graph.score_without(places).to(self.device)[:, self.order]
             of_graph = F.normalize(of_graph, p=1, dim=-1).mul_(1 - EVENLY).add_(EVENLY / of_graph.shape[1]).log_()
             scores = scores.log_softmax(-1)
             of_graph[had] = scores[had]  # of what is had the graph knows nothing
-            scores = scores.lerp(of_graph, self.graph_share)
+            scores = scores.lerp(of_graph, self.graph_shares)
         expected = (scores / self.temperature).softmax(-1)
         expected[:, self.num_in :] = 0
         return expected
