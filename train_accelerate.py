@@ -45,7 +45,7 @@ from gram.common.text import duration
 from gram.data import RecommendationData, drawn_users, evaluation_histories, training_part
 from gram.evaluation.candidates import gram_candidates, target_ranks
 from gram.evaluation.rankings import ranking_metrics
-from gram.hub import refresh_model_card
+from gram.hub import CardSettings, refresh_model_card
 from gram.item_cache_gram import ITEM_CACHE_FOLDER
 from gram.modeling_gram import GramForConditionalGeneration
 from gram.serving.loading import MODEL_FILES
@@ -425,6 +425,7 @@ def main(argv: list[str] | None = None) -> None:
     for library in ("accelerate", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
     check_folder(settings)
+    CardSettings.of(settings.output_dir)  # refuses what the card could not be written with, before hours of training
     data = data_of(settings)
     is_trained(settings, provenance_of(settings, data))  # refuses another run before its translation is made anew
     train(settings, data, tokenizer_of(settings, translation_settings, data))

@@ -126,8 +126,6 @@ class GramCardData:
     def metadata(self) -> ModelCardData:
         """The YAML at the top of the card. The Hub knows no task that fits, so there is no `pipeline_tag`."""
         settings, base_model = self.settings, self.training.get("base_model")
-        if settings.licence == "other" and not settings.licence_name:
-            raise ValueError("the licence is 'other'; --licence-name must say which")
         return ModelCardData(
             language=words(settings.language) or None,
             license=settings.licence,

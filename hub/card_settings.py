@@ -38,7 +38,8 @@ class CardSettings:
 
     Raises:
         ValueError: `repo_id`, one of `datasets` or `benchmark` cannot be a name on the Hub; the Hub does not know the
-            licence; `benchmark_tasks` is not of its form, or one of it and `benchmark` is missing.
+            licence, or it is other and has no name; `benchmark_tasks` is not of its form, or one of it and `benchmark`
+            is missing.
     """
 
     repo_id: str | None = None
@@ -58,6 +59,8 @@ class CardSettings:
                 _check_name(f"--{argument.replace('_', '-')}", name)
         if self.licence is not None:
             check_licence(self.licence)
+        if self.licence == "other" and not self.licence_name:
+            raise ValueError("the licence is 'other'; --licence-name must say which")
         if (self.benchmark is None) != (self.benchmark_tasks is None):
             raise ValueError("--benchmark and --benchmark-tasks belong together: a result is that of a task")
         if self.benchmark is not None and "/" not in self.benchmark:

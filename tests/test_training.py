@@ -385,6 +385,13 @@ def test_a_config_file_that_is_wrong_is_one_line(tmp_path, data_folder, capsys, 
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("licence", ["my own", "other"])
+def test_a_card_that_could_not_be_written_is_refused_before_training(data_folder, tmp_path, capsys, licence):
+    (tmp_path / "card.yaml").write_text(f"licence: {licence}\n")
+    assert "--licence-name" in refusal(capsys, "--data", data_folder, "--output-dir", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["card.yaml"]
+
+
 def test_a_translation_of_other_items_is_refused(data_folder, tmp_path, tokenizer, capsys):
     tokenizer.save_pretrained(tmp_path / "translation")
     items = (data_folder / "item_text.tsv").read_text() + "B9999\tNew balm\t\t\n"
