@@ -68,9 +68,9 @@ class TrainingSettings(Settings):
             from which a short training learns more.
         distillation_draws: items that every sample gets as further targets, drawn from its expectation, which alone
             counts for them; they cost the decoder's work, not the encoder's.
-        distillation_graph: share of a transition graph in what is expected, by a geometric mean, high where both are. It
-            knows what came after an item, and for items of which few know that, which texts are similar: the fewer have
-            had an item, the more it counts. 0 is without one.
+        distillation_graph: share of a transition graph in what is expected, by a geometric mean, high where both are;
+            it knows what came after an item, and for items of which few know that, which texts are similar: the fewer
+            have had an item, the more it counts. 0 is without one.
         optimizer: `adamw`, or `muon`: Muon for the weights of linear layers, AdamW for all others.
         learning_rate: the highest, of either optimizer.
         embedding_rate: that of the token embeddings, as a multiple; T5's random ones are some ten times larger than its
