@@ -132,7 +132,7 @@ class Distillation:
         self.places = self.order.argsort()  # (I,) of the items in it
         self.graph, counts = graph, np.bincount(interactions.items, minlength=len(is_in))
         counts = torch.from_numpy(counts).to(device)[self.order]
-        self.graph_shares = (graph_share + (1 - graph_share) * KNOWN_BY / (KNOWN_BY + counts)).float()  # (I,)
+        self.graph_shares = graph_share + (1 - graph_share) * KNOWN_BY / (KNOWN_BY + counts)  # (I,)
         self.states = None
         if isinstance(teacher, SASRec):
             self.states = teacher.states(interactions)  # (total, dim)
