@@ -75,6 +75,7 @@ from gram.training.start import (
     build_model,
     data_of,
     optimizer_of,
+    start_from_identity,
     start_from_items,
     tokenizer_of,
     vectors_of_items,
@@ -150,6 +151,8 @@ class _Run:
         model.config.repeats = self.training.num_repeats > 0
         if settings.embedding_start == "items":
             start_from_items(model, tokenizer, vectors_of_items(settings, data), settings.seed)
+        if settings.attention_start == "identity":
+            start_from_identity(model)
         self.is_target = model.item_trie.leaves.numpy(force=True) >= 0
         self.distillation = distillation_of(settings, data, model.item_trie, where)
         self.adapted = None if settings.lora is None else add_lora(model, settings)

@@ -100,6 +100,7 @@ def test_a_rerun_with_nothing_changed_does_nothing(data, folder):
     [
         ({"num_similar": 2}, {"similar_items.parquet", "catalogue.parquet"}),
         ({"sasrec_texts": True}, {"sasrec.safetensors", "similar_items.parquet", "catalogue.parquet"}),
+        ({"sasrec_in_clusters": 0.5}, {"tree.safetensors", "lexical_ids.parquet", "catalogue.parquet"}),
         ({"similar_items": "item-knn"}, {"similar_items.parquet", "catalogue.parquet"}),
         ({"depth": 2}, {"tree.safetensors", "lexical_ids.parquet", "catalogue.parquet"}),
         ({"max_fan_out": 8}, {"lexical_ids.parquet", "catalogue.parquet"}),

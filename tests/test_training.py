@@ -16,6 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from gram import GramForConditionalGeneration
 from gram.common.command_line import exit_code_of
@@ -23,7 +24,7 @@ from gram.data import Interactions, RecommendationData, training_part
 from gram.train_accelerate import main, train
 from gram.training.progress import Progress
 from gram.training.settings import TrainingSettings
-from gram.training.start import build_model, start_from_items
+from gram.training.start import build_model, start_from_identity, start_from_items
 from gram.training.steps import TrainingSteps, prefix_groups
 
 from .conftest import NUM_ITEMS
@@ -103,8 +104,28 @@ def test_tokens_start_near_those_of_like_items_and_others_as_they_are(data, data
     assert weight.std().item() == pytest.approx(random.std().item(), rel=0.05)
 
 
+@pytest.mark.parametrize("num_heads", [4, 2])  # together as wide as the model, or half
+def test_attentions_that_start_from_the_identity_hand_on_what_they_read(data_folder, tokenizer, tmp_path, num_heads):
+    model = build_model(small(data_folder, tmp_path, num_heads=num_heads), tokenizer)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    start_from_identity(model)
+    read = torch.randn(5, model.config.d_model)
+    attentions = [module for module in model.modules() if isinstance(module, T5Attention)]
+    assert len(attentions) == model.config.num_layers + 2 * model.config.num_decoder_layers
+    for attention in attentions:
+        handed_on = attention.o(attention.v(read))
+        assert torch.allclose(attention.o(attention.v(handed_on)), handed_on, atol=1e-5)
+        assert torch.allclose(handed_on, read, atol=1e-5) == (num_heads == 4)
+    start, embeddings = model.config.decoder_start_token_id, model.get_input_embeddings().weight
+    assert embeddings[start].norm() < 0.2 * before["shared.weight"][start].norm()
+    assert torch.equal(embeddings[start + 1 :], before["shared.weight"][start + 1 :])
+    same = {name for name, weight in model.named_parameters() if torch.equal(weight, before[name])}
+    others = {name for name in before if name.endswith((".v.weight", ".o.weight"))} | {"shared.weight"}
+    assert same == before.keys() - others
+
+
 def test_a_run_over_the_trie_from_the_items_is_loaded_as_it_was_trained(data, data_folder, tokenizer, tmp_path):
-    changes = {"epochs": 1, "score_mode": "trie", "embedding_start": "items"}
+    changes = {"epochs": 1, "score_mode": "trie", "embedding_start": "items", "attention_start": "identity"}
     train(small(data_folder, tmp_path / "model", **changes), data, tokenizer)
     model = GramForConditionalGeneration.from_pretrained(tmp_path / "model")
     assert model.config.score_mode == "trie"
@@ -114,8 +135,9 @@ def test_a_run_over_the_trie_from_the_items_is_loaded_as_it_was_trained(data, da
     assert again.config.score_mode == "trie"
     assert torch.equal(again.shared.weight, model.shared.weight)
     assert build_model(TrainingSettings(**start, score_mode="vocabulary"), tokenizer).config.score_mode == "vocabulary"
-    with pytest.raises(ValueError, match="embedding_start is for random weights"):
-        TrainingSettings(**start, embedding_start="items")
+    for name, value in {"embedding_start": "items", "attention_start": "identity"}.items():
+        with pytest.raises(ValueError, match=f"{name} is for random weights"):
+            TrainingSettings(**start, **{name: value})
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

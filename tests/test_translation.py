@@ -1,5 +1,6 @@
 """The translation of a catalogue: unique IDs in valid tokens, whatever the texts, and the same ones every time."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +85,11 @@ def test_a_translation_is_one_row_per_item_in_catalogue_order(vocabulary):
     assert result.sasrec.num_items == len(TEXTS)
 
 
-@pytest.mark.parametrize("sasrec_texts", [False, True])
-def test_the_validation_and_test_items_of_users_change_nothing(vocabulary, sasrec_texts):
+@pytest.mark.parametrize("of_sasrec", [{}, {"sasrec_texts": True}, {"sasrec_in_clusters": 0.5}])
+def test_the_validation_and_test_items_of_users_change_nothing(vocabulary, of_sasrec):
     sequences = [(0, 1, 2, 3, 4), (2, 3, 4, 5, 6), (5, 1, 7, 9, 8)]
     others = [(*sequence[:-2], 20 + user, 30 + user) for user, sequence in enumerate(sequences)]
-    chosen = TranslationSettings(num_clusters=4, depth=3, sasrec_texts=sasrec_texts)
+    chosen = TranslationSettings(num_clusters=4, depth=3, **of_sasrec)
     one, two = (
         translate(catalogue_of(TEXTS, s), vocabulary, chosen, sasrec_settings=SASREC, progress=False)
         for s in (sequences, others)
@@ -106,6 +107,31 @@ def test_the_training_items_of_users_do_count(vocabulary):
     )
     assert one.catalogue["lexical_id"].equals(two.catalogue["lexical_id"])
     assert not one.sasrec.items.weight.equal(two.sasrec.items.weight)
+
+
+def test_with_a_share_of_the_sasrec_items_of_the_same_users_are_in_one_cluster(vocabulary):
+    random = np.random.default_rng(0)
+    crowds = [range(0, 12), range(12, 24)]  # of items whose texts tell nothing of it
+    sequences = [random.permutation(crowds[user % 2])[:9].tolist() for user in range(400)]
+    sasrec = dataclasses.replace(SASREC, epochs=20)
+    catalogue = catalogue_of([TEXTS[item % len(TEXTS)] for item in range(24)] + TEXTS[:2], sequences)
+
+    def first_words(share: float) -> list[set[str]]:
+        chosen = TranslationSettings(num_clusters=2, depth=7, num_similar=2, sasrec_in_clusters=share)
+        result = translate(catalogue, vocabulary, chosen, sasrec_settings=sasrec, progress=False)
+        words = [tokens[0] for tokens in result.catalogue["lexical_id"].to_pylist()]
+        return [{words[item] for item in crowd} for crowd in crowds]
+
+    one, other = first_words(1.0)
+    assert one.isdisjoint(other)
+    one, other = first_words(0.0)
+    assert one & other
+
+
+def test_a_share_of_a_sasrec_that_there_is_not_is_refused():
+    for without in ({"num_similar": 0}, {"similar_items": "item-knn"}):
+        with pytest.raises(ValueError, match="and there is no SASRec"):
+            TranslationSettings(sasrec_in_clusters=0.5, **without)
 
 
 def test_the_same_seed_gives_the_same_ids(vocabulary):

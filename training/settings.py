@@ -53,6 +53,8 @@ class TrainingSettings(Settings):
             these alone are then computed and compared. Without it as in a trained GRAM, and otherwise `vocabulary`.
         embedding_start: `random`, or `items`: a token of random weights starts half as the mean of the items whose
             prompts have it, by their texts' vectors and their embeddings in the translation's SASRec, if it has one.
+        attention_start: `random`, or `identity`: attentions of random weights start by handing on what they read, and
+            the token that the decoder starts from is small beside it.
         epochs: passes over the training part; 30 where no budget is given either.
         budget: time for training and validations in place of epochs, such as 2h, 90m, 600s or 1h30m: as many steps as
             fit, by some that are timed before the first. They are not cut should they take longer later.
@@ -128,6 +130,7 @@ class TrainingSettings(Settings):
     passage_position: bool = True
     score_mode: str | None = within(None, one_of=SCORE_MODES)
     embedding_start: str = within("random", one_of=("random", "items"))
+    attention_start: str = within("random", one_of=("random", "identity"))
     epochs: int | None = within(None, least=1)
     budget: str | None = None
     batch_size: int = within(128, least=1)
@@ -167,8 +170,9 @@ class TrainingSettings(Settings):
             raise ValueError("epochs and budget both say how long to train; give one of them")
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):
             raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
-        if self.embedding_start != "random" and (self.backbone or self.init_from):
-            raise ValueError("embedding_start is for random weights; what a backbone or a trained GRAM has, stays")
+        for name in ("embedding_start", "attention_start"):
+            if getattr(self, name) != "random" and (self.backbone or self.init_from):
+                raise ValueError(f"{name} is for random weights; what a backbone or a trained GRAM has, stays")
         if not (self.user_prompt or self.item_prompts):
             raise ValueError("user_prompt and item_prompts are both off; the model needs one of them to read")
         if self.lora is not None and self.backbone is None and self.init_from is None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from ..collaborative.fitting import fit_or_load, is_fitted_on
 from ..common.extras import needs
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _TEXT_DIRECTIONS = 64
 _TIMES_IN_ID = 3  # that a token counts where it is in an item's ID
+_START_TOKEN = 0.1  # how large the decoder's start token is, which says nothing, beside the others
 
 
 def data_of(settings: TrainingSettings) -> RecommendationData:
@@ -162,6 +164,25 @@ def start_from_items(
     turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((max(means.shape[1], weight.shape[1]),) * 2))[0]
     start = torch.from_numpy(means @ turn[: means.shape[1], : weight.shape[1]]).to(weight)
     weight[rows] = (weight[rows] + weight.std() / start.std() * start) / 2**0.5
+
+
+@torch.no_grad()
+def start_from_identity(model: GramForConditionalGeneration) -> None:
+    """Let every attention start by handing on what it reads: its output projection undoes that of its values.
+
+    The two are a random turn and its inverse, or a random projection and its transpose where the heads together are
+    narrower than the model. So what a token is reaches the scores, which are products with the same embeddings, by no
+    random way, but for the feed-forward layers. The token that the decoder starts from, which says nothing, is made
+    small, so that what has been read is most of what the decoder holds.
+
+    Source: Trockman and Kolter, Mimetic initialization of self-attention layers, arXiv 2305.09828, for the idea of
+    starting the product of the two projections near a multiple of the identity.
+    """
+    for module in model.modules():
+        if isinstance(module, T5Attention):
+            nn.init.orthogonal_(module.v.weight)
+            module.o.weight.copy_(module.v.weight.T)
+    model.get_input_embeddings().weight[model.config.decoder_start_token_id] *= _START_TOKEN
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ from ..data.interactions import RecommendationData
 from ..data.splits import training_part
 from ..tokenization_gram import CATALOGUE_SCHEMA, COUNTS
 from .codes import code_ids, code_tokens, residual_codes
-from .embedding import embed_texts, encode_in_shards, encoder_inputs
+from .embedding import embed_texts, encode_in_shards, encoder_inputs, unit_length
 from .given import read_block_list, read_lexical_ids, read_similar_items, read_vectors
 from .hierarchy import FAISS_ITEMS, cluster_hierarchy
 from .lexical_ids import name_items
@@ -43,6 +43,7 @@ SASREC_FILE = "sasrec.safetensors"
 VECTORS_FILE, TREE_FILE, CODES_FILE = "vectors.safetensors", "tree.safetensors", "codes.safetensors"
 LEXICAL_IDS_FILE, SIMILAR_ITEMS_FILE = "lexical_ids.parquet", "similar_items.parquet"
 SHARDS_FOLDER = "vectors"
+KNOWN_BY = 20  # interactions of an item at which the SASRec has half its share in what the item is clustered by
 ARTEFACTS = (VECTORS_FILE, TREE_FILE, CODES_FILE, LEXICAL_IDS_FILE, SIMILAR_ITEMS_FILE, SASREC_FILE, SHARDS_FOLDER)
 
 
@@ -90,8 +91,7 @@ def translate(
             encoder cannot be loaded.
     """
     settings = settings or TranslationSettings()
-    has_neighbours = settings.similar_items == SASREC and settings.num_similar > 0
-    most = EXACT_ITEMS if has_neighbours else FAISS_ITEMS if _has_clusters(settings) else math.inf
+    most = EXACT_ITEMS if settings.has_sasrec else FAISS_ITEMS if _has_clusters(settings) else math.inf
     if len(data.items) > most:
         with needs("faiss", f"a catalogue of {len(data.items):,} items"):  # now, and not after an hour
             import faiss  # noqa: F401
@@ -130,8 +130,7 @@ def encode_together(
     texts: Sequence[str], settings: TranslationSettings, folder: Path, processes: PartialState, progress: bool = True
 ) -> None:
     """Let several processes fill the folder with the shards of a sentence-transformers encoder; all must call this."""
-    has_vectors = _has_clusters(settings)
-    has_vectors |= settings.sasrec_texts and settings.similar_items == SASREC and settings.num_similar > 0
+    has_vectors = _has_clusters(settings) or (settings.sasrec_texts and settings.has_sasrec)
     if has_vectors and settings.vectors is None and settings.encoder != BUILT_IN_ENCODER:
         options = _encoder_options(settings, folder)
         encode_in_shards(texts, settings.encoder, **options, processes=processes, progress=progress)
@@ -151,6 +150,7 @@ class _Stages:
         self.settings, self.sasrec_settings = settings, sasrec_settings
         self.folder = None if folder is None else Path(folder)
         self.progress = progress
+        self._sasrec: tuple[SASRec, str] | None = None
         self.texts = hash_of_texts(data.items.texts)
         self.items = hash_of_items(data.items)
         self.item_ids = hash_of_texts(data.items.item_ids)
@@ -181,13 +181,35 @@ class _Stages:
 
         return self._kept(VECTORS_FILE, provenance, make)["vectors"], provenance
 
+    def sasrec(self) -> tuple[SASRec, str]:
+        """The SASRec of the training part, and the key of its provenance."""
+        if self._sasrec is None:
+            arguments = (training_part(self.data), len(self.data.items), self.sasrec_settings, self.settings.seed)
+            vectors = self.vectors()[0] if self.settings.sasrec_texts else None
+            sasrec = fit_or_load(self._file(SASREC_FILE), *arguments, self.progress, vectors)
+            self._sasrec = sasrec, sasrec_provenance(*arguments, vectors).key
+        return self._sasrec
+
+    def clustered(self) -> tuple[np.ndarray, dict[str, str], dict[str, Any]]:
+        """(N, d) what items are clustered by; the keys of what it was made from, and settings that matter to it."""
+        (vectors, vectors_from), share = self.vectors(), self.settings.sasrec_in_clusters
+        keys = {"vectors": vectors_from.key}
+        if not share:
+            return vectors, keys, {}
+        sasrec, keys["sasrec"] = self.sasrec()
+        counts = np.bincount(training_part(self.data).items, minlength=len(vectors))
+        shares = (share * counts / (counts + KNOWN_BY))[:, None]
+        parts = [unit_length(of - of.mean(axis=0)) for of in (sasrec.items.weight.numpy(force=True), vectors)]
+        both = np.hstack([np.sqrt(shares) * parts[0], np.sqrt(1 - shares) * parts[1]])
+        return both.astype(np.float32), keys, {"sasrec_in_clusters": share}
+
     def tree(self) -> tuple[np.ndarray, Provenance]:
         """(N, depth) paths of the items."""
-        vectors, vectors_from = self.vectors()
+        vectors, keys, share = self.clustered()
         facts = {name: getattr(self.settings, name) for name in ("num_clusters", "depth", "seed")}
         if facts["num_clusters"] is None:
             facts["num_clusters"] = min(max(1 << round(math.log2(len(vectors)) / 2), 2), self.settings.max_fan_out)
-        provenance = Provenance("cluster tree", {"vectors": vectors_from.key}, facts)
+        provenance = Provenance("cluster tree", keys, facts | share)
 
         def make() -> dict[str, np.ndarray]:
             workers = self.settings.num_workers
@@ -197,9 +219,9 @@ class _Stages:
 
     def codes(self) -> tuple[list[list[str]], Provenance, tuple[str, ...]]:
         """N lists of code tokens, and those code tokens that are new to the vocabulary."""
-        vectors, vectors_from = self.vectors()
+        vectors, keys, share = self.clustered()
         facts = {name: getattr(self.settings, name) for name in ("num_codebooks", "codebook_size", "seed")}
-        provenance = Provenance("codes", {"vectors": vectors_from.key}, facts)
+        provenance = Provenance("codes", keys, facts | share)
         known = self.tokenizer.get_vocab()
 
         def make() -> dict[str, np.ndarray]:
@@ -249,10 +271,7 @@ class _Stages:
         training = training_part(self.data)
         sasrec, inputs = None, {"training interactions": hash_of_interactions(training)}
         if source == SASREC:
-            arguments = (training, num_items, self.sasrec_settings, self.settings.seed)
-            vectors = self.vectors()[0] if self.settings.sasrec_texts else None
-            inputs = {"sasrec": sasrec_provenance(*arguments, vectors).key}
-            sasrec = fit_or_load(self._file(SASREC_FILE), *arguments, self.progress, vectors)
+            sasrec, inputs = self.sasrec()[0], {"sasrec": self.sasrec()[1]}
         provenance = Provenance("similar items", inputs, {"num_similar": k, "source": source, "num_items": num_items})
 
         def make() -> pa.Table:

@@ -45,6 +45,8 @@ class TranslationSettings(Settings):
         sasrec_max_length: how many of a user's latest items it reads.
         sasrec_dropout: its dropout; less of it suits users with long histories.
         sasrec_texts: let it know the item vectors, which tell most of items with few interactions.
+        sasrec_in_clusters: its share in what items are clustered by, beside their vectors; the fewer interactions an
+            item has in training, the smaller.
         num_workers: processes that cluster; any number gives the same IDs.
         seed: of clustering, of the built-in encoder and of the SASRec.
     """
@@ -73,6 +75,7 @@ class TranslationSettings(Settings):
     sasrec_max_length: int = within(50, least=1)
     sasrec_dropout: float = within(0.5, least=0, below=1)
     sasrec_texts: bool = False
+    sasrec_in_clusters: float = within(0.0, least=0, most=1)
     num_workers: int = within(1, least=1, most=1024)
     seed: int = within(0, least=0)
 
@@ -82,7 +85,17 @@ class TranslationSettings(Settings):
             raise ValueError(f"encoder is {self.encoder!r}; it must be {BUILT_IN_ENCODER!r} or a model's name or path")
         if self.id_tokens == CODES and self.lexical_ids is not None:
             raise ValueError(f"lexical_ids is a file of IDs in words; leave it out, or give id_tokens {LEXICAL!r}")
+        if self.sasrec_in_clusters and not self.has_sasrec:
+            raise ValueError(
+                f"sasrec_in_clusters is {self.sasrec_in_clusters}, and there is no SASRec; leave it out, or give "
+                f"similar_items {SASREC!r} and a num_similar above 0"
+            )
         if self.num_clusters is not None and self.max_fan_out < self.num_clusters:
             raise ValueError(
                 f"max_fan_out is {self.max_fan_out}; it must be at least num_clusters, {self.num_clusters}"
             )
+
+    @property
+    def has_sasrec(self) -> bool:
+        """Whether the similar items are those of a SASRec that is fitted for the translation."""
+        return self.similar_items == SASREC and self.num_similar > 0
