@@ -75,10 +75,8 @@ from gram.training.start import (
     build_model,
     data_of,
     optimizer_of,
-    start_from_identity,
-    start_from_items,
+    start_weights,
     tokenizer_of,
-    vectors_of_items,
 )
 from gram.training.steps import SIZES, TrainingSteps
 from gram.training.trackers import loggable, tracker_names
@@ -149,10 +147,8 @@ class _Run:
         model = build_model(settings, tokenizer)
         where = self.accelerator.device if device == "cuda" else "cpu"  # not all devices know float64
         model.config.repeats = self.training.num_repeats > 0
-        if settings.embedding_start == "items":
-            start_from_items(model, tokenizer, vectors_of_items(settings, data), settings.seed)
-        if settings.attention_start == "identity":
-            start_from_identity(model)
+        if settings.starts_random:
+            start_weights(model, tokenizer, settings, data)
         self.is_target = model.item_trie.leaves.numpy(force=True) >= 0
         self.distillation = distillation_of(settings, data, model.item_trie, where)
         self.adapted = None if settings.lora is None else add_lora(model, settings)

@@ -58,7 +58,7 @@ def measure(data: RecommendationData, output_dir: Path, training: Sequence[str])
     train([*training, "--data", str(folder["earlier-log"]), "--output-dir", str(folder["earlier"])])
     if not folder["added"].is_dir():
         add_items(folder["earlier"], output_dir / NEW_ITEMS, folder["added"])
-    goes_on = ["--init-from", str(folder["added"]), "--embedding-start", "random"]
+    goes_on = ["--init-from", str(folder["added"])]
     train([*training, *once, *whole, *goes_on, "--output-dir", str(folder["goes-on"])])
     train([*training, *once, *whole, "--output-dir", str(folder["anew-one"])])
     train([*training, *whole, "--output-dir", str(folder["anew"])])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import astuple, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -135,9 +136,13 @@ def test_a_run_over_the_trie_from_the_items_is_loaded_as_it_was_trained(data, da
     assert again.config.score_mode == "trie"
     assert torch.equal(again.shared.weight, model.shared.weight)
     assert build_model(TrainingSettings(**start, score_mode="vocabulary"), tokenizer).config.score_mode == "vocabulary"
-    for name, value in {"embedding_start": "items", "attention_start": "identity"}.items():
-        with pytest.raises(ValueError, match=f"{name} is for random weights"):
-            TrainingSettings(**start, **{name: value})
+    # What random weights start as is nothing to weights that have been trained.
+    changes |= {"init_from": str(tmp_path / "model"), "learning_rate": 1e-9}
+    train(
+        small(data_folder, tmp_path / "on", **changes), data, tokenizer
+    )  # starts of random weights are for these alone
+    goes_on = GramForConditionalGeneration.from_pretrained(tmp_path / "on")
+    assert all(map(partial(torch.allclose, atol=1e-6), goes_on.parameters(), model.parameters()))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

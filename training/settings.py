@@ -170,16 +170,18 @@ class TrainingSettings(Settings):
             raise ValueError("epochs and budget both say how long to train; give one of them")
         if self.init_from is not None and (self.backbone, self.translation) != (None, None):
             raise ValueError("init_from brings its own weights and tokenizer; give neither backbone nor translation")
-        for name in ("embedding_start", "attention_start"):
-            if getattr(self, name) != "random" and (self.backbone or self.init_from):
-                raise ValueError(f"{name} is for random weights; what a backbone or a trained GRAM has, stays")
         if not (self.user_prompt or self.item_prompts):
             raise ValueError("user_prompt and item_prompts are both off; the model needs one of them to read")
-        if self.lora is not None and self.backbone is None and self.init_from is None:
+        if self.lora is not None and self.starts_random:
             raise ValueError("lora adapts weights that have been trained before; give backbone or init_from")
         if not self.lora_targets.replace(",", " ").split():
             raise ValueError("lora_targets must name a layer, such as `q v`")
         tracker_names(self.report_to)
+
+    @property
+    def starts_random(self) -> bool:
+        """Whether the model starts from random weights, and not from a backbone's or a trained GRAM's."""
+        return self.backbone is None and self.init_from is None
 
     @property
     def translation_folder(self) -> Path:

@@ -123,6 +123,16 @@ def build_model(settings: TrainingSettings, tokenizer: GramTokenizer) -> GramFor
     return model
 
 
+def start_weights(
+    model: GramForConditionalGeneration, tokenizer: GramTokenizer, settings: TrainingSettings, data: RecommendationData
+) -> None:
+    """Give random weights the start that the settings name; see [`start_from_items`] and [`start_from_identity`]."""
+    if settings.embedding_start == "items":
+        start_from_items(model, tokenizer, vectors_of_items(settings, data), settings.seed)
+    if settings.attention_start == "identity":
+        start_from_identity(model)
+
+
 def vectors_of_items(settings: TrainingSettings, data: RecommendationData) -> list[np.ndarray]:
     """What items are like: by the largest directions of their texts' vectors, and in the translation's SASRec, if any.
 

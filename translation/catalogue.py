@@ -43,7 +43,7 @@ SASREC_FILE = "sasrec.safetensors"
 VECTORS_FILE, TREE_FILE, CODES_FILE = "vectors.safetensors", "tree.safetensors", "codes.safetensors"
 LEXICAL_IDS_FILE, SIMILAR_ITEMS_FILE = "lexical_ids.parquet", "similar_items.parquet"
 SHARDS_FOLDER = "vectors"
-KNOWN_BY = 20  # interactions of an item at which the SASRec has half its share in what the item is clustered by
+KNOWN_BY = 10  # interactions of an item at which the SASRec has half its share in what the item is clustered by
 ARTEFACTS = (VECTORS_FILE, TREE_FILE, CODES_FILE, LEXICAL_IDS_FILE, SIMILAR_ITEMS_FILE, SASREC_FILE, SHARDS_FOLDER)
 
 
