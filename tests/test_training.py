@@ -138,9 +138,7 @@ def test_a_run_over_the_trie_from_the_items_is_loaded_as_it_was_trained(data, da
     assert build_model(TrainingSettings(**start, score_mode="vocabulary"), tokenizer).config.score_mode == "vocabulary"
     # What random weights start as is nothing to weights that have been trained.
     changes |= {"init_from": str(tmp_path / "model"), "learning_rate": 1e-9}
-    train(
-        small(data_folder, tmp_path / "on", **changes), data, tokenizer
-    )  # starts of random weights are for these alone
+    train(small(data_folder, tmp_path / "on", **changes), data, tokenizer)
     goes_on = GramForConditionalGeneration.from_pretrained(tmp_path / "on")
     assert all(map(partial(torch.allclose, atol=1e-6), goes_on.parameters(), model.parameters()))
 

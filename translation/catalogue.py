@@ -271,7 +271,8 @@ class _Stages:
         training = training_part(self.data)
         sasrec, inputs = None, {"training interactions": hash_of_interactions(training)}
         if source == SASREC:
-            sasrec, inputs = self.sasrec()[0], {"sasrec": self.sasrec()[1]}
+            sasrec, key = self.sasrec()
+            inputs = {"sasrec": key}
         provenance = Provenance("similar items", inputs, {"num_similar": k, "source": source, "num_items": num_items})
 
         def make() -> pa.Table:
