@@ -78,7 +78,7 @@ from gram.training.start import (
     start_weights,
     tokenizer_of,
 )
-from gram.training.steps import SIZES, TrainingSteps
+from gram.training.steps import SIZES, TrainingSteps, thinned
 from gram.training.trackers import loggable, tracker_names
 from gram.translation import SASREC_FILE, TranslationSettings
 
@@ -172,7 +172,7 @@ class _Run:
     def steps(self, epoch: int) -> TrainingSteps:
         settings, accelerator = self.settings, self.accelerator
         return TrainingSteps(
-            self.training,
+            thinned(self.training, settings.interaction_dropout, settings.seed, epoch),
             self.tokenizer,
             epoch=epoch,
             process=accelerator.process_index,
@@ -182,6 +182,13 @@ class _Run:
             is_target=self.is_target,
             **{name: getattr(settings, name) for name in SIZES},
         )
+
+    def started(self, epoch: int) -> TrainingSteps:
+        """The steps of an epoch, whose histories the teacher has read."""
+        steps = self.steps(epoch)
+        if self.distillation is not None and self.distillation.interactions is not steps.interactions:
+            self.distillation.read(steps.interactions)
+        return steps
 
     def plan(self) -> None:
         """Settle how many steps there are, which the learning rate depends on; what a checkpoint says of it stays."""
@@ -196,7 +203,7 @@ class _Run:
 
     def _choose(self) -> dict[str, float]:
         """Time some steps and a validation, and choose how many fit; then all is as it was before."""
-        budget, steps, device = seconds_of(self.settings.budget), self.steps(0), self.accelerator.device
+        budget, steps, device = seconds_of(self.settings.budget), self.started(0), self.accelerator.device
         timed = range(min(len(steps), 30, 5 + int(budget / 20)))  # their order is random: they stand for all
         users = self.users[:: len(self.users) // (64 * self.accelerator.num_processes) or 1]
         for group in self.optimizer.param_groups:
@@ -232,7 +239,7 @@ class _Run:
             self.accelerator.end_training()
 
     def _epoch(self, bar: tqdm) -> None:
-        progress, steps = self.progress, self.steps(self.progress.epoch)
+        progress, steps = self.progress, self.started(self.progress.epoch)
         last = min(len(steps), progress.step + self.total - progress.updates)
         self.model.train()
         started = time.monotonic()

@@ -129,30 +129,33 @@ class TransitionGraph:
         """(B, N) float32; 0 for an item that never came after one of the history, and whose text is another."""
         return _sums_of_rows(self.votes, histories, self.settings.recency)
 
-    def score_without(self, places: np.ndarray) -> Tensor:
-        """Scores at places (B,) of the training part, had the transitions of the place's own user not been counted.
+    def score_without(self, users: np.ndarray, histories: Sequence[np.ndarray]) -> Tensor:
+        """Scores for histories of training, had the transitions of each one's own user not been counted.
 
         With these a graph would know what comes next in training, where it has counted it, and not in any other place.
 
+        Args:
+            users: (B,) their rows in the training part.
+            histories: B of them, of items that the user has there.
+
         Returns:
-            (B, N) float32: the scores of what the user has before each place.
+            (B, N) float32.
         """
-        offsets, totals = self.training.offsets, np.asarray(self.counted.sum(axis=1)).ravel()
-        weights, own, user = [], [], -1
-        for place in places.tolist():
-            if user < 0 or not offsets[user] <= place < offsets[user + 1]:
-                user = int(np.searchsorted(offsets, place, side="right")) - 1
+        totals = np.asarray(self.counted.sum(axis=1)).ravel()
+        weights, own, last = [], [], -1
+        for user, history in zip(users.tolist(), histories, strict=True):
+            if user != last:
                 items, row = np.unique(self.training[user].astype(np.int64), return_inverse=True)
                 counts = _transitions_of(row, len(items), self.settings.reach)  # (n, n) of the user
-                left = totals[items] - counts.sum(axis=1)
+                left, last = totals[items] - counts.sum(axis=1), user
             weight = np.zeros(len(items))  # of the last time that each item is there
-            weight[row[: place - offsets[user]]] = self.settings.recency ** np.arange(place - offsets[user])[::-1]
+            weight[np.searchsorted(items, history)] = self.settings.recency ** np.arange(len(history))[::-1]
             weight[weight < LEAST_WEIGHT] = 0
             weight = np.where(left > 1e-9, weight / left.clip(min=1e-9), 0)
             kept = weight > 0
             weights.append((weight[kept], items[kept]))
             own.append((weight @ counts, items))
-        shape = (len(places), len(totals))
+        shape = (len(users), len(totals))
         return torch.from_numpy((_of_rows(weights, shape) @ self.counted - _of_rows(own, shape)).toarray()).float()
 
 

@@ -22,7 +22,7 @@ from gram.training import distillation as module
 from gram.training.distillation import Distillation, teacher_of
 from gram.training.settings import TrainingSettings
 from gram.training.start import tokenizer_of
-from gram.training.steps import TrainingSteps
+from gram.training.steps import TrainingSteps, thinned
 from gram.translation import SASREC_FILE, TranslationSettings
 
 from .test_losses import assert_like, gradients
@@ -163,34 +163,34 @@ def test_any_teacher_that_scores_will_do(teacher, data, model):
     torch.testing.assert_close(one["shares"], other["shares"])
 
 
-def test_a_graph_teaches_what_it_has_not_counted_of_the_user(teacher, data, tokenizer, model):
+@pytest.mark.parametrize("interaction_dropout", [0.0, 0.4])
+def test_a_graph_teaches_what_it_has_not_counted_of_the_user(teacher, data, tokenizer, model, interaction_dropout):
     training, vectors = training_part(data), np.random.default_rng(0).normal(size=(len(data.items), 8))
-    graph = TransitionGraph(training, vectors)
-    samples = torch.from_numpy(np.setdiff1d(np.arange(len(training.items)), training.offsets))[::7]
-    found = graph.score_without(samples.numpy())
-    for row, place in enumerate(samples.tolist()):
-        user = int(np.searchsorted(training.offsets, place, side="right")) - 1
+    graph, read = TransitionGraph(training, vectors), thinned(training, interaction_dropout, seed=0, epoch=3)
+    samples = torch.from_numpy(np.setdiff1d(np.arange(len(read.items)), read.offsets))[::7]
+    users = np.searchsorted(read.offsets, samples.numpy(), side="right") - 1
+    histories = [read[user][: place - read.offsets[user]] for user, place in zip(users, samples.tolist(), strict=True)]
+    found = graph.score_without(users, histories)
+    for row, (user, history) in enumerate(zip(users, histories, strict=True)):
         others = [[] if one == user else sequence for one, sequence in enumerate(training)]
         without = TransitionGraph(Interactions.from_sequences(training.user_ids, others), vectors)
-        expected = without.score([training[user][: place - training.offsets[user]]])[0]
-        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[row], without.score([history])[0], rtol=1e-4, atol=1e-6)
 
     other = SimpleNamespace(score=teacher.score)  # which reads every history by itself
     options = {"temperature": 0.5, "graph": graph, "graph_share": 0.4}
     distil = Distillation(other, training, model.item_trie, 1.0, **options)
+    distil.read(read)
     soft = distil(samples, torch.zeros(len(samples), 1))["soft_targets"]
     counts = torch.from_numpy(np.bincount(training.items, minlength=len(data.items)))
     share = 0.4 + 0.6 * 20 / (20 + counts)  # the fewer have had an item, the more the graph knows of it
-    for row, place in enumerate(samples.tolist()):
-        user = int(np.searchsorted(training.offsets, place, side="right")) - 1
-        history = training[user][: place - training.offsets[user]]
+    for row, (place, history) in enumerate(zip(samples.tolist(), histories, strict=True)):
         scores, of_graph = teacher.score([history])[0], found[row].clone()
         of_sasrec = scores.softmax(-1)
         of_graph = 0.8 * of_graph / of_graph.sum().clamp(min=1e-12) + 0.2 / len(of_graph)
         of_graph[history] = of_sasrec[history]
         chances = (of_sasrec ** (1 - share) * of_graph**share) ** 2
         chances /= chances.sum()
-        first = next(sums_over_subtrees(tokenizer.sequences, training.items[place], chances.tolist(), 1.0))
+        first = next(sums_over_subtrees(tokenizer.sequences, read.items[place], chances.tolist(), 1.0))
         assert as_shares(soft, row, 0) == pytest.approx(first, abs=1e-5)
 
 
@@ -286,7 +286,8 @@ def test_soft_targets_that_cannot_be_are_named(model, changes, message):
 @pytest.fixture(scope="module")
 def settings(data_folder, translation):
     def made(output_dir, **changes):
-        fields = {"translation": str(translation), "distillation": "sasrec", "distillation_draws": 2, "epochs": 1}
+        fields = {"translation": str(translation), "distillation": "sasrec", "distillation_draws": 2}
+        fields |= {"interaction_dropout": 0.1, "epochs": 2}
         return small(data_folder, output_dir, **{**fields, **changes})
 
     return made
@@ -319,8 +320,9 @@ def test_the_teacher_is_known_of_a_run_and_another_is_refused(trained, settings,
 
 
 def test_resuming_in_mid_epoch_gives_bit_identical_weights(trained, settings, data, tokenizer, tmp_path):
-    train_until(6, settings(tmp_path / "resumed"), data, tokenizer)
-    assert [path.name for path in (tmp_path / "resumed" / "checkpoints").glob("step-*")] == ["step-00000003"]
+    train_until(12, settings(tmp_path / "resumed"), data, tokenizer)
+    (checkpoint,) = (tmp_path / "resumed" / "checkpoints").glob("step-*")
+    assert torch.load(checkpoint / "custom_checkpoint_0.pkl")["epoch"] == 1
     train(settings(tmp_path / "resumed"), data, tokenizer)
     assert weights_of(tmp_path / "resumed") == weights_of(trained)
 

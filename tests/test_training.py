@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers.models.t5.modeling_t5 import T5Attention
@@ -26,7 +28,7 @@ from gram.train_accelerate import main, train
 from gram.training.progress import Progress
 from gram.training.settings import TrainingSettings
 from gram.training.start import build_model, start_from_identity, start_from_items
-from gram.training.steps import TrainingSteps, prefix_groups
+from gram.training.steps import TrainingSteps, prefix_groups, thinned
 
 from .conftest import NUM_ITEMS
 from .waiting import PATIENCE
@@ -67,6 +69,25 @@ def train_until(updates, settings, data, tokenizer) -> None:
 
 def as_flags(settings: TrainingSettings) -> list[str]:
     return [f"--{name.replace('_', '-')}={str(value).lower()}" for name, value in vars(settings).items()]
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.floats(0.01, 0.99), st.integers(0, 9))
+def test_an_epoch_leaves_out_others_than_the_last_two_of_a_user(lengths, dropout, epoch):
+    training = Interactions.from_sequences(range(len(lengths)), [range(length) for length in lengths])
+    part = thinned(training, dropout, seed=0, epoch=epoch)
+    assert part.user_ids == training.user_ids
+    for items, length in zip(part, lengths, strict=True):
+        assert sorted(set(items)) == items.tolist()  # in order
+        assert items[-2:].tolist() == [*range(length)][-2:]
+
+
+def test_every_epoch_leaves_out_its_share_of_the_interactions():
+    training = Interactions.from_sequences("ab", [range(1000), range(3000)])
+    parts = [thinned(training, 0.3, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    for part in parts:
+        assert part.lengths / training.lengths == pytest.approx(0.7, abs=0.05)
+    assert [np.array_equal(part.items, parts[0].items) for part in parts] == [True, False, False, True]
+    assert thinned(training, 0.0, 0, 0) is training
 
 
 @pytest.mark.parametrize("prefixes_per_user", [None, 5])

@@ -122,7 +122,7 @@ class Distillation:
         graph_share: float = 0.0,
         device: torch.device | str = "cpu",
     ):
-        self.teacher, self.interactions, self.temperature = teacher, interactions, temperature
+        self.teacher, self.temperature = teacher, temperature
         self.weight, self.draws, self.device = weight, draws, device
         self.trie = copy.deepcopy(trie).to(device)
         is_in = self.trie.leaves >= 0  # what was removed from the catalogue comes last, and is expected by nobody
@@ -133,10 +133,14 @@ class Distillation:
         self.graph, counts = graph, np.bincount(interactions.items, minlength=len(is_in))
         counts = torch.from_numpy(counts).to(device)[self.order]
         self.graph_shares = graph_share + (1 - graph_share) * KNOWN_BY / (KNOWN_BY + counts)  # (I,)
-        self.states = None
         if isinstance(teacher, SASRec):
-            self.states = teacher.states(interactions)  # (total, dim)
             self.embeddings = teacher.items.weight.detach().to(device)[self.order]  # (I, dim)
+        self.read(interactions)
+
+    def read(self, interactions: Interactions) -> None:
+        """Take samples from these sequences from now on: of the users of the training part, or parts of theirs."""
+        self.interactions, is_sasrec = interactions, isinstance(self.teacher, SASRec)
+        self.states = self.teacher.states(interactions) if is_sasrec else None  # (total, dim)
 
     @torch.no_grad()
     def __call__(self, samples: torch.Tensor, labels: torch.Tensor, epoch: int = 0) -> dict:
@@ -211,7 +215,8 @@ class Distillation:
     def _expected(self, samples: torch.Tensor) -> torch.Tensor:
         """(n, I) how likely the teacher holds each item, in the trie's order."""
         places, offsets = samples.numpy(), self.interactions.offsets
-        starts = offsets[np.searchsorted(offsets, places, side="right") - 1]
+        users = np.searchsorted(offsets, places, side="right") - 1
+        starts = offsets[users]
         histories = [self.interactions.items[start:place] for start, place in zip(starts, places, strict=True)]
         row = torch.from_numpy(np.repeat(np.arange(len(places)), places - starts)).to(self.device)
         had = row, self.places[torch.from_numpy(np.concatenate(histories).astype(np.int64)).to(self.device)]
@@ -221,7 +226,7 @@ class Distillation:
             scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
             scores[had] += self.teacher.repeat.to(self.device)  # once, however often an item is there
         if self.graph is not None:
-            of_graph = self.graph.score_without(places).to(self.device)[:, self.order]
+            of_graph = self.graph.score_without(users, histories).to(self.device)[:, self.order]
             of_graph = F.normalize(of_graph, p=1, dim=-1).mul_(1 - EVENLY).add_(EVENLY / of_graph.shape[1]).log_()
             scores = scores.log_softmax(-1)
             of_graph[had] = scores[had]  # of what is had the graph knows nothing

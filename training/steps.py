@@ -20,8 +20,26 @@ if TYPE_CHECKING:
     from ..tokenization_gram import GramTokenizer
 
 _STEPS_SORTED_TOGETHER = 32
+_THINNED = 1  # draws other numbers than the order of the steps does
 # What steps take from `TrainingSettings`.
 SIZES = ("batch_size", "micro_batch_size", "micro_batch_tokens", "prefixes_per_group", "prefixes_per_user", "seed")
+
+
+def thinned(interactions: Interactions, dropout: float, seed: int, epoch: int) -> Interactions:
+    """What an epoch takes of the training part: each interaction by chance, a user's last two always.
+
+    Example:
+        >>> part = thinned(Interactions.from_sequences(["a", "b"], [[0, 1, 2, 3, 4, 5], [6, 7]]), 0.5, seed=0, epoch=0)
+        >>> [items.tolist() for items in part]
+        [[0, 4, 5], [6, 7]]
+    """
+    if not dropout:
+        return interactions
+    is_kept = np.random.default_rng([seed, epoch, _THINNED]).random(len(interactions.items)) >= dropout
+    for place in (1, 2):
+        is_kept[interactions.offsets[1:][interactions.lengths >= place] - place] = True
+    offsets = np.concatenate([[0], is_kept.cumsum()])[interactions.offsets]
+    return Interactions(interactions.user_ids, interactions.items[is_kept], offsets)
 
 
 class TrainingSteps(Dataset):
@@ -61,7 +79,7 @@ class TrainingSteps(Dataset):
         prefixes_per_user: int | None = None,
         is_target: np.ndarray | None = None,
     ):
-        self._batches = GroupedBatches(interactions, tokenizer, is_target)
+        self.interactions, self._batches = interactions, GroupedBatches(interactions, tokenizer, is_target)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.process, self.num_processes, self.same_count = process, num_processes, same_count
         self.with_samples = with_samples
