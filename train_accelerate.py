@@ -170,9 +170,13 @@ class _Run:
             self.accelerator.init_trackers("gram", config=loggable(asdict(settings)), init_kwargs=options)
 
     def steps(self, epoch: int) -> TrainingSteps:
+        """The steps of an epoch, whose histories are those that the teacher takes samples of from now on."""
         settings, accelerator = self.settings, self.accelerator
+        part = thinned(self.training, settings.interaction_dropout, settings.seed, epoch)
+        if self.distillation is not None:
+            self.distillation.read(part)
         return TrainingSteps(
-            thinned(self.training, settings.interaction_dropout, settings.seed, epoch),
+            part,
             self.tokenizer,
             epoch=epoch,
             process=accelerator.process_index,
@@ -182,13 +186,6 @@ class _Run:
             is_target=self.is_target,
             **{name: getattr(settings, name) for name in SIZES},
         )
-
-    def started(self, epoch: int) -> TrainingSteps:
-        """The steps of an epoch, whose histories the teacher has read."""
-        steps = self.steps(epoch)
-        if self.distillation is not None and self.distillation.interactions is not steps.interactions:
-            self.distillation.read(steps.interactions)
-        return steps
 
     def plan(self) -> None:
         """Settle how many steps there are, which the learning rate depends on; what a checkpoint says of it stays."""
@@ -203,7 +200,7 @@ class _Run:
 
     def _choose(self) -> dict[str, float]:
         """Time some steps and a validation, and choose how many fit; then all is as it was before."""
-        budget, steps, device = seconds_of(self.settings.budget), self.started(0), self.accelerator.device
+        budget, steps, device = seconds_of(self.settings.budget), self.steps(0), self.accelerator.device
         timed = range(min(len(steps), 30, 5 + int(budget / 20)))  # their order is random: they stand for all
         users = self.users[:: len(self.users) // (64 * self.accelerator.num_processes) or 1]
         for group in self.optimizer.param_groups:
@@ -239,7 +236,7 @@ class _Run:
             self.accelerator.end_training()
 
     def _epoch(self, bar: tqdm) -> None:
-        progress, steps = self.progress, self.started(self.progress.epoch)
+        progress, steps = self.progress, self.steps(self.progress.epoch)
         last = min(len(steps), progress.step + self.total - progress.updates)
         self.model.train()
         started = time.monotonic()

@@ -87,7 +87,7 @@ class Distillation:
     of one cumulative sum. Where the teacher expects next to nothing below a node, the target stays as it is.
 
     Args:
-        teacher: whatever can score the catalogue for histories; a SASRec reads every history once, at the start.
+        teacher: whatever can score the catalogue for histories; a SASRec reads every history once, when first asked.
         interactions: the training part.
         trie: of the whole catalogue.
         weight: the teacher's share of a soft target; the rest is the true token's.
@@ -133,14 +133,15 @@ class Distillation:
         self.graph, counts = graph, np.bincount(interactions.items, minlength=len(is_in))
         counts = torch.from_numpy(counts).to(device)[self.order]
         self.graph_shares = graph_share + (1 - graph_share) * KNOWN_BY / (KNOWN_BY + counts)  # (I,)
+        self.interactions = interactions
+        self.states = None  # (total, dim) of a SASRec, once they are asked for
         if isinstance(teacher, SASRec):
             self.embeddings = teacher.items.weight.detach().to(device)[self.order]  # (I, dim)
-        self.read(interactions)
 
     def read(self, interactions: Interactions) -> None:
-        """Take samples from these sequences from now on: of the users of the training part, or parts of theirs."""
-        self.interactions, is_sasrec = interactions, isinstance(self.teacher, SASRec)
-        self.states = self.teacher.states(interactions) if is_sasrec else None  # (total, dim)
+        """Take samples from these sequences from now on: those of the training part's users, or parts of them."""
+        if interactions is not self.interactions:
+            self.interactions, self.states = interactions, None
 
     @torch.no_grad()
     def __call__(self, samples: torch.Tensor, labels: torch.Tensor, epoch: int = 0) -> dict:
@@ -220,9 +221,11 @@ class Distillation:
         histories = [self.interactions.items[start:place] for start, place in zip(starts, places, strict=True)]
         row = torch.from_numpy(np.repeat(np.arange(len(places)), places - starts)).to(self.device)
         had = row, self.places[torch.from_numpy(np.concatenate(histories).astype(np.int64)).to(self.device)]
-        if self.states is None:
+        if not isinstance(self.teacher, SASRec):
             scores = torch.as_tensor(self.teacher.score(histories)).to(self.device)[:, self.order]
         else:
+            if self.states is None:
+                self.states = self.teacher.states(self.interactions)
             scores = self.states[samples - 1].to(self.device) @ self.embeddings.T
             scores[had] += self.teacher.repeat.to(self.device)  # once, however often an item is there
         if self.graph is not None:

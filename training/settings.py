@@ -63,8 +63,8 @@ class TrainingSettings(Settings):
         micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
         prefixes_per_group: prefixes of one user's sequence that share their encoded history.
         prefixes_per_user: how many of a user's prefixes are samples, the latest; without it all are.
-        interaction_dropout: share of the interactions that an epoch leaves out, others each time, though of no user the
-            last two: what a user had is then another history in every epoch, of which a teacher tells what to expect.
+        interaction_dropout: share of the interactions that each epoch leaves out, drawn anew; the last two of a user
+            stay. Histories then differ from epoch to epoch, and a teacher says what to expect after each.
         distillation: `sasrec`, to learn also what the SASRec of the translation expects of every training sample, which
             has seen the training part alone; or the file of another one, such as `gram tune` leaves.
         distillation_weight: how much its expectation counts in the loss; what is left is the true item's. 0 is as none.

@@ -49,7 +49,7 @@ class TrainingSteps(Dataset):
     step are the same for any number of processes.
 
     Args:
-        interactions: the training part.
+        interactions: the training part, or what is [`thinned`] of it.
         tokenizer: makes the prompts.
         batch_size: samples of a step, over all processes; the last groups may overshoot it by less than one group.
         micro_batch_size: samples that a process runs through the model at once.
@@ -79,7 +79,7 @@ class TrainingSteps(Dataset):
         prefixes_per_user: int | None = None,
         is_target: np.ndarray | None = None,
     ):
-        self.interactions, self._batches = interactions, GroupedBatches(interactions, tokenizer, is_target)
+        self._batches = GroupedBatches(interactions, tokenizer, is_target)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.process, self.num_processes, self.same_count = process, num_processes, same_count
         self.with_samples = with_samples
