@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from gram.commands.command import at_least_one, quiet
 from gram.common.command_line import exit_code_of
+from gram.evaluation.rankings import interval, ndcg
 from gram.reproduction import quickstart
 
 from .measuring import markdown, write_json
@@ -36,11 +40,31 @@ def measure(output_dir: Path, num_seeds: int, recipe: Path) -> dict[str, dict[st
     return values
 
 
-def as_table(values: dict[str, dict[str, list[float]]]) -> str:
-    """Markdown: a row per model; the mean over seeds, and their standard deviation where there are several."""
-    protocols = list(next(iter(values.values())))
-    head = ["NDCG@10", *(protocol.replace("_", " ") for protocol in protocols)]
-    return markdown(head, [[model, *(_spread(found[name]) for name in protocols)] for model, found in values.items()])
+def leads(output_dir: Path, num_seeds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """By model and protocol, how far GRAM is above in NDCG@10: the interval over users, each with the mean of seeds."""
+    gains: dict[str, dict[str, list[np.ndarray]]] = {}
+    for seed in range(num_seeds):
+        ranks = pq.read_table(output_dir / f"ties-{seed}" / "evaluation.parquet").sort_by("user_id")
+        for model, protocol in product(*(ranks[name].unique().to_pylist() for name in ("model", "protocol"))):
+            of = ranks.filter((pc.field("model") == model) & (pc.field("protocol") == protocol))["rank"]
+            gains.setdefault(model, {}).setdefault(protocol, []).append(ndcg(of.fill_null(0).to_numpy(), 10))
+    own = gains.pop("GRAM")
+    return {
+        model: {name: interval(np.mean(own[name], axis=0) - np.mean(found, axis=0)) for name, found in of.items()}
+        for model, of in gains.items()
+    }
+
+
+def as_table(values: dict[str, dict[str, list[float]]], leads: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Markdown: a row per model, of each protocol the mean and standard deviation over seeds, and GRAM's lead."""
+    protocols, rows = list(next(iter(values.values()))), []
+    for model, of in values.items():
+        rows.append([model])
+        for name in protocols:
+            lead = leads.get(model, {}).get(name)
+            rows[-1] += [_spread(of[name]), "{mean:+.4f} ({low:+.4f} to {high:+.4f})".format_map(lead) if lead else ""]
+    head = ["NDCG@10", *(part for name in protocols for part in (name.replace("_", " "), "GRAM's lead"))]
+    return markdown(head, rows)
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -57,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     quiet()
     values = measure(given.output_dir, given.seeds, given.config)
-    print(f"\n{as_table(values)}")
-    write_json({METRIC: values}, given.output_dir / "ties.json")
+    of_gram = leads(given.output_dir, given.seeds)
+    print(f"\n{as_table(values, of_gram)}")
+    write_json({METRIC: values, "leads": of_gram}, given.output_dir / "ties.json")
 
 
 if __name__ == "__main__":

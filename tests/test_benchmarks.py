@@ -329,7 +329,8 @@ def test_the_spread_over_ties_is_that_of_whole_quickstarts(films_wheel, tmp_path
     recipe, output = tmp_path / "recipe.yaml", tmp_path / "ties"
     recipe.write_text(QUICKSTART_RECIPE)
     ties.main(["--output-dir", str(output), "--config", str(recipe), "--seeds", "2"])
-    found = json.loads((output / "ties.json").read_text(encoding="utf-8"))["ndcg@10"]
+    written = json.loads((output / "ties.json").read_text(encoding="utf-8"))
+    found = written["ndcg@10"]
     assert list(found) == ["GRAM", "SASRec", "item-kNN", "transition-graph", "popularity"]
     for seed in range(2):
         evaluated = json.loads((output / f"ties-{seed}" / "evaluation.json").read_text(encoding="utf-8"))["models"]
@@ -342,6 +343,12 @@ def test_the_spread_over_ties_is_that_of_whole_quickstarts(films_wheel, tmp_path
     (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| SASRec "))
     values = found["SASRec"]["all_items"]
     assert f"| {np.mean(values):.4f} +- {np.std(values, ddof=1):.4f} |" in row
+    assert list(written["leads"]) == [model for model in found if model != "GRAM"]
+    for model, protocols in written["leads"].items():
+        for protocol, lead in protocols.items():
+            mean = np.mean(found["GRAM"][protocol]) - np.mean(found[model][protocol])
+            assert lead["mean"] == pytest.approx(mean)
+            assert lead["low"] < lead["mean"] < lead["high"]
 
 
 def test_a_large_catalogue_is_measured_with_and_without_its_tokenizer(tmp_path, capsys, monkeypatch):
