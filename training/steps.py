@@ -31,7 +31,7 @@ def thinned(interactions: Interactions, dropout: float, seed: int, epoch: int) -
     Example:
         >>> part = thinned(Interactions.from_sequences(["a", "b"], [[0, 1, 2, 3, 4, 5], [6, 7]]), 0.5, seed=0, epoch=0)
         >>> [items.tolist() for items in part]
-        [[0, 4, 5], [6, 7]]
+        [[2, 4, 5], [6, 7]]
     """
     if not dropout:
         return interactions
