@@ -33,7 +33,7 @@ def test_it_runs_on_other_data(notebook, films_wheel, tmp_path):
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     own = nbformat.from_dict(notebook)
     place = notebook.cells.index(parameters)
-    own.cells[place].source = 'folder, settings, max_users = "run", {"config": "recipe.yaml"}, 10'
+    own.cells[place].source = 'folder, settings, max_users = "run", {"config": "recipe.yaml", "user_prompt": False}, 10'
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(own, timeout=PATIENCE, kernel_name="python3", resources=resources).execute()
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
