@@ -40,7 +40,7 @@ def measure(output_dir: Path, num_seeds: int, recipe: Path) -> dict[str, dict[st
     return values
 
 
-def leads(output_dir: Path, num_seeds: int) -> dict[str, dict[str, dict[str, float]]]:
+def leads_of_gram(output_dir: Path, num_seeds: int) -> dict[str, dict[str, dict[str, float]]]:
     """By model and protocol, how far GRAM is above in NDCG@10: the interval over users, each with the mean of seeds."""
     gains: dict[str, dict[str, list[np.ndarray]]] = {}
     for seed in range(num_seeds):
@@ -81,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     quiet()
     values = measure(given.output_dir, given.seeds, given.config)
-    of_gram = leads(given.output_dir, given.seeds)
-    print(f"\n{as_table(values, of_gram)}")
-    write_json({METRIC: values, "leads": of_gram}, given.output_dir / "ties.json")
+    leads = leads_of_gram(given.output_dir, given.seeds)
+    print(f"\n{as_table(values, leads)}")
+    write_json({METRIC: values, "leads": leads}, given.output_dir / "ties.json")
 
 
 if __name__ == "__main__":

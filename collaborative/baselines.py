@@ -124,6 +124,7 @@ class TransitionGraph:
         reach, neighbours, smoothing = self.settings.reach, self.settings.neighbours, self.settings.smoothing
         counted = _transitions(training, len(vectors), reach) + smoothing * similar_texts(vectors, neighbours)
         self.votes, self.counted = row_shares(counted), counted  # each (N, N)
+        self.totals = np.asarray(counted.sum(axis=1)).ravel()  # (N,)
 
     def score(self, histories: Sequence[np.ndarray]) -> Tensor:
         """(B, N) float32; 0 for an item that never came after one of the history, and whose text is another."""
@@ -141,13 +142,12 @@ class TransitionGraph:
         Returns:
             (B, N) float32.
         """
-        totals = np.asarray(self.counted.sum(axis=1)).ravel()
         weights, own, last = [], [], -1
         for user, history in zip(users.tolist(), histories, strict=True):
             if user != last:
                 items, row = np.unique(self.training[user].astype(np.int64), return_inverse=True)
                 counts = _transitions_of(row, len(items), self.settings.reach)  # (n, n) of the user
-                left, last = totals[items] - counts.sum(axis=1), user
+                left, last = self.totals[items] - counts.sum(axis=1), user
             weight = np.zeros(len(items))  # of the last time that each item is there
             weight[np.searchsorted(items, history)] = self.settings.recency ** np.arange(len(history))[::-1]
             weight[weight < LEAST_WEIGHT] = 0
@@ -155,7 +155,7 @@ class TransitionGraph:
             kept = weight > 0
             weights.append((weight[kept], items[kept]))
             own.append((weight @ counts, items))
-        shape = (len(users), len(totals))
+        shape = (len(users), len(self.totals))
         return torch.from_numpy((_of_rows(weights, shape) @ self.counted - _of_rows(own, shape)).toarray()).float()
 
 
