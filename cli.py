@@ -5,10 +5,6 @@ Importing this module loads nothing heavy, so that `gram --help` answers at once
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads that wait sleep
-
 import argparse
 import re
 import sys
@@ -18,6 +14,9 @@ from textwrap import indent
 
 from .commands import COMMANDS
 from .common.command_line import exit_code_of
+from .common.openmp import wait_briefly
+
+wait_briefly()  # nothing has loaded torch yet
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,12 +5,11 @@ One process on a CPU, several, or GPUs: the same code, and the same samples in e
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads that wait sleep
-
 if __name__ == "__main__":  # before all other imports: what one of them misses is one line too
     from gram.common.command_line import exit_code_of
+    from gram.common.openmp import wait_briefly
+
+    wait_briefly()
 
     def _program() -> None:
         from gram.train_accelerate import main
@@ -22,6 +21,7 @@ if __name__ == "__main__":  # before all other imports: what one of them misses 
 import argparse
 import logging
 import math
+import os
 import re
 import shutil
 import time

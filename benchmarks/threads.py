@@ -1,9 +1,9 @@
 """What other programs on the same cores cost: training steps and searches a second, alone and beside busy loops.
 
-`python -m benchmarks.threads MODEL --data DIR --output-dir DIR`. Threads of OpenMP that wait for each other spin by
-default; where another program holds a core, the rest burn theirs until it is their turn. The command line lets them
-sleep (`OMP_WAIT_POLICY=PASSIVE`). Each figure is of a fresh process with a thread for every core; *fair* is what is
-left to it when every program gets the same share of the cores.
+`python -m benchmarks.threads MODEL --data DIR --output-dir DIR`. Threads of OpenMP that wait for each other can spin,
+and where another program holds a core the rest burn theirs until it is their turn; or sleep, and are slow to wake; or
+spin for some microseconds and then sleep, as the command line has it. Each figure is of a fresh process with a thread
+for every core; *fair* is what is left to it when every program gets the same share of the cores.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gram.common.openmp import WAITING
+
 from .measuring import markdown, write_json
 
-POLICIES = {"spinning": "ACTIVE", "sleeping": "PASSIVE"}
+POLICIES = {
+    "spinning": {"OMP_WAIT_POLICY": "ACTIVE"},
+    "sleeping": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "sleeping soon": WAITING,
+}
 
 
 def training_rate(model_folder: str, data: str, seconds: float) -> float:
@@ -81,11 +87,8 @@ def busy_loops(count: int) -> Iterator[None]:
 
 def rate(task: str, policy: str, given: argparse.Namespace) -> float:
     """The task's rate in a fresh process whose threads wait as `policy` says."""
-    environment = {
-        **os.environ,
-        "OMP_WAIT_POLICY": POLICIES[policy],
-        "OMP_NUM_THREADS": str(given.threads),
-    }
+    inherited = {name: value for name, value in os.environ.items() if name not in WAITING}
+    environment = {**inherited, **POLICIES[policy], "OMP_NUM_THREADS": str(given.threads)}
     command = [sys.executable, "-m", "benchmarks.threads", given.model, "--data", str(given.data), "--task", task]
     command += ["--seconds", str(given.seconds)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -122,12 +125,11 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     for task, of_task in rates.items():
         for others in given.others:
-            spinning, sleeping = of_task["spinning"][others], of_task["sleeping"][others]
-            alone = of_task["sleeping"][given.others[0]]
-            left = min(1.0, os.cpu_count() / (given.threads + others))  # of the cores that it would have alone
-            cells = [f"{spinning:.2f}", f"{sleeping:.2f}", f"{sleeping / spinning:.1f}", f"{sleeping / alone:.2f}"]
-            rows.append([f"{task}, {others} busy", *cells, f"{left:.2f}"])
-    print(markdown(["", "spinning, a second", "sleeping", "times", "of sleeping alone", "fair"], rows))
+            found = [of_task[policy][others] for policy in POLICIES]
+            ratios = [found[-1] / found[0], found[-1] / of_task["sleeping soon"][given.others[0]]]
+            ratios.append(min(1.0, os.cpu_count() / (given.threads + others)))  # of the cores that it would have alone
+            rows.append([f"{task}, {others} busy", *(f"{value:.2f}" for value in found + ratios)])
+    print(markdown(["", *POLICIES, "times spinning", "times alone", "fair"], rows))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..common.extras import needs
 from ..common.settings import Settings, within
-from ..data.interactions import Interactions
+from ..data.interactions import Interactions, spans
 from .together import item_cosines, row_shares, similar_texts
 
 with needs("train"):
@@ -142,21 +143,34 @@ class TransitionGraph:
         Returns:
             (B, N) float32.
         """
-        weights, own, last = [], [], -1
-        for user, history in zip(users.tolist(), histories, strict=True):
-            if user != last:
-                items, row = np.unique(self.training[user].astype(np.int64), return_inverse=True)
-                counts = _transitions_of(row, len(items), self.settings.reach)  # (n, n) of the user
-                left, last = self.totals[items] - counts.sum(axis=1), user
-            weight = np.zeros(len(items))  # of the last time that each item is there
-            weight[np.searchsorted(items, history)] = self.settings.recency ** np.arange(len(history))[::-1]
-            weight[weight < LEAST_WEIGHT] = 0
-            weight = np.where(left > 1e-9, weight / left.clip(min=1e-9), 0)
-            kept = weight > 0
-            weights.append((weight[kept], items[kept]))
-            own.append((weight @ counts, items))
-        shape = (len(users), len(self.totals))
-        return torch.from_numpy((_of_rows(weights, shape) @ self.counted - _of_rows(own, shape)).toarray()).float()
+        reach, rows = self.settings.reach ** np.arange(FARTHEST), np.arange(len(users))
+        places, ends = spans(self.training.offsets[users], self.training.offsets[users + 1])  # of all that they have
+        lengths = np.diff(ends)
+        row, later = np.repeat(rows, lengths), np.repeat(ends[1:], lengths) - np.arange(len(places)) - 1
+        is_had = np.zeros(len(self.totals), dtype=bool)
+        is_had[self.training.items[places]] = True
+        items, column_of = is_had.nonzero()[0], is_had.cumsum() - 1
+        column, shape = column_of[self.training.items[places]], (len(users), len(items))
+
+        def sums(values: np.ndarray) -> np.ndarray:
+            """`shape`, of a value for each of their items; one may be there several times."""
+            return np.bincount(row * len(items) + column, values, minlength=math.prod(shape)).reshape(shape)
+
+        left = self.totals[items] - sums(np.append(0, reach.cumsum())[later.clip(max=FARTHEST)])
+        lengths = np.fromiter(map(len, histories), dtype=np.int64, count=len(histories))
+        age = np.repeat(lengths.cumsum(), lengths) - np.arange(lengths.sum()) - 1
+        weights = np.zeros(shape)  # of the last time that each item is there
+        weights[np.repeat(rows, lengths), column_of[np.concatenate(histories)]] = self.settings.recency**age
+        weights[(weights < LEAST_WEIGHT) | (left <= 1e-9)] = 0
+        weights /= left.clip(min=1e-9)
+        votes, own = weights[row, column], np.zeros(len(row))
+        for distance, weight in enumerate(reach, start=1):
+            own[distance:] += weight * (votes * (later >= distance))[:-distance]
+        voting, voter = weights.nonzero()
+        query = sparse.csr_matrix((weights[voting, voter], (voting, items[voter])), (len(users), len(self.totals)))
+        scores = (query @ self.counted).toarray()
+        scores[:, items] -= sums(own)
+        return torch.from_numpy(scores.astype(np.float32))
 
 
 def counted_baselines(training: Interactions, vectors: np.ndarray) -> dict[str, Callable[..., Recommender]]:
@@ -177,14 +191,6 @@ def _transitions(training: Interactions, num_items: int, reach: float) -> sparse
         pairs = training.items[:-distance][same], training.items[distance:][same]
         weight = np.full(same.sum(), reach ** (distance - 1))
         total += sparse.csr_matrix((weight, pairs), total.shape)
-    return total
-
-
-def _transitions_of(items: np.ndarray, num_items: int, reach: float) -> np.ndarray:
-    """(N, N) as `_transitions`, of one user's items."""
-    total = np.zeros((num_items, num_items))
-    for distance in range(1, FARTHEST + 1 if reach else 2):
-        np.add.at(total, (items[:-distance], items[distance:]), reach ** (distance - 1))
     return total
 
 

@@ -160,12 +160,16 @@ def test_a_processor_is_asked_for_bf16_only_where_it_multiplies_in_it(monkeypatc
     assert ("emulates bf16" in caplog.text) is not is_fast
 
 
-def test_threads_of_commands_sleep_while_they_wait(tmp_path):
-    for module in ("gram.cli", "gram.train_accelerate"):
-        script = (
-            f"import os, sys; assert 'torch' not in sys.modules; import {module}; print(os.environ['OMP_WAIT_POLICY'])"
-        )
-        command = [sys.executable, "-c", script]
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout == "PASSIVE\n", module
+@pytest.mark.parametrize("program", ["gram.cli translate --output none", "gram.train_accelerate --output-dir none"])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "PASSIVE 1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"), ({"GOMP_SPINCOUNT": "0"}, "None 0")],
+)
+def test_torch_is_told_that_threads_sleep_soon_unless_the_user_says_how(tmp_path, program, given, expected):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    (tmp_path / "torch.py").write_text(f"import os\nprint(*map(os.environ.get, {names}), flush=True)\nos._exit(0)\n")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"PYTHONPATH": str(tmp_path), **given}
+    command = [sys.executable, "-m", *program.split(), "--data=none"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
