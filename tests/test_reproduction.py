@@ -458,7 +458,7 @@ def test_a_table_goes_between_its_marks(data, tmp_path, capsys):
     assert "results.json: no such file; give a folder that `gram reproduce` wrote" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["beauty-cpu", "scientific-cpu"])
+@pytest.mark.parametrize("name", ["beauty-cpu", "scientific-cpu", "scientific-ablations", "scientific-undistilled"])
 def test_the_tables_of_the_docs_are_of_the_results_beside_them(name, tmp_path):
     folder, page = DOCS / "results" / name, tmp_path / "page.md"
     joined = read(folder / "results.json")
