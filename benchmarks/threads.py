@@ -126,8 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     for task, of_task in rates.items():
         for others in given.others:
             found = [of_task[policy][others] for policy in POLICIES]
-            ratios = [found[-1] / found[0], found[-1] / of_task["sleeping soon"][given.others[0]]]
-            ratios.append(min(1.0, os.cpu_count() / (given.threads + others)))  # of the cores that it would have alone
+            ours, fair = of_task["sleeping soon"], min(1.0, os.cpu_count() / (given.threads + others))
+            ratios = [ours[others] / of_task["spinning"][others], ours[others] / ours[given.others[0]], fair]
             rows.append([f"{task}, {others} busy", *(f"{value:.2f}" for value in found + ratios)])
     print(markdown(["", *POLICIES, "times spinning", "times alone", "fair"], rows))
 

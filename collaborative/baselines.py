@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -143,32 +142,26 @@ class TransitionGraph:
         Returns:
             (B, N) float32.
         """
-        reach, rows = self.settings.reach ** np.arange(FARTHEST), np.arange(len(users))
-        places, ends = spans(self.training.offsets[users], self.training.offsets[users + 1])  # of all that they have
+        reach = self.settings.reach ** np.arange(FARTHEST)  # weights of what comes after an item, by its distance
+        places, ends = spans(self.training.offsets[users], self.training.offsets[users + 1])  # (T,) all that they have
         lengths = np.diff(ends)
-        row, later = np.repeat(rows, lengths), np.repeat(ends[1:], lengths) - np.arange(len(places)) - 1
-        is_had = np.zeros(len(self.totals), dtype=bool)
-        is_had[self.training.items[places]] = True
-        items, column_of = is_had.nonzero()[0], is_had.cumsum() - 1
-        column, shape = column_of[self.training.items[places]], (len(users), len(items))
+        row = np.repeat(np.arange(len(users)), lengths)
+        later = np.repeat(ends[1:], lengths) - np.arange(len(places)) - 1  # how many of theirs come after it
+        items, column = np.unique(self.training.items[places], return_inverse=True)
+        weights = _latest(histories, items, self.settings.recency)
 
         def sums(values: np.ndarray) -> np.ndarray:
-            """`shape`, of a value for each of their items; one may be there several times."""
-            return np.bincount(row * len(items) + column, values, minlength=math.prod(shape)).reshape(shape)
+            """(B, M) of values (T,); a user may have an item several times."""
+            of = np.bincount(row * len(items) + column, values, minlength=weights.size)
+            return of.reshape(weights.shape)
 
         left = self.totals[items] - sums(np.append(0, reach.cumsum())[later.clip(max=FARTHEST)])
-        lengths = np.fromiter(map(len, histories), dtype=np.int64, count=len(histories))
-        age = np.repeat(lengths.cumsum(), lengths) - np.arange(lengths.sum()) - 1
-        weights = np.zeros(shape)  # of the last time that each item is there
-        weights[np.repeat(rows, lengths), column_of[np.concatenate(histories)]] = self.settings.recency**age
         weights[(weights < LEAST_WEIGHT) | (left <= 1e-9)] = 0
         weights /= left.clip(min=1e-9)
-        votes, own = weights[row, column], np.zeros(len(row))
+        votes, own = weights[row, column], np.zeros(len(row))  # (T,), and what the user's own transitions add
         for distance, weight in enumerate(reach, start=1):
             own[distance:] += weight * (votes * (later >= distance))[:-distance]
-        voting, voter = weights.nonzero()
-        query = sparse.csr_matrix((weights[voting, voter], (voting, items[voter])), (len(users), len(self.totals)))
-        scores = (query @ self.counted).toarray()
+        scores = (sparse.csr_matrix(weights) @ self.counted[items]).toarray()
         scores[:, items] -= sums(own)
         return torch.from_numpy(scores.astype(np.float32))
 
@@ -194,14 +187,16 @@ def _transitions(training: Interactions, num_items: int, reach: float) -> sparse
     return total
 
 
-def _of_rows(rows: Sequence[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> sparse.csr_matrix:
-    """A matrix of values and their columns, row by row."""
-    values, columns = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    return sparse.csr_matrix((values, columns, np.cumsum([0, *(len(of) for of, _ in rows)])), shape)
+def _latest(histories: Sequence[np.ndarray], items: np.ndarray, recency: float) -> np.ndarray:
+    """(B, M) what items (M,), in order, weigh by the last time that they are in a history; 0 where they are not."""
+    weights = np.zeros((len(histories), len(items)))
+    for of, history in zip(weights, histories, strict=True):
+        of[np.searchsorted(items, history)] = recency ** np.arange(len(history))[::-1]  # the newer one stands
+    return weights
 
 
 def _sums_of_rows(matrix: sparse.csr_matrix, histories: Sequence[np.ndarray], recency: float) -> Tensor:
     """(B, N) sum of the rows of a history's items, each once, weighted by the last time that it is there."""
-    latest = [np.unique(np.asarray(history, np.int64)[::-1], return_index=True) for history in histories]
-    query = _of_rows([(recency**age, items) for items, age in latest], (len(histories), matrix.shape[0]))
-    return torch.from_numpy((query @ matrix).toarray().astype(np.float32))
+    items = np.unique(np.concatenate(histories))
+    query = sparse.csr_matrix(_latest(histories, items, recency))
+    return torch.from_numpy((query @ matrix[items]).toarray().astype(np.float32))
