@@ -3,12 +3,13 @@
 gram translate --data DIR --output tokenizers/beauty --num-clusters 128 --depth 7 --report beauty.html
 gram translate --data DIR --output tokenizers/beauty --tokenizer google-t5/t5-small --report beauty.html
 gram translate --data DIR --output tokenizers/beauty --config recipes/encoder-nv-embed-v2.yaml
+gram translate --data DIR --output tokenizers/goods --config cpu
 """
 
 import argparse
 from pathlib import Path
 
-from ..common.settings import add_flags, settings_from
+from ..common.settings import add_flags, settings_from, settings_of_file
 from .command import add_data, at_least_one, quiet
 
 
@@ -19,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder for the GRAM tokenizer")
     what = "text tokenizer whose vocabulary spells the lexical IDs, a folder or a name on the Hub; without it a "
     what += "vocabulary is trained on the items' texts"
-    parser.add_argument("--tokenizer", metavar="NAME", help=what)
+    parser.add_argument("--tokenizer", default=argparse.SUPPRESS, metavar="NAME", help=what)
     what = "most items read of a history (20)"
-    parser.add_argument("--max-history", type=at_least_one, default=20, metavar="N", help=what)
+    parser.add_argument("--max-history", type=at_least_one, default=argparse.SUPPRESS, metavar="N", help=what)
     what = "tokens of the longest prompt (128)"
-    parser.add_argument("--max-passage-length", type=at_least_one, default=128, metavar="N", help=what)
+    parser.add_argument("--max-passage-length", type=at_least_one, default=argparse.SUPPRESS, metavar="N", help=what)
     what = "write an HTML page to look at the lexical IDs and similar items"
     parser.add_argument("--report", type=Path, metavar="FILE.html", help=what)
     add_flags(parser, TranslationSettings, config=True)
@@ -36,15 +37,21 @@ def run(arguments: argparse.Namespace) -> None:
     from ..common.processes import this_process
     from ..data import read_folder
     from ..tokenization_gram import CATALOGUE_FILE
+    from ..training.settings import TrainingSettings
     from ..translation import TranslationSettings
     from ..translation.report import report_file, write_report
     from ..translation.tokenizer_folder import make_tokenizer_folder
 
-    (settings,) = settings_from(vars(arguments), TranslationSettings)
-    limits = {"max_history": arguments.max_history, "max_passage_length": arguments.max_passage_length}
+    values = vars(arguments)
+    if arguments.config is not None:
+        of_recipe = settings_of_file(arguments.config, TranslationSettings, TrainingSettings, given=values)
+        values = {**of_recipe, **values, "config": None}
+    (settings,) = settings_from(values, TranslationSettings)
+    limits = {name: values.get(name, getattr(TrainingSettings, name)) for name in ("max_history", "max_passage_length")}
+    words = values.get("tokenizer") or values.get("backbone")
     report = arguments.report and report_file(arguments.report)
     data = read_folder(arguments.data)
-    statistics = make_tokenizer_folder(data, arguments.output, settings, arguments.tokenizer, this_process(), **limits)
+    statistics = make_tokenizer_folder(data, arguments.output, settings, words, this_process(), **limits)
     if statistics is None:
         return
     print(statistics)

@@ -11,7 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from gram import GramTokenizer, cli
+from gram.data import read_folder
 from gram.serving.recommendation import Recommender
+from gram.training.settings import TrainingSettings
+from gram.training.start import tokenizer_of
+from gram.translation import TranslationSettings
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -199,6 +203,32 @@ def test_a_recipe_names_an_encoder(gram, data_folder, tmp_path):
     code, _, errors = gram("translate", *choices[2:], "--config", RECIPES / "encoder-nv-embed-v2.yaml")
     assert (code, len(errors)) == (2, 1)
     assert "encoder 'nvidia/NV-Embed-v2' cannot be loaded" in errors[0]
+
+
+def test_a_recipe_of_training_translates_as_its_training_does(gram, data_folder, tmp_path):
+    said = "num_clusters: 4\ndepth: 2\nnum_similar: 0\nmax_history: 6\nmax_passage_length: 40\nbatch_size: 8\n"
+    (tmp_path / "recipe.yaml").write_text(said)
+    choices = ["translate", "--data", data_folder, "--config", tmp_path / "recipe.yaml", "--output"]
+    assert gram(*choices, tmp_path / "words")[0] == 0
+    settings = TrainingSettings(str(data_folder), str(tmp_path / "model"), max_history=6, max_passage_length=40)
+    own = tokenizer_of(settings, TranslationSettings(num_clusters=4, depth=2, num_similar=0), read_folder(data_folder))
+    assert GramTokenizer.from_pretrained(tmp_path / "words").sequences == own.sequences
+    given = GramTokenizer.from_pretrained(tmp_path / "words")
+    assert (given.max_history, given.max_passage_length) == (6, 40)
+    assert gram(*choices, tmp_path / "longer", "--max-history", 7, "--max-passage-length", 50)[0] == 0
+    longer = GramTokenizer.from_pretrained(tmp_path / "longer")
+    assert (longer.max_history, longer.max_passage_length) == (7, 50)
+    (tmp_path / "recipe.yaml").write_text(said + f"backbone: {tmp_path}/nowhere\n")
+    code, _, errors = gram(*choices, tmp_path / "other")
+    assert code == 2
+    assert f"{tmp_path}/nowhere" in errors[0]
+
+
+@pytest.mark.parametrize("recipe", ["beauty", "cpu", "quickstart"])
+def test_recipes_of_training_are_read_by_translate(gram, tmp_path, recipe):
+    code, _, errors = gram("translate", "--config", recipe, "--data", tmp_path / "nowhere", "--output", tmp_path / "x")
+    assert code == 2
+    assert "nowhere: no such folder" in errors[0]
 
 
 def test_text_tokenizer_that_is_not_there(gram, data_folder, tmp_path):
