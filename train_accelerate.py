@@ -88,7 +88,6 @@ with needs("train"):
 logger = logging.getLogger(__name__)
 
 LATE = 1.15  # times the seconds of a step that a budget was made for
-COOL_DOWN = 0.25  # steps to an early end, as a share of those before
 PLOT_FILE, LOGS_FOLDER = "training.svg", "logs"
 CHECKPOINT_NAME = re.compile(r"(step-\d+|partial|best|\.best\.partial)$")
 _OF_WEIGHTS = (ADAPTER_FOLDER, ITEM_CACHE_FOLDER, "evaluation.json", "evaluation.parquet")
@@ -192,17 +191,12 @@ class _Run:
         """Settle how many steps there are, which the learning rate depends on; what a checkpoint says of it stays."""
         settings, progress = self.settings, self.progress
         if settings.budget is None:
-            self.planned = sum(len(self.steps(epoch)) for epoch in range(settings.epochs))
+            self.total = sum(len(self.steps(epoch)) for epoch in range(settings.epochs))
             return
         chosen = progress.budget = progress.budget or self._choose()
-        self.planned = chosen["steps"]
-        text = f"a step takes {chosen['step_seconds']:.2g} s, {self.planned:,} steps, {chosen['epochs']:.3g} epochs"
+        self.total = chosen["steps"]
+        text = f"a step takes {chosen['step_seconds']:.2g} s, {self.total:,} steps, {chosen['epochs']:.3g} epochs"
         logger.info("budget %s: %s; validation takes about %.2f s", settings.budget, text, chosen["validation_seconds"])
-
-    @property
-    def total(self) -> int:
-        """Steps of the run: as planned, or fewer where its patience was at an end."""
-        return self.planned if self.progress.cut is None else _early_end(self.progress.cut)
 
     def _choose(self) -> dict[str, float]:
         """Time some steps and a validation, and choose how many fit; then all is as it was before."""
@@ -232,7 +226,7 @@ class _Run:
         settings, progress = self.settings, self.progress
         shown = {"desc": "training", "unit": "step", "disable": not self.accelerator.is_main_process}
         with tqdm(total=self.total, initial=progress.updates, **shown) as bar:
-            while progress.updates < self.total:
+            while progress.updates < self.total and not progress.stopped_early:
                 self._epoch(bar)
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 if progress.epoch % settings.validate_every == 0 or progress.updates == self.total:
@@ -287,10 +281,8 @@ class _Run:
 
     def _set_learning_rate(self) -> None:
         """Of the next step: it rises from 0 over the first steps and falls to 0 over the others."""
-        done, cut, rising = self.progress.updates, self.progress.cut, round(self.settings.warmup_ratio * self.planned)
-        place = done if cut is None else cut
-        share = place / rising if place < rising else (self.planned - place) / max(self.planned - rising, 1)
-        share *= 1 if cut is None else (self.total - done) / (self.total - cut)
+        done, rising = self.progress.updates, round(self.settings.warmup_ratio * self.total)
+        share = done / rising if done < rising else (self.total - done) / max(self.total - rising, 1)
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest_lr"] * share
 
@@ -350,12 +342,7 @@ class _Run:
         self._log(bar, {"ndcg@10": ndcg})
         if progress.add_validation(ndcg) and self.accelerator.is_main_process:
             save_model_folder(model, self.adapted, self.tokenizer, self.checkpoints / "best")
-        is_over = progress.cut is None and 0 < settings.patience <= progress.validations_since_best
-        if is_over and _early_end(progress.updates) < self.planned:
-            progress.cut = progress.updates
-            text = "no better validation for %d: the learning rate falls to 0 until step %s of %s that were planned"
-            logger.info(text, settings.patience, f"{self.total:,}", f"{self.planned:,}")
-            bar.total = self.total
+        progress.stopped_early = 0 < settings.patience <= progress.validations_since_best
 
     def _ranks(self, model: GramForConditionalGeneration, users: np.ndarray) -> np.ndarray:
         """The places of the targets of this process's share of the users."""
@@ -410,11 +397,6 @@ class _Run:
             logger.info("%s", missing)
         write_json(self.output_dir / FINISHED_FILE, facts)
         shutil.rmtree(self.checkpoints)
-
-
-def _early_end(cut: int) -> int:
-    """The last step of a run whose patience was at an end after `cut` of them."""
-    return math.ceil(cut * (1 + COOL_DOWN))
 
 
 def check_folder(settings: TrainingSettings) -> None:

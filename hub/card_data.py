@@ -27,7 +27,7 @@ TRAINING_FILE, EVALUATION_FILE, ABLATIONS_FILE = "training.json", "evaluation.js
 TAGS = ["recommendation", "sequential-recommendation", TASK, "generative-retrieval", "gram"]
 ABLATIONS_FORM = 'is not of the form [{"name", "metrics": {protocol: {metric: {"mean", "low", "high"}}}}, ...]'
 NOTED_SETTINGS = {"data", "backbone", "epochs", "validation_users", "validation_beams"}
-NOTED_PROGRESS = {"epoch", "updates", "samples", "seconds", "validations"}
+NOTED_PROGRESS = {"epoch", "updates", "samples", "seconds", "stopped_early", "validations"}
 HISTORY_LENGTH, NUM_SHOWN = 3, 5  # of the example
 
 

@@ -65,7 +65,7 @@ TRAINING = {
         "updates": 2468,
         "samples": 315904,
         "seconds": 5432.1,
-        "cut": 1234,
+        "stopped_early": True,
         "validations": [
             {"epoch": 1, "updates": 1234, "ndcg@10": 0.04321},
             {"epoch": 2, "updates": 2468, "ndcg@10": 0.04123},

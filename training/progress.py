@@ -18,7 +18,7 @@ class Progress:
         updates, samples, seconds: of training so far, in all.
         best_ndcg: the highest validation NDCG@10; -1 before the first.
         validations_since_best: how many since then.
-        cut: the update at which the run's patience was at an end; None where it never was.
+        stopped_early: whether the run's patience is at an end.
         validations: of each its `epoch`, `updates` and `ndcg@10`.
         losses: the training loss at updates `losses_every`, `2 * losses_every` and so on; at most a thousand.
         losses_every: updates from one of them to the next.
@@ -32,7 +32,7 @@ class Progress:
     seconds: float = 0.0
     best_ndcg: float = -1.0
     validations_since_best: int = 0
-    cut: int | None = None
+    stopped_early: bool = False
     validations: list[dict[str, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     losses_every: int = LOG_EVERY

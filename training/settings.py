@@ -89,8 +89,7 @@ class TrainingSettings(Settings):
         validate_every: validate after this many epochs by NDCG@10, and keep the best weights.
         validation_users: users to validate on, the same every time; 0 takes all.
         validation_beams: beams of the validation.
-        patience: validations without a better one after which a run ends sooner than planned: the learning rate falls
-            to 0 over a quarter as many steps as it has done. 0 keeps to the plan.
+        patience: stop after this many validations without a better one; 0 never stops early.
         save_every: optimizer steps between checkpoints to resume from.
         workers: processes that prepare batches ahead; 0 prepares them in the training process, and without it there is
             one for a GPU and none for a CPU, which would share its cores.
