@@ -49,16 +49,17 @@ def fit_sasrec(
         settings: shape and training.
         seed: of weights, order and dropout. The global random state is left as it was.
         progress: show a bar with the loss.
-        vectors: (N, v) of the items' texts. An item's embedding then is their projection and what is learned of the
-            item alone, so that one with few interactions has a place too.
+        vectors: (N, v) of the items' texts, which `settings.texts` needs; without it they are not looked at.
 
     Returns:
         In evaluation mode. The same input gives the same weights on the same machine with as many threads.
 
     Raises:
-        ValueError: the loss or the weights are no longer finite.
+        ValueError: the loss or the weights are no longer finite; or vectors are needed and not given.
     """
     settings = settings or SASRecSettings()
+    if settings.texts and vectors is None:
+        raise ValueError("texts is true: this SASRec knows the items' texts; give it their vectors")
     targets_per_epoch = int(np.maximum(interactions.lengths - 1, 0).sum())
     if not targets_per_epoch:
         logger.warning("no user has two training items: SASRec learns nothing, and similar items are arbitrary")
@@ -70,7 +71,7 @@ def fit_sasrec(
     ):
         torch.default_generator.manual_seed(seed)  # the CPU's alone, which is what is put back
         model = SASRec(num_items, settings).train()
-        if vectors is not None:
+        if settings.texts:
             parametrize.register_parametrization(model.items, "weight", _WithTexts(vectors, settings.dim))
         repeats = interactions.num_repeats
         model.repeat.fill_(math.log((repeats + 1) / (targets_per_epoch - repeats + 1)))
@@ -100,7 +101,7 @@ def fit_sasrec(
                 bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
                 bar.update(len(hidden))
                 done += len(hidden)
-    if vectors is not None:
+    if settings.texts:
         parametrize.remove_parametrizations(model.items, "weight")
     if not all(weight.isfinite().all() for weight in model.parameters()):
         raise ValueError(f"SASRec: after its last step some weights are not finite; {_REMEDY}")
@@ -244,7 +245,7 @@ def sasrec_provenance(
 ) -> Provenance:
     """Everything that decides what `fit_sasrec` learns."""
     inputs = {"training interactions": hash_of_interactions(interactions)}
-    if vectors is not None:
+    if settings.texts:
         inputs["item vectors"] = hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()
     return Provenance("sasrec", inputs, {"num_items": num_items, "sasrec": asdict(settings), "seed": seed})
 

@@ -41,6 +41,8 @@ class SASRecSettings(Settings):
         weight_decay: of the weights, apart from the gradient (AdamW).
         negatives: items that are drawn for each batch, beside its targets, to be told from them; a catalogue of no
             more items is taken whole.
+        texts: whether an item's embedding is a projection of its text's vector and what is learned of the item alone,
+            so that one with few interactions has a place too.
     """
 
     dim: int = within(64, least=1)
@@ -53,6 +55,7 @@ class SASRecSettings(Settings):
     learning_rate: float = within(3e-3, above=0)
     weight_decay: float = within(0.0, least=0)
     negatives: int = within(1024, least=1)
+    texts: bool = False
 
     def __post_init__(self):
         super().__post_init__()

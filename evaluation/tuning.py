@@ -18,7 +18,7 @@ from ..collaborative.baselines import ItemKNNSettings, Recommender, TransitionGr
 from ..collaborative.fitting import fit_or_load, fit_sasrec, sasrec_provenance
 from ..collaborative.sasrec import SASRecSettings
 from ..common.files import json_in, locked, write_json
-from ..common.provenance import Provenance, hash_of_interactions
+from ..common.provenance import Provenance, hash_of_interactions, hash_of_texts
 from ..data import RecommendationData, evaluation_histories, training_part, without_test
 from ..translation import SASREC_FILE
 from ..translation.embedding import embed_texts
@@ -31,6 +31,7 @@ CUTOFFS = (5, 10)
 
 Grid = Mapping[str, Sequence[Any]]
 SASREC_GRID: Grid = {
+    "texts": (False, True),
     "learning_rate": (3e-3, 1e-3),
     "dropout": (0.5, 0.3, 0.7),
     "num_layers": (2, 1, 3),
@@ -98,17 +99,18 @@ def tune_sasrec(
         ValueError: a value that cannot be, before anything is fitted.
     """
     path, training, num_items = Path(folder) / SASREC_FILE, training_part(data), len(data.items)
+    vectors = embed_texts(data.items.texts)
 
     def fit(settings: SASRecSettings):
-        return fit_sasrec(training, num_items, settings, seed, progress)
+        return fit_sasrec(training, num_items, settings, seed, progress, vectors)
 
     def keep(model):
-        model.save(path, sasrec_provenance(training, num_items, model.settings, seed))
+        model.save(path, sasrec_provenance(training, num_items, model.settings, seed, vectors))
 
     with locked(path.parent, inside=True, wait=True):
         tuning = _Search("SASRec", SASRecSettings, data, path.parent, fit, keep, seed).run(grid, progress)
         # The search has kept it, unless all trials were there already and the file is gone, or of another seed.
-        fit_or_load(path, training, num_items, tuning.best, seed, progress)
+        fit_or_load(path, training, num_items, tuning.best, seed, progress, vectors)
     return tuning
 
 
@@ -146,6 +148,7 @@ class _Search:
         self.histories, self.targets = evaluation_histories(known, "validation")
         parts = {"training": training_part(known), "validation": known.interactions}
         self.inputs = {name: hash_of_interactions(part) for name, part in parts.items()}
+        self.inputs["texts"] = hash_of_texts(self.data.items.texts)
 
     def run(self, grid: Grid, progress: bool) -> Tuning:
         """One field after another; before any time is spent all values are looked at."""

@@ -132,8 +132,8 @@ def fit_sasrec(run: Run, work: Workspace) -> tuple[Recommender, Facts]:
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path) as part:
                 shutil.copyfile(tuned, part)
-        training = training_part(work.data)
-        model = fit_or_load(path, training, len(work.data.items), settings, run.seed, work.progress)
+        training, vectors = training_part(work.data), embed_texts(work.data.items.texts) if settings.texts else None
+        model = fit_or_load(path, training, len(work.data.items), settings, run.seed, work.progress, vectors)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     hashes = {"model": hash_of_file(path)}
     return model, {"settings": {"sasrec": asdict(settings)}, "hashes": hashes, "parameters": parameters}

@@ -133,7 +133,9 @@ def test_texts_give_a_place_to_items_that_nobody_has():
     draw = np.random.default_rng(0)
     sequences = [4 * draw.integers(0, 3, 8) + user % 4 for user in range(60)]
     of_kind = Interactions.from_sequences([str(user) for user in range(60)], sequences)
-    learner = replace(SMALL, epochs=40)
+    learner = replace(SMALL, epochs=40, texts=True)
+    with pytest.raises(ValueError, match="knows the items' texts; give it their vectors"):
+        fit_sasrec(of_kind, 16, learner, progress=False)
     model, again = (
         fit_sasrec(of_kind, 16, learner, progress=False, vectors=np.eye(4, dtype=np.float32)[kinds]) for _ in range(2)
     )
@@ -183,11 +185,11 @@ def test_the_key_is_of_all_that_matters():
         sasrec_provenance(cycles(), 12, SMALL, 1).key,
         sasrec_provenance(cycles(users=39), 12, SMALL, 0).key,
         sasrec_provenance(cycles(), 12, replace(SMALL, negatives=7), 0).key,
-        sasrec_provenance(cycles(), 12, SMALL, 0, np.zeros((12, 2), np.float32)).key,
-        sasrec_provenance(cycles(), 12, SMALL, 0, np.ones((12, 2), np.float32)).key,
+        sasrec_provenance(cycles(), 12, replace(SMALL, texts=True), 0, np.zeros((12, 2), np.float32)).key,
+        sasrec_provenance(cycles(), 12, replace(SMALL, texts=True), 0, np.ones((12, 2), np.float32)).key,
     }
     assert len(prints) == 8
-    assert sasrec_provenance(cycles(), 12, SMALL, 0).key in prints
+    assert sasrec_provenance(cycles(), 12, SMALL, 0, np.ones((12, 2), np.float32)).key in prints  # it knows no texts
 
 
 def test_nothing_to_learn_from_is_said(caplog):

@@ -22,7 +22,14 @@ from gram.evaluation.tuning import (
     tune_sasrec,
 )
 
-GRID = {"dim": (8, 4), "num_layers": (1,), "num_heads": (1,), "learning_rate": (1e-2, 1e-4), "epochs": (8, 4)}
+GRID = {
+    "texts": (False, True),
+    "dim": (8, 4),
+    "num_layers": (1,),
+    "num_heads": (1,),
+    "learning_rate": (1e-2, 1e-4),
+    "epochs": (8, 4),
+}
 
 
 def with_last_items(data, last, drawn_from=29):
@@ -44,8 +51,8 @@ def tuned(data, tmp_path_factory):
 
 def test_the_best_trial_is_what_the_validation_items_say(data, tuned):
     folder, tuning = tuned
-    assert len(tuning.trials) == 4
-    assert tuning.best.dim == max(tuning.trials[:2], key=lambda trial: trial.gain).settings["dim"]
+    assert len(tuning.trials) == 5
+    assert tuning.best.texts == max(tuning.trials[:2], key=lambda trial: trial.gain).settings["texts"]
     assert max(trial.gain for trial in tuning.trials) > min(trial.gain for trial in tuning.trials)
     histories, targets = evaluation_histories(data, "validation")
     model = SASRec.load(folder / "sasrec.safetensors")
@@ -86,11 +93,11 @@ def test_the_validation_items_do_count(data, tmp_path, baseline):
 def test_an_interrupted_search_goes_on(data, tuned, tmp_path, monkeypatch):
     fitted = []
 
-    def fit(training, num_items, settings, seed, progress, stop_after=None):
+    def fit(training, num_items, settings, *others, stop_after=None):
         if len(fitted) == stop_after:
             raise KeyboardInterrupt
         fitted.append(settings)
-        return real(training, num_items, settings, seed, progress)
+        return real(training, num_items, settings, *others)
 
     real = tuning.fit_sasrec
     monkeypatch.setattr(tuning, "fit_sasrec", lambda *given: fit(*given, stop_after=2))
@@ -99,10 +106,10 @@ def test_an_interrupted_search_goes_on(data, tuned, tmp_path, monkeypatch):
     assert not (tmp_path / "tuning.json").exists()
     monkeypatch.setattr(tuning, "fit_sasrec", fit)
     assert tune_sasrec(data, tmp_path, progress=False, grid=GRID) == tuned[1]
-    assert len(fitted) == 4
+    assert len(fitted) == 5
     assert content(tmp_path) == content(tuned[0])
     assert tune_sasrec(data, tmp_path, progress=False, grid=GRID) == tuned[1]
-    assert len(fitted) == 4
+    assert len(fitted) == 5
     (tmp_path / "sasrec.safetensors").unlink()
     next((tmp_path / "trials").iterdir()).write_text("broken")
     tune_sasrec(data, tmp_path, progress=False, grid=GRID)

@@ -81,10 +81,10 @@ def tokenizer_of(
             of = (training_part(data), len(data.items))
             if not is_fitted_on(sasrec_file(settings), *of):
                 apart = Path(settings.output_dir) / "translation"
-                vectors = embed_texts(data.items.texts) if translation_settings.sasrec_texts else None
-                options = {"settings": sasrec_settings_of(translation_settings), "seed": translation_settings.seed}
+                of_sasrec = sasrec_settings_of(translation_settings)
+                vectors = embed_texts(data.items.texts) if of_sasrec.texts else None
                 with locked(apart, inside=True):
-                    fit_or_load(apart / SASREC_FILE, *of, **options, vectors=vectors)
+                    fit_or_load(apart / SASREC_FILE, *of, of_sasrec, translation_settings.seed, vectors=vectors)
     parts = {} if settings.init_from else settings.prompt_parts
     tokenizer = GramTokenizer.from_pretrained(folder, **parts)
     if tokenizer.item_ids != data.items.item_ids:

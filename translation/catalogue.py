@@ -117,7 +117,7 @@ def translate(
 
 def sasrec_settings_of(settings: TranslationSettings) -> SASRecSettings:
     """Those of its collaborative filter that a translation has settings for."""
-    names = ("dim", "epochs", "max_length", "dropout")
+    names = ("dim", "epochs", "max_length", "dropout", "texts")
     return SASRecSettings(**{name: getattr(settings, f"sasrec_{name}") for name in names})
 
 
@@ -185,7 +185,7 @@ class _Stages:
         """The SASRec of the training part, and the key of its provenance."""
         if self._sasrec is None:
             arguments = (training_part(self.data), len(self.data.items), self.sasrec_settings, self.settings.seed)
-            vectors = self.vectors()[0] if self.settings.sasrec_texts else None
+            vectors = self.vectors()[0] if self.sasrec_settings.texts else None
             sasrec = fit_or_load(self._file(SASREC_FILE), *arguments, self.progress, vectors)
             self._sasrec = sasrec, sasrec_provenance(*arguments, vectors).key
         return self._sasrec
