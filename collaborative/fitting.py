@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..common.provenance import Provenance, hash_of_interactions, read_provenance
 from ..data.interactions import Interactions
-from .sasrec import SASRec, SASRecSettings
+from .sasrec import VECTORS, SASRec, SASRecSettings
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def fit_sasrec(
         settings: shape and training.
         seed: of weights, order and dropout. The global random state is left as it was.
         progress: show a bar with the loss.
-        vectors: (N, v) of the items' texts, which `settings.texts` needs; without it they are not looked at.
+        vectors: (N, v) of the items' texts; looked at only where `settings.texts` is true.
 
     Returns:
         In evaluation mode. The same input gives the same weights on the same machine with as many threads.
@@ -58,8 +58,7 @@ def fit_sasrec(
         ValueError: the loss or the weights are no longer finite; or vectors are needed and not given.
     """
     settings = settings or SASRecSettings()
-    if settings.texts and vectors is None:
-        raise ValueError("texts is true: this SASRec knows the items' texts; give it their vectors")
+    vectors = _known(vectors, settings)
     targets_per_epoch = int(np.maximum(interactions.lengths - 1, 0).sum())
     if not targets_per_epoch:
         logger.warning("no user has two training items: SASRec learns nothing, and similar items are arbitrary")
@@ -71,7 +70,7 @@ def fit_sasrec(
     ):
         torch.default_generator.manual_seed(seed)  # the CPU's alone, which is what is put back
         model = SASRec(num_items, settings).train()
-        if settings.texts:
+        if vectors is not None:
             parametrize.register_parametrization(model.items, "weight", _WithTexts(vectors, settings.dim))
         repeats = interactions.num_repeats
         model.repeat.fill_(math.log((repeats + 1) / (targets_per_epoch - repeats + 1)))
@@ -101,7 +100,7 @@ def fit_sasrec(
                 bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
                 bar.update(len(hidden))
                 done += len(hidden)
-    if settings.texts:
+    if vectors is not None:
         parametrize.remove_parametrizations(model.items, "weight")
     if not all(weight.isfinite().all() for weight in model.parameters()):
         raise ValueError(f"SASRec: after its last step some weights are not finite; {_REMEDY}")
@@ -243,11 +242,19 @@ class _SoftmaxLoss(torch.autograd.Function):
 def sasrec_provenance(
     interactions: Interactions, num_items: int, settings: SASRecSettings, seed: int, vectors: np.ndarray | None = None
 ) -> Provenance:
-    """Everything that decides what `fit_sasrec` learns."""
+    """Everything that decides what `fit_sasrec` learns; `texts` is told by whether item vectors are an input."""
     inputs = {"training interactions": hash_of_interactions(interactions)}
-    if settings.texts:
-        inputs["item vectors"] = hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()
-    return Provenance("sasrec", inputs, {"num_items": num_items, "sasrec": asdict(settings), "seed": seed})
+    if (known := _known(vectors, settings)) is not None:
+        inputs[VECTORS] = hashlib.sha256(np.ascontiguousarray(known)).hexdigest()
+    own = {name: value for name, value in asdict(settings).items() if name != "texts"}
+    return Provenance("sasrec", inputs, {"num_items": num_items, "sasrec": own, "seed": seed})
+
+
+def _known(vectors: np.ndarray | None, settings: SASRecSettings) -> np.ndarray | None:
+    """The vectors that a SASRec knows: none where its settings say so."""
+    if settings.texts and vectors is None:
+        raise ValueError("texts is true: this SASRec knows the items' texts; give it their vectors")
+    return vectors if settings.texts else None
 
 
 def is_fitted_on(path: str | Path, interactions: Interactions, num_items: int) -> bool:

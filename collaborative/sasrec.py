@@ -22,6 +22,7 @@ from ..common.provenance import Provenance, read_provenance
 from ..common.settings import Settings, within
 from ..data.interactions import Interactions
 
+VECTORS = "item vectors"  # among a SASRec's inputs where it knows the texts
 _PLACES_AT_ONCE = 1 << 14  # of users' histories, where the states of all are taken
 
 
@@ -188,8 +189,9 @@ class SASRec(nn.Module):
             ValueError: the file is no SASRec.
         """
         try:
-            weights, facts = load_file(path), read_provenance(path)["settings"]
-            model = cls(facts["num_items"], SASRecSettings(**facts["sasrec"]))
+            weights, made = load_file(path), read_provenance(path)
+            settings = SASRecSettings(**made["settings"]["sasrec"], texts=VECTORS in made["inputs"])
+            model = cls(made["settings"]["num_items"], settings)
             model.load_state_dict(weights)
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())

@@ -87,14 +87,12 @@ def data(data_folder):
 def tokenizer(data):
     """With a vocabulary of its own, histories of at most 8 items and prompts of at most 48 tokens."""
     from gram import GramTokenizer
-    from gram.collaborative.sasrec import SASRecSettings
     from gram.tokenization_gram import PROMPT_WORDING
     from gram.translation import TranslationSettings, train_vocabulary, translate
 
     words = train_vocabulary([*data.items.texts, *PROMPT_WORDING], 400)
-    settings = TranslationSettings(num_clusters=4, depth=3, num_similar=3)
-    sasrec = SASRecSettings(dim=16, num_layers=1, num_heads=1, epochs=2)
-    translation = translate(data, words, settings, sasrec_settings=sasrec, progress=False)
+    settings = TranslationSettings(num_clusters=4, depth=3, num_similar=3, sasrec_dim=16, sasrec_epochs=2)
+    translation = translate(data, words, settings, progress=False)
     return GramTokenizer.from_catalogue(words, translation.catalogue, max_history=8, max_passage_length=48)
 
 

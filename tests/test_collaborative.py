@@ -1,7 +1,7 @@
 """SASRec: it learns what follows what, is the same every time, and is kept with what it was trained on."""
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,7 +152,7 @@ def test_a_saved_model_scores_alike(tmp_path):
     assert loaded.settings == SMALL
     assert loaded.score([np.array([1, 2])]).equal(model.score([np.array([1, 2])]))
     assert [path.name for path in tmp_path.iterdir()] == ["sasrec.safetensors"]
-    assert read_provenance(tmp_path / "sasrec.safetensors")["settings"]["sasrec"] == asdict(SMALL)
+    assert read_provenance(tmp_path / "sasrec.safetensors")["settings"]["num_items"] == 12
 
 
 def test_a_file_that_is_no_sasrec_is_refused(tmp_path):

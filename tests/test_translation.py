@@ -1,6 +1,5 @@
 """The translation of a catalogue: unique IDs in valid tokens, whatever the texts, and the same ones every time."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import sparse
 from transformers import AutoTokenizer, T5Tokenizer
 
-from gram.collaborative.sasrec import SASRecSettings
 from gram.common.extras import MissingPackageError
 from gram.data import Interactions, ItemTable, RecommendationData, read_folder, training_part
 from gram.tokenization_gram import CATALOGUE_SCHEMA, COUNTS, GramTokenizer
@@ -32,7 +30,7 @@ KINDS = [
     "eye shadow palette",
 ]
 TEXTS = [f"title: {kind} number {i}; brand: {'Glow Kiss Acme'.split()[i % 3]}" for i in range(8) for kind in KINDS]
-SASREC = SASRecSettings(dim=8, num_layers=1, num_heads=1, epochs=1)
+SMALL = {"sasrec_dim": 8, "sasrec_epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +67,7 @@ def test_a_translation_is_one_row_per_item_in_catalogue_order(vocabulary):
     result = translate(
         catalogue_of(TEXTS),
         vocabulary,
-        TranslationSettings(num_clusters=4, depth=3, num_similar=5),
-        sasrec_settings=SASREC,
+        TranslationSettings(num_clusters=4, depth=3, num_similar=5, **SMALL),
         progress=False,
     )
     assert result.catalogue.schema == CATALOGUE_SCHEMA.append(pa.field(COUNTS, pa.int64()))
@@ -89,20 +86,17 @@ def test_a_translation_is_one_row_per_item_in_catalogue_order(vocabulary):
 def test_the_validation_and_test_items_of_users_change_nothing(vocabulary, of_sasrec):
     sequences = [(0, 1, 2, 3, 4), (2, 3, 4, 5, 6), (5, 1, 7, 9, 8)]
     others = [(*sequence[:-2], 20 + user, 30 + user) for user, sequence in enumerate(sequences)]
-    chosen = TranslationSettings(num_clusters=4, depth=3, **of_sasrec)
-    one, two = (
-        translate(catalogue_of(TEXTS, s), vocabulary, chosen, sasrec_settings=SASREC, progress=False)
-        for s in (sequences, others)
-    )
+    chosen = TranslationSettings(num_clusters=4, depth=3, **SMALL, **of_sasrec)
+    one, two = (translate(catalogue_of(TEXTS, s), vocabulary, chosen, progress=False) for s in (sequences, others))
     assert one.catalogue.equals(two.catalogue)
     for name, weight in one.sasrec.state_dict().items():
         assert weight.equal(two.sasrec.state_dict()[name]), name
 
 
 def test_the_training_items_of_users_do_count(vocabulary):
-    chosen = TranslationSettings(num_clusters=4, depth=3)
+    chosen = TranslationSettings(num_clusters=4, depth=3, **SMALL)
     one, two = (
-        translate(catalogue_of(TEXTS, s), vocabulary, chosen, sasrec_settings=SASREC, progress=False)
+        translate(catalogue_of(TEXTS, s), vocabulary, chosen, progress=False)
         for s in ([(0, 1, 2, 3, 4)], [(9, 8, 7, 3, 4)])
     )
     assert one.catalogue["lexical_id"].equals(two.catalogue["lexical_id"])
@@ -113,12 +107,13 @@ def test_with_a_share_of_the_sasrec_items_of_the_same_users_are_in_one_cluster(v
     random = np.random.default_rng(0)
     crowds = [range(0, 12), range(12, 24)]  # of items whose texts tell nothing of it
     sequences = [random.permutation(crowds[user % 2])[:9].tolist() for user in range(400)]
-    sasrec = dataclasses.replace(SASREC, epochs=20)
     catalogue = catalogue_of([TEXTS[item % len(TEXTS)] for item in range(24)] + TEXTS[:2], sequences)
 
     def first_words(share: float) -> list[set[str]]:
-        chosen = TranslationSettings(num_clusters=2, depth=7, num_similar=2, sasrec_in_clusters=share)
-        result = translate(catalogue, vocabulary, chosen, sasrec_settings=sasrec, progress=False)
+        chosen = TranslationSettings(
+            num_clusters=2, depth=7, num_similar=2, sasrec_in_clusters=share, sasrec_dim=8, sasrec_epochs=20
+        )
+        result = translate(catalogue, vocabulary, chosen, progress=False)
         words = [tokens[0] for tokens in result.catalogue["lexical_id"].to_pylist()]
         return [{words[item] for item in crowd} for crowd in crowds]
 
@@ -422,7 +417,7 @@ def test_given_files_are_taken_only_where_asked_for(folder, few_words):
     assert result.catalogue["similar_items"].to_pylist() == [["B"], ["C"], ["A"]]
     assert result.sasrec is None
     assert result.statistics.suffixed == 1
-    own = translate(read_folder(folder), few_words, TranslationSettings(), sasrec_settings=SASREC, progress=False)
+    own = translate(read_folder(folder), few_words, TranslationSettings(**SMALL), progress=False)
     assert own.catalogue["lexical_id"].to_pylist() != result.catalogue["lexical_id"].to_pylist()
 
 

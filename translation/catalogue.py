@@ -66,7 +66,6 @@ def translate(
     tokenizer: PreTrainedTokenizerBase,
     settings: TranslationSettings | None = None,
     *,
-    sasrec_settings: SASRecSettings | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> Translation:
@@ -76,7 +75,6 @@ def translate(
         data: items and users' whole sequences.
         tokenizer: a T5-like tokenizer; lexical IDs are made of its vocabulary, and codes are new to it.
         settings: of the translation.
-        sasrec_settings: of the collaborative filter; by default as `settings` has them.
         folder: keeps what every stage makes, each with its provenance; a stage whose input and settings are those of
             the file that is there is not done again.
         progress: show progress bars.
@@ -95,7 +93,7 @@ def translate(
     if len(data.items) > most:
         with needs("faiss", f"a catalogue of {len(data.items):,} items"):  # now, and not after an hour
             import faiss  # noqa: F401
-    stages = _Stages(data, tokenizer, settings, sasrec_settings or sasrec_settings_of(settings), folder, progress)
+    stages = _Stages(data, tokenizer, settings, folder, progress)
     lexical_ids, ids_from, new_tokens = stages.codes() if settings.id_tokens == CODES else stages.lexical_ids()
     similar, similar_from, sasrec = stages.similar_items()
     items = data.items
@@ -145,9 +143,9 @@ def _encoder_options(settings: TranslationSettings, folder: Path | None) -> dict
 class _Stages:
     """The stages of the translation, each a method that gives what it made and its provenance."""
 
-    def __init__(self, data, tokenizer, settings, sasrec_settings, folder, progress):
+    def __init__(self, data, tokenizer, settings, folder, progress):
         self.data, self.tokenizer = data, tokenizer
-        self.settings, self.sasrec_settings = settings, sasrec_settings
+        self.settings, self.sasrec_settings = settings, sasrec_settings_of(settings)
         self.folder = None if folder is None else Path(folder)
         self.progress = progress
         self._sasrec: tuple[SASRec, str] | None = None
