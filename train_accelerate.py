@@ -25,9 +25,11 @@ import os
 import re
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +47,13 @@ from gram.common.text import duration
 from gram.data import RecommendationData, drawn_users, evaluation_histories, training_part
 from gram.evaluation.candidates import gram_candidates, target_ranks
 from gram.evaluation.rankings import ranking_metrics
-from gram.hub import CardSettings, refresh_model_card
+from gram.hub.card_settings import CardSettings
+from gram.hub.model_card import refresh_model_card
 from gram.item_cache_gram import ITEM_CACHE_FOLDER
 from gram.modeling_gram import GramForConditionalGeneration
 from gram.serving.loading import MODEL_FILES
 from gram.tokenization_gram import GramTokenizer
-from gram.training.budget import seconds_of, steps_within
+from gram.training.budget import round_ends, seconds_of, steps_within
 from gram.training.checkpoints import (
     ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -192,11 +195,17 @@ class _Run:
         settings, progress = self.settings, self.progress
         if settings.budget is None:
             self.total = sum(len(self.steps(epoch)) for epoch in range(settings.epochs))
-            return
-        chosen = progress.budget = progress.budget or self._choose()
-        self.total = chosen["steps"]
-        text = f"a step takes {chosen['step_seconds']:.2g} s, {self.total:,} steps, {chosen['epochs']:.3g} epochs"
-        logger.info("budget %s: %s; validation takes about %.2f s", settings.budget, text, chosen["validation_seconds"])
+        else:
+            chosen = progress.budget = progress.budget or self._choose()
+            self.total = chosen["steps"]
+            text = f"a step takes {chosen['step_seconds']:.2g} s, {self.total:,} steps, {chosen['epochs']:.3g} epochs"
+            validation = f"validation takes about {chosen['validation_seconds']:.2f} s"
+            logger.info("budget %s: %s; %s", settings.budget, text, validation)
+        epochs = (len(self.steps(epoch)) for epoch in count())
+        self.ends = round_ends(epochs, self.total, settings.first_round)
+        if len(self.ends) > 1:
+            ends = ", ".join(f"{end:,}" for end in self.ends)
+            logger.info("rounds end after %s steps, the training with the first that brings no better validation", ends)
 
     def _choose(self) -> dict[str, float]:
         """Time some steps and a validation, and choose how many fit; then all is as it was before."""
@@ -229,11 +238,16 @@ class _Run:
             while progress.updates < self.total and not progress.stopped_early:
                 self._epoch(bar)
                 progress.epoch, progress.step = progress.epoch + 1, 0
-                if progress.epoch % settings.validate_every == 0 or progress.updates == self.total:
+                if progress.epoch % settings.validate_every == 0 or progress.updates in self.ends:
                     self._validate(bar)
                 self._save()
         if settings.report_to:
             self.accelerator.end_training()
+
+    def _round(self, step: int) -> tuple[int, int]:
+        """Before which step the round of this one begins and the next one does; the first step is 0."""
+        place = bisect_right(self.ends, step)
+        return (0, *self.ends)[place], self.ends[place]
 
     def _epoch(self, bar: tqdm) -> None:
         progress, steps = self.progress, self.steps(self.progress.epoch)
@@ -280,9 +294,11 @@ class _Run:
         )
 
     def _set_learning_rate(self) -> None:
-        """Of the next step: it rises from 0 over the first steps and falls to 0 over the others."""
-        done, rising = self.progress.updates, round(self.settings.warmup_ratio * self.total)
-        share = done / rising if done < rising else (self.total - done) / max(self.total - rising, 1)
+        """Of the next step: it rises from 0 over the first steps of a round and falls to 0 over the others."""
+        start, end = self._round(self.progress.updates)
+        done, steps = self.progress.updates - start, end - start
+        rising = round(self.settings.warmup_ratio * steps)
+        share = done / rising if done < rising else (steps - done) / max(steps - rising, 1)
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest_lr"] * share
 
@@ -342,7 +358,12 @@ class _Run:
         self._log(bar, {"ndcg@10": ndcg})
         if progress.add_validation(ndcg) and self.accelerator.is_main_process:
             save_model_folder(model, self.adapted, self.tokenizer, self.checkpoints / "best")
-        progress.stopped_early = 0 < settings.patience <= progress.validations_since_best
+        if settings.first_round is None:
+            progress.stopped_early = 0 < settings.patience <= progress.validations_since_best
+        elif progress.updates in self.ends[:-1]:
+            start, _ = self._round(progress.updates - 1)
+            best = max(progress.validations, key=lambda validation: validation["ndcg@10"])
+            progress.stopped_early = settings.patience > 0 and best["updates"] <= start
 
     def _ranks(self, model: GramForConditionalGeneration, users: np.ndarray) -> np.ndarray:
         """The places of the targets of this process's share of the users."""

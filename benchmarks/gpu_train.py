@@ -18,7 +18,7 @@ from gram.common.command_line import exit_code_of
 from gram.common.files import new_file
 
 EVERY = 60  # seconds
-RECIPE = ("--config", "cpu", "--budget", "none", "--epochs", "60", "--validate-every", "2")
+RECIPE = ("--config", "cpu", "--budget", "none", "--epochs", "60", "--first-round", "none", "--validate-every", "2")
 SAVE_POINTS = ("--save-every", "20")  # steps after which it looks at the clock
 
 

@@ -30,8 +30,9 @@ GROUPS = {
         "passage_position",
     ),
     "Optimisation": (
-        *("epochs", "budget", "batch_size", "prefixes_per_user", "interaction_dropout", "optimizer", "learning_rate"),
-        *("embedding_rate", "adam_epsilon", "weight_decay", "warmup_ratio", "max_grad_norm", "mixed_precision", "seed"),
+        *("epochs", "budget", "first_round", "batch_size", "prefixes_per_user", "interaction_dropout", "optimizer"),
+        *("learning_rate", "embedding_rate", "adam_epsilon", "weight_decay", "warmup_ratio", "max_grad_norm"),
+        *("mixed_precision", "seed"),
     ),
     "Validation": ("validate_every", "validation_users", "validation_beams", "patience"),
     "Memory and speed": (

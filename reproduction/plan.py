@@ -146,13 +146,14 @@ class Plan:
         for name in self.rows or ():
             if name not in ROWS:
                 raise ValueError(f"rows: there is no row {name!r}; the rows are {', '.join(ROWS)}")
-        for name in ("translation", "init_from", "lora", "lexical_ids"):
+        for name in ("translation", "init_from", "lora", "lexical_ids", "first_round"):
             if self.settings.get(name) is not None:
-                raise ValueError(f"{name} cannot be given: every row is translated and trained from its own settings")
+                how = "translated and trained from its own settings, in one round"
+                raise ValueError(f"{name} cannot be given: every row is {how}")
         of_file = settings_of_file(self.dataset, TrainingSettings, TranslationSettings, given=self.settings)
         shape = {} if self.size == RECIPE_SIZE else {"backbone": None, **SIZES[self.size]}
-        places = {"data": str(self.data), "output_dir": str(self.output_dir)}
-        values = {**DEFAULTS, **of_file, **shape, **self.settings, **places}
+        own = {"data": str(self.data), "output_dir": str(self.output_dir), "first_round": None}
+        values = {**DEFAULTS, **of_file, **shape, **self.settings, **own}
         self.training, self.translation = settings_from(values, TrainingSettings, TranslationSettings)
         if self.training.budget is not None:
             raise ValueError("budget: rows take the same number of steps on any machine; give epochs in its place")

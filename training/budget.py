@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import accumulate
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -30,3 +32,29 @@ def steps_within(seconds: float, step: float, validation: float, every: int) -> 
     """
     rounds, left = divmod(seconds, every * step + validation)
     return max(int(rounds) * every + max(int((left - validation) / step), 0), 1)
+
+
+def round_ends(epochs: Iterable[int], total: int, first: int | None) -> list[int]:
+    """The steps after which the rounds of a training end, in order; the last is `total`.
+
+    The first round is of `first` epochs, and each other one of as many as there have been before it. The last takes
+    what is left, and is at least half as long as all before it. Without `first` there is one round.
+
+    Args:
+        epochs: the steps of each epoch.
+        total: steps in all.
+        first: epochs of the first round.
+
+    Example:
+        >>> round_ends([10] * 20, 200, first=3), round_ends([10] * 20, 40, first=3), round_ends([10] * 20, 200, None)
+        ([30, 60, 120, 200], [40], [200])
+    """
+    ends: list[int] = []
+    if first is None:
+        return [total]
+    for epoch, steps in enumerate(accumulate(epochs), start=1):
+        if steps > 0.65 * total:
+            break
+        if epoch == first << len(ends):
+            ends.append(steps)
+    return [*ends, total]

@@ -18,7 +18,7 @@ class Progress:
         updates, samples, seconds: of training so far, in all.
         best_ndcg: the highest validation NDCG@10; -1 before the first.
         validations_since_best: how many since then.
-        stopped_early: whether the run's patience is at an end.
+        stopped_early: whether it ended as validations were no better.
         validations: of each its `epoch`, `updates` and `ndcg@10`.
         losses: the training loss at updates `losses_every`, `2 * losses_every` and so on; at most a thousand.
         losses_every: updates from one of them to the next.

@@ -58,6 +58,9 @@ class TrainingSettings(Settings):
         epochs: passes over the training part; 30 where no budget is given either.
         budget: time for training and validations in place of epochs, such as 2h, 90m, 600s or 1h30m: as many steps as
             fit, by some that are timed before the first. They are not cut should they take longer later.
+        first_round: epochs after which the learning rate has fallen to 0 for the first time. It then starts again, for
+            as many epochs as there have been, and so on; the last round takes what is left. The run ends with the first
+            round that brings no better validation. Without it there is one round.
         batch_size: samples of an optimizer step, over all processes.
         micro_batch_size: samples that a process runs through the model at once.
         micro_batch_tokens: tokens of prompts that it encodes at once; the two bound the memory.
@@ -81,7 +84,7 @@ class TrainingSettings(Settings):
             other weights, and learn slowly at the same rate.
         adam_epsilon: epsilon of AdamW.
         weight_decay: apart from the gradient, as AdamW's; the layer norms have none.
-        warmup_ratio: share of the steps in which the learning rate rises from 0; it then falls to 0, both linearly.
+        warmup_ratio: share of a round's steps in which the learning rate rises from 0; it then falls to 0, linearly.
         max_grad_norm: gradients are clipped to this norm.
         gradient_checkpointing: compute activations anew in the backward pass, for less memory.
         compile: compile the feed-forward layers with `torch.compile`, which needs a C++ compiler.
@@ -89,7 +92,8 @@ class TrainingSettings(Settings):
         validate_every: validate after this many epochs by NDCG@10, and keep the best weights.
         validation_users: users to validate on, the same every time; 0 takes all.
         validation_beams: beams of the validation.
-        patience: stop after this many validations without a better one; 0 never stops early.
+        patience: stop after this many validations without a better one; 0 never stops early. Where `first_round` is
+            given, any other number stands for a round.
         save_every: optimizer steps between checkpoints to resume from.
         workers: processes that prepare batches ahead; 0 prepares them in the training process, and without it there is
             one for a GPU and none for a CPU, which would share its cores.
@@ -135,6 +139,7 @@ class TrainingSettings(Settings):
     attention_start: str = within("random", one_of=("random", "identity"))
     epochs: int | None = within(None, least=1)
     budget: str | None = None
+    first_round: int | None = within(None, least=1)
     batch_size: int = within(128, least=1)
     micro_batch_size: int = within(128, least=1)
     micro_batch_tokens: int = within(16384, least=1)
