@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..common.artefacts import write
-from ..common.provenance import Provenance, read_provenance
+from ..common.provenance import Provenance, read_provenance, write_artefact
 from ..common.settings import Settings, within
 from ..data.interactions import Interactions
 
@@ -179,7 +178,8 @@ class SASRec(nn.Module):
 
     def save(self, path: str | Path, provenance: Provenance) -> None:
         """Write the weights, and in the file's head the settings and what they were trained on, as safetensors."""
-        write(Path(path), {name: weight.numpy(force=True) for name, weight in self.state_dict().items()}, provenance)
+        weights = {name: weight.numpy(force=True) for name, weight in self.state_dict().items()}
+        write_artefact(Path(path), weights, provenance)
 
     @classmethod
     def load(cls, path: str | Path) -> SASRec:

@@ -13,7 +13,7 @@ from .command import quiet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..hub import CardSettings
+    from ..hub.card_settings import CardSettings
 
     what = "model folder, with training.json, and evaluation.json and ablations.json if there are any"
     parser.add_argument("model", type=Path, metavar="MODEL", help=what)
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     quiet()
-    from ..hub import CardSettings, write_model_card
+    from ..hub.card_settings import CardSettings
+    from ..hub.model_card import write_model_card
 
     settings = CardSettings.of(arguments.model, **vars(arguments))
     print(f"saved to {write_model_card(arguments.model, settings, arguments.overwrite)}")

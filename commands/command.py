@@ -99,8 +99,8 @@ def print_items(found: list) -> None:
 
 def refresh_card(folder: Path) -> None:
     """Write the card of a model folder that was made of another, if that one told of its training."""
-    from ..hub import refresh_model_card
     from ..hub.card_data import TRAINING_FILE
+    from ..hub.model_card import refresh_model_card
 
     if (folder / TRAINING_FILE).is_file():
         refresh_model_card(folder)

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     quiet()
-    from ..reproduction import Plan, reproduce, rerun, results_table
+    from ..reproduction.plan import Plan
+    from ..reproduction.stages import reproduce, rerun
+    from ..reproduction.tables import results_table
 
     say = partial(print, flush=True)
     settings = {name: value for name, value in vars(arguments).items() if name != "source"}

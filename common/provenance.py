@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from .files import new_file
 
 if TYPE_CHECKING:  # `gram prepare` needs no torch
     import torch
@@ -129,6 +132,31 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
         return json.loads(metadata.get(METADATA_KEY, "{}"))
     except (OSError, SafetensorError, pa.ArrowInvalid, ValueError):
         return {}
+
+
+def table_or_arrays(
+    path: Path | None, provenance: Provenance, make: Callable[[], pa.Table | dict[str, np.ndarray]]
+) -> pa.Table | dict[str, np.ndarray]:
+    """The artefact in the file if it is the one that is wanted; otherwise it is made now, and kept there.
+
+    The file is `.parquet` for a table, `.safetensors` for arrays; None: nothing is kept.
+    """
+    if path is not None and read_provenance(path).get("key") == provenance.key:
+        return pq.read_table(path) if path.suffix == ".parquet" else load_file(path)
+    made = make()
+    if path is not None:
+        write_artefact(path, made, provenance)
+    return made
+
+
+def write_artefact(path: Path, made: pa.Table | dict[str, np.ndarray], provenance: Provenance) -> None:
+    """Write an artefact, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as part:
+        if isinstance(made, pa.Table):
+            pq.write_table(made.replace_schema_metadata(provenance.metadata), part)
+        else:
+            save_file({name: np.ascontiguousarray(array) for name, array in made.items()}, part, provenance.metadata)
 
 
 def hash_of_json(values: Any) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,6 @@ def _rows_of_plain_texts(path: Path) -> Iterator[tuple[int, str, str, str]]:
         item, *words = line.split()
         start, fields = forms.fields_of(" ".join(words))
         yield number, item, fields.get("title", ""), " ".join(words) if start or any(fields.values()) else ""
-
-
-def _fields_of(path: Path, batches: Sequence[pa.RecordBatch]) -> pa.Table | None:
-    """The fields of all items as they are, of whatever type."""
-    return pa.concat_tables([pa.table(items_in(batch, path)[2]) for batch in batches]) if batches else None
 
 
 def _strings(values: pa.Array | pa.ChunkedArray, name: str, path: Path) -> pa.Array | pa.ChunkedArray:
@@ -217,4 +212,5 @@ def read_items(path: str | Path) -> ItemTable:
     if path.suffix == ".txt":
         return _items_of(path, _rows_of_plain_texts(path))
     batches = list(forms.item_batches(path, Reading(may_skip=False)))
-    return replace(_items_of(path, _rows_of_fields(path, batches)), fields=_fields_of(path, batches))
+    items = _items_of(path, _rows_of_fields(path, batches))
+    return replace(items, fields=pa.concat_tables([pa.table(items_in(batch, path)[2]) for batch in batches]))

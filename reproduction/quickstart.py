@@ -20,7 +20,8 @@ from ..common.settings import RECIPES, settings_from
 from ..data import RecommendationData, read_folder
 from ..data.prepare import PrepareSettings, prepare
 from ..evaluation.full_ranking import evaluate, format_table, result_files
-from ..hub import CardSettings, refresh_model_card
+from ..hub.card_settings import CardSettings
+from ..hub.model_card import refresh_model_card
 from ..serving.loading import load_model
 from ..tokenization_gram import GramTokenizer
 from ..train_accelerate import check_folder, train

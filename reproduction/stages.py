@@ -25,9 +25,8 @@ from ..data.splits import sample_users
 from ..evaluation.full_ranking import ranks_table
 from ..evaluation.rankings import row_metrics
 from ..evaluation.tuning import COUNTED_SETTINGS
-from ..hub import refresh_model_card
 from ..hub.card_data import ABLATIONS_FILE, EVALUATION_FILE
-from ..hub.model_card import CARD
+from ..hub.model_card import CARD, refresh_model_card
 from ..serving.loading import load_model
 from ..training.facts import data_facts, environment
 from ..training.settings import TrainingSettings
@@ -60,7 +59,7 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
         ValueError: the data are not those that were named, the output folder is another reproduction's, or this runs
             in several processes.
     """
-    work = open_workspace(plan, progress)
+    work = Workspace(plan.read_data(), plan.output_dir, _accelerator(plan.training.mixed_precision), progress)
     common, runs = _common(plan.facts, work), plan.runs()
     todo = [run for run in runs if not is_done(work.folder, run, common["hashes"]["data"])]
     translations = {run.translation: run for run in runs if run.translation is not None}
@@ -91,11 +90,6 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print, progress: bool = T
     begin("model card")
     refresh_card(work.folder, plan.training.seed)
     return joined
-
-
-def open_workspace(plan: Plan, progress: bool = True) -> Workspace:
-    """What a plan's runs are made from and in; errors as of [`reproduce`]."""
-    return Workspace(plan.read_data(), plan.output_dir, _accelerator(plan.training.mixed_precision), progress)
 
 
 def rerun(

@@ -17,7 +17,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from ..common.artefacts import write
 from ..common.files import check_outputs, holds_table, locked, new_file
 from ..common.provenance import (
     COMPUTING,
@@ -29,6 +28,7 @@ from ..common.provenance import (
     hash_of_tokenizer,
     read_provenance,
     versions,
+    write_artefact,
 )
 from ..data.sources.lines import filled_lines
 from ..item_cache_gram import ItemCache
@@ -299,7 +299,7 @@ def recommend_users(
         with tqdm(total=len(users), initial=done, desc="recommending", unit="user", disable=not progress) as bar:
             for start, chunk in left.items():
                 found = _recommend_chunk(recommender, chunk, {**search, "allowed": allowed}, cache, bar)
-                write(parts[start], found, provenance)
+                write_artefact(parts[start], found, provenance)
         kind = pyarrow.csv.CSVWriter if output.suffix == ".csv" else pq.ParquetWriter
         with new_file(output) as part, kind(part, RECOMMENDATIONS_SCHEMA) as writer:
             for path in parts.values():

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gram import train_accelerate
 from gram.common.settings import settings_from
-from gram.hub import write_model_card
-from gram.reproduction import Plan
+from gram.hub.model_card import write_model_card
+from gram.reproduction.plan import Plan
 from gram.train_accelerate import train
 from gram.training.budget import seconds_of, steps_within
 from gram.training.progress import Progress

@@ -16,8 +16,8 @@ from transformers import T5Tokenizer
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie, cli
 from gram.common.text import plain
-from gram.hub import CardSettings, is_handmade, refresh_model_card, write_model_card
-from gram.hub.model_card import code
+from gram.hub.card_settings import CardSettings
+from gram.hub.model_card import code, is_handmade, refresh_model_card, write_model_card
 from gram.tokenization_gram import CATALOGUE_SCHEMA
 from gram.training.facts import run_facts
 

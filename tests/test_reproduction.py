@@ -17,11 +17,10 @@ from gram.data.splits import sample_users
 from gram.evaluation.candidates import Ranking
 from gram.evaluation.full_ranking import PROTOCOLS
 from gram.evaluation.rankings import interval, ndcg
-from gram.reproduction import ROWS, Plan, reproduce, rerun, results_table, write_table
-from gram.reproduction.plan import BUDGET, Run
+from gram.reproduction.plan import BUDGET, ROWS, Plan, Run
 from gram.reproduction.runs import Workspace
-from gram.reproduction.stages import save_result
-from gram.reproduction.tables import join_results
+from gram.reproduction.stages import reproduce, rerun, save_result
+from gram.reproduction.tables import join_results, results_table, write_table
 
 from .conftest import QUICKSTART_RECIPE
 

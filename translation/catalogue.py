@@ -17,7 +17,6 @@ from ..collaborative.fitting import fit_or_load, sasrec_provenance
 from ..collaborative.neighbours import EXACT_ITEMS, nearest_items
 from ..collaborative.sasrec import SASRec, SASRecSettings
 from ..collaborative.together import items_bought_together
-from ..common.artefacts import table_or_arrays
 from ..common.extras import needs
 from ..common.processes import PartialState
 from ..common.provenance import (
@@ -27,6 +26,7 @@ from ..common.provenance import (
     hash_of_items,
     hash_of_table,
     hash_of_texts,
+    table_or_arrays,
 )
 from ..data.interactions import RecommendationData
 from ..data.splits import training_part

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..common.artefacts import table_or_arrays
 from ..common.devices import choose_device
 from ..common.extras import needs
 from ..common.processes import PartialState
-from ..common.provenance import Provenance, hash_of_folder, hash_of_texts
+from ..common.provenance import Provenance, hash_of_folder, hash_of_texts, table_or_arrays
 from .settings import BUILT_IN_ENCODER
 
 with needs("train"):

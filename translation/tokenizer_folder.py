@@ -14,11 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
-from ..common.artefacts import table_or_arrays
 from ..common.extras import needs
 from ..common.files import check_outputs, locked, put, working_folder
 from ..common.processes import PartialState
-from ..common.provenance import Provenance, hash_of_texts
+from ..common.provenance import Provenance, hash_of_texts, table_or_arrays
 from ..data import RecommendationData
 from ..tokenization_gram import CATALOGUE_FILE, PROMPT_WORDING, GramTokenizer
 from .catalogue import ARTEFACTS, encode_together, translate
