@@ -55,19 +55,25 @@ def run(arguments: argparse.Namespace) -> None:
     if (arguments.users is None) != (arguments.output is None):
         raise ValueError("--users and --output belong together: give both, or --history")
     quiet()
-    from ..serving.recommendation import Recommender, recommend_users
-
+    names = ("top_k", "exclude_seen", "num_beams", "where", "cold_share", "cold_below")
+    search = {name: getattr(arguments, name) for name in names}
+    search |= {"exclude": item_ids(arguments.exclude), "only": arguments.only and item_ids(arguments.only)}
     if arguments.users is not None and (arguments.users.suffix == ".parquet" or arguments.users.is_dir()):
-        _recommend_tables(arguments)
+        from ..serving.tables import FileRecommender, recommend_tables
+
+        loading = (arguments.model, arguments.item_cache, arguments.revision, arguments.batch_size, arguments.device)
+        workers = (arguments.engine, arguments.num_workers, arguments.gpus_per_worker)
+        recommender = FileRecommender(*loading, **search)
+        count = recommend_tables(recommender, arguments.users, arguments.output, *workers)
+        print(f"recommendations to {count:,} users saved to {arguments.output}")
         return
     if arguments.engine != "local":
         raise ValueError(f"--engine {arguments.engine} is for tables; give --users a .parquet, or a folder of such")
+    from ..serving.recommendation import Recommender, recommend_users
+
     loading = (arguments.batch_size, arguments.item_cache, arguments.revision, arguments.device)
     recommender = Recommender.from_pretrained(arguments.model, *loading)
-    search = {"top_k": arguments.top_k, "exclude_seen": arguments.exclude_seen, "num_beams": arguments.num_beams}
-    search |= {"exclude": item_ids(arguments.exclude), "only": arguments.only and item_ids(arguments.only)}
-    search |= {"where": arguments.where, "skip_unknown": arguments.skip_unknown}
-    search |= {"cold_share": arguments.cold_share, "cold_below": arguments.cold_below}
+    search["skip_unknown"] = arguments.skip_unknown
     if arguments.users is not None:
         count = recommend_users(recommender, arguments.users, arguments.output, **search)
         print(f"recommendations to {count:,} users saved to {arguments.output}")
@@ -78,17 +84,3 @@ def run(arguments: argparse.Namespace) -> None:
     if found.is_fallback:
         print("nothing of the history is known: these are the most popular items")
     print_items(found)
-
-
-def _recommend_tables(arguments: argparse.Namespace) -> None:
-    from ..serving.tables import FileRecommender, recommend_tables
-
-    choice = {"exclude": item_ids(arguments.exclude), "only": arguments.only and item_ids(arguments.only)}
-    choice |= {"where": arguments.where, "exclude_seen": arguments.exclude_seen}
-    loading = (arguments.model, arguments.item_cache, arguments.revision, arguments.batch_size, arguments.device)
-    search = {"top_k": arguments.top_k, "num_beams": arguments.num_beams, **choice}
-    search |= {"cold_share": arguments.cold_share, "cold_below": arguments.cold_below}
-    workers = (arguments.engine, arguments.num_workers, arguments.gpus_per_worker)
-    recommender = FileRecommender(*loading, **search)
-    count = recommend_tables(recommender, arguments.users, arguments.output, *workers)
-    print(f"recommendations to {count:,} users saved to {arguments.output}")

@@ -1,13 +1,6 @@
 """A model for runtimes without torch: ONNX graphs, and all that a client of them needs, as plain files.
 
-encoder.onnx: passages padded at their end, `input_ids` and `attention_mask` (N, L) int64, to `states` (N, L, d).
-memory.onnx: `states` (B, M, d) of all tokens that a user attends to, and the `places` (B, M) int64 of their
-    passages, 0 the user prompt, 1 the newest item and so on, to `memory` (layers, 2, H, B, M, dk).
-decoder.onnx: a token more for each of W prefixes of B users; see [`DecoderStep`].
-trie.npz: `offsets`, `tokens`, `items`, `sizes`, `leaves`, `fan_out` of the [`ItemTrie`], and `parents` (N,).
-catalogue.parquet: the catalogue, and each item's `lexical_id_tokens` and `item_prompt`, as token ids.
-tokenizer.json: of the library `tokenizers`, for texts of items that are in no catalogue.
-gram.json: settings, and the SHA-256 of every other file.
+docs/export.md says what each file takes, gives and holds.
 """
 
 from __future__ import annotations
