@@ -49,9 +49,9 @@ def round_ends(epochs: Iterable[int], total: int, first: int | None) -> list[int
         >>> round_ends([10] * 20, 200, first=3), round_ends([10] * 20, 40, first=3), round_ends([10] * 20, 200, None)
         ([30, 60, 200], [40], [200])
     """
-    ends: list[int] = []
     if first is None:
         return [total]
+    ends: list[int] = []
     for epoch, steps in enumerate(accumulate(epochs), start=1):
         if steps > 0.52 * total:  # half; epochs differ by some steps
             break
