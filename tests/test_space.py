@@ -209,6 +209,12 @@ def test_from_history_to_recommendations_and_why(visit, space, tmp_path):
     keep_screenshot(page, "space.png", tmp_path)
 
 
+def test_a_click_while_another_is_answered_is_not_lost(visit, space):
+    page = visit(is_cleared=False)
+    page.evaluate("[1, 4, 7].forEach(place => document.querySelectorAll('#results .gram-row')[place].click())")
+    page.locator("#reasons .gram-note", has_text="no. 8").wait_for()
+
+
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
 def test_it_opens_with_an_example_and_what_is_recommended_for_it(visit, space, tmp_path, width, height):
     _, model, tokenizer = space

@@ -46,7 +46,8 @@ def build(engine: Engine) -> gr.Blocks:
 
         private = {"api_visibility": "private"}
         quick = {"show_progress": "hidden", "concurrency_limit": None, **private}
-        words.change(visits.search, [words, history], hits, trigger_mode="always_last", **quick)
+        last = {"trigger_mode": "always_last", **quick}  # a click while another is answered counts, and is not lost
+        words.change(visits.search, [words, history], hits, **last)
         outputs = [history, hits, past, results]
         for component in (hits, past):
             component.click(visits.edit, [words, history, found], outputs, **quick)
@@ -56,7 +57,7 @@ def build(engine: Engine) -> gr.Blocks:
             visits.recommend, history, outputs, show_progress="minimal", concurrency_limit=2, **private
         )
         asked.then(js=SCROLL_TO % "best", **private)
-        results.click(visits.choose, [found, history], outputs, **quick).then(js=SCROLL_TO % "why", **private)
+        results.click(visits.choose, [found, history], outputs, **last).then(js=SCROLL_TO % "why", **private)
     return page.queue(max_size=100)
 
 
