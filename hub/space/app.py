@@ -46,8 +46,7 @@ def build(engine: Engine) -> gr.Blocks:
 
         private = {"api_visibility": "private"}
         quick = {"show_progress": "hidden", "concurrency_limit": None, **private}
-        last = {"trigger_mode": "always_last", **quick}  # a click while another is answered counts, and is not lost
-        words.change(visits.search, [words, history], hits, **last)
+        words.change(visits.search, [words, history], hits, trigger_mode="always_last", **quick)
         outputs = [history, hits, past, results]
         for component in (hits, past):
             component.click(visits.edit, [words, history, found], outputs, **quick)
@@ -57,7 +56,7 @@ def build(engine: Engine) -> gr.Blocks:
             visits.recommend, history, outputs, show_progress="minimal", concurrency_limit=2, **private
         )
         asked.then(js=SCROLL_TO % "best", **private)
-        results.click(visits.choose, [found, history], outputs, **last).then(js=SCROLL_TO % "why", **private)
+        results.click(visits.choose, [found, history], outputs, **quick).then(js=SCROLL_TO % "why", **private)
     return page.queue(max_size=100)
 
 
