@@ -24,7 +24,7 @@ from gram.common.command_line import exit_code_of
 from gram.data import Interactions, RecommendationData, evaluation_histories, read_folder
 from gram.data.folder import write_parquet_folder
 from gram.evaluation.candidates import target_ranks
-from gram.evaluation.rankings import ranking_metrics
+from gram.evaluation.rankings import estimate_text, ranking_metrics
 from gram.item_cache_gram import ItemCache
 from gram.serving.catalogue_changes import add_items
 from gram.serving.loading import load_model
@@ -133,7 +133,7 @@ def as_table(found: dict) -> str:
     head = [f"recall@{CUTOFF}", "warm targets", "cold targets", "cold items among the fifty"]
     rows = []
     for name, of in found["rows"].items():
-        recall = [f"{of[part]['mean']:.4f} ({of[part]['low']:.4f}-{of[part]['high']:.4f})" for part in ("warm", "cold")]
+        recall = [estimate_text(of[part]) for part in ("warm", "cold")]
         rows.append([name, *recall, f"{100 * of['share of cold items']:.1f} %"])
     return markdown(head, rows)
 

@@ -23,7 +23,7 @@ from gram.common.command_line import exit_code_of
 from gram.data import Interactions, RecommendationData, evaluation_histories, leave_one_out, read_folder
 from gram.data.folder import write_parquet_folder
 from gram.evaluation.candidates import target_ranks
-from gram.evaluation.rankings import ranking_metrics
+from gram.evaluation.rankings import estimate_text, ranking_metrics
 from gram.serving.catalogue_changes import add_items
 from gram.train_accelerate import main as train
 
@@ -87,7 +87,7 @@ def as_table(found: dict) -> str:
     """Markdown: a row per model."""
     rows = []
     for name, of in found["rows"].items():
-        means = [f"{of[metric]['mean']:.4f} ({of[metric]['low']:.4f}-{of[metric]['high']:.4f})" for metric in METRICS]
+        means = [estimate_text(of[metric]) for metric in METRICS]
         rows.append([NAMES[name], *means, "" if name == "added" else f"{of['seconds']:.0f}"])
     return markdown(["", *METRICS, "training, seconds"], rows)
 

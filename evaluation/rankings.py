@@ -7,7 +7,7 @@ And whom it serves: the same by how often the item was there to learn from, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = {"all_items": "all items may be recommended", "unseen_items": "items of the history are masked"}
 CUTOFFS = (1, 5, 10, 20, 50)
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")  # of tables and cards
 TIMES_SEEN = {"0": 0, "1-4": 1, "5-19": 5, "20+": 20}  # groups of items, from how many training interactions on
 SHOWN = {"coverage@10": 3, "popularity@10": 1}  # digits
 SERVED = "By how often the target was seen in training; coverage is the share of the items in anybody's first ten, "
@@ -61,6 +62,13 @@ def estimate(values: np.ndarray) -> dict[str, float]:
     """The [`interval`] of values that lie in [0, 1], clipped to that."""
     found = interval(values)
     return {**found, "low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
+
+
+def estimate_text(of: Mapping[str, float | None], best: float | None = None) -> str:
+    """An [`estimate`] in a Markdown table: bold where it is the best one, with its spread over seeds if it has one."""
+    mean, spread = f"{of['mean']:.4f}", of.get("spread")
+    mean = f"**{mean}**" if of["mean"] == best else mean
+    return f"{mean}{'' if spread is None else f' ± {spread:.4f}'} ({of['low']:.4f}-{of['high']:.4f})"
 
 
 def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, dict[str, float]]:
@@ -165,6 +173,6 @@ def served_cells(models: dict[str, Any], protocol: str) -> list[list[str]]:
     lines += [["users", *(f"{of['users']:,.0f}" for of in groups.values()), "", ""]]
     for name, metrics in metrics_of.items():
         values = [metrics["by_times_seen"][group].get("ndcg@10") for group in groups]  # a group may have no users
-        cells = [f"{of['mean']:.4f} ({of['low']:.4f}-{of['high']:.4f})" if of else "" for of in values]
+        cells = [estimate_text(of) if of else "" for of in values]
         lines.append([plain(name), *cells, *(f"{metrics[key]:.{digits}f}" for key, digits in SHOWN.items())])
     return lines

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..common.files import json_in
 from ..common.provenance import hash_of_weights
-from ..evaluation.rankings import PROTOCOLS
+from ..evaluation.rankings import METRICS, PROTOCOLS
 from ..loading_gram import read_object
 from ..pipeline_gram import TASK
 from ..serving.catalogue_changes import CHANGES_FILE
@@ -20,7 +20,7 @@ from ..serving.loading import load_model
 from ..serving.recommendation import Recommender
 from ..tokenization_gram import GramTokenizer
 from ..translation.report import TreeStatistics
-from .card_settings import METRICS, CardSettings, words
+from .card_settings import CardSettings, words
 
 CARD, PLOT_FILE = "README.md", "training.svg"
 TRAINING_FILE, EVALUATION_FILE, ABLATIONS_FILE = "training.json", "evaluation.json", "ablations.json"

@@ -11,11 +11,10 @@ from huggingface_hub.utils import validate_repo_id, yaml_dump
 
 from ..common.files import new_file
 from ..common.settings import settings_from
-from ..evaluation.rankings import PROTOCOLS
+from ..evaluation.rankings import METRICS, PROTOCOLS
 from .licences import check_licence
 
 CARD_FILE = "card.yaml"
-METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
 
 @dataclass(frozen=True)

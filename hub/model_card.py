@@ -14,12 +14,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ..common.files import new_file
 from ..common.text import _in_one_line, duration, markdown_table, plain
-from ..evaluation.rankings import PROTOCOLS, served_table
+from ..evaluation.rankings import METRICS, PROTOCOLS, estimate_text, served_table
 from ..pipeline_gram import TASK
 from ..training.settings import PLACES
 from .benchmark_results import RESULTS_FILE, results_of
 from .card_data import CARD, GramCardData
-from .card_settings import METRICS, CardSettings
+from .card_settings import CardSettings
 
 TEMPLATE = "model_card_template.md"
 # Where a setting is shown; those that are in none of the groups are the last one's.
@@ -141,14 +141,10 @@ def _is_path(value: Any) -> bool:
 def metrics_table(models: dict[str, dict], protocol: str) -> str:
     """A Markdown table: a row per model, a column per metric, the interval in brackets; the best mean is bold."""
     best = {metric: max(by[protocol][metric]["mean"] for by in models.values()) for metric in METRICS}
-
-    def cell(estimate: dict[str, float], metric: str) -> str:
-        mean = f"{estimate['mean']:.4f}"
-        interval = f"({estimate['low']:.4f}-{estimate['high']:.4f})"
-        return f"{f'**{mean}**' if estimate['mean'] == best[metric] else mean} {interval}"
-
-    rows = [[plain(name), *(cell(by[protocol][metric], metric) for metric in METRICS)] for name, by in models.items()]
-    return "\n".join(markdown_table([["", *METRICS], *rows]))
+    lines = [["", *METRICS]]
+    for name, by_protocol in models.items():
+        lines.append([plain(name), *(estimate_text(by_protocol[protocol][of], best[of]) for of in METRICS)])
+    return "\n".join(markdown_table(lines))
 
 
 def code(text: Any) -> str:

@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 from ..common.files import new_file, write_json
 from ..common.provenance import hash_of_file
 from ..common.text import duration, markdown_table
-from ..evaluation.rankings import PROTOCOLS, estimate, gains, interval, served_table
+from ..evaluation.rankings import METRICS, PROTOCOLS, estimate, estimate_text, gains, interval, served_table
 from .plan import RECIPE_SIZE, RESULTS_FOLDER, ROWS
 
 JOINED_FILE, COMPARED = "results.json", "ndcg@10"
-SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 END = "<!-- end of gram table -->"
 
 
@@ -181,21 +180,15 @@ def _table(results: Mapping[str, Any], protocol: str) -> list[str]:
     rows = results["rows"]
     first = next(iter(rows))
     apart = {of["other"]: of for of in results["differences"] if (of["row"], of["protocol"]) == (first, protocol)}
-    head = ["", "seeds", *(f"{name[0].upper()}{name[name.index('@') :]}" for name in SHOWN)]
+    head = ["", "seeds", *(f"{name[0].upper()}{name[name.index('@') :]}" for name in METRICS)]
     head += [f"N@10 less that of {rows[first]['title']}"] if len(rows) > 1 else []
     lines = [head]
-    best = {metric: max(row["metrics"][protocol][metric]["mean"] for row in rows.values()) for metric in SHOWN}
+    best = {metric: max(row["metrics"][protocol][metric]["mean"] for row in rows.values()) for metric in METRICS}
     for name, row in rows.items():
-        cells = [_cell(row["metrics"][protocol][metric], best[metric]) for metric in SHOWN]
+        cells = [estimate_text(row["metrics"][protocol][metric], best[metric]) for metric in METRICS]
         cells += [_less(apart[name]) if name in apart else ""] if len(rows) > 1 else []
         lines.append([row["title"], str(len(row["seeds"])), *cells])
     return markdown_table(lines)
-
-
-def _cell(value: Mapping[str, Any], best: float) -> str:
-    mean = f"{value['mean']:.4f}"
-    spread = "" if value["spread"] is None else f" ± {value['spread']:.4f}"
-    return f"{f'**{mean}**' if value['mean'] == best else mean}{spread} ({value['low']:.4f}-{value['high']:.4f})"
 
 
 def _less(entry: Mapping[str, float]) -> str:
