@@ -125,15 +125,7 @@ class PrefixDecoder:
             self.slots = fused.states.new_empty(0, 2, batch_size, num_slots, 0)
             return
         self.padding = None if fused.mask.all() and not self.is_static else ~fused.mask[:, None]  # (B, 1, M)
-        positions, as_it_is = model.passage_positions, not self.is_static
-        self.memory = [
-            keys_and_values(block.layer[1].EncDecAttention, fused, positions, as_it_is) for block in self.decoder.block
-        ]
-        attention = self.decoder.block[0].layer[0].SelfAttention
-        shape = (len(self.memory), 2, batch_size, num_slots, attention.inner_dim)
-        self.slots = fused.states.new_zeros(shape)  # keys and values of every layer, (L, 2, B, S, H * dk)
-        bias = attention.compute_bias(depth, depth, device=fused.states.device)[0, :, -1]
-        self.bias = bias.flip(-1).T  # (D, H), by distance
+        self.bias, self.memory, self.slots = decoder_inputs(model, fused, depth, num_slots, not self.is_static)
 
     def __call__(
         self, tokens: torch.Tensor, parents: torch.Tensor, candidates: torch.Tensor, legal: torch.Tensor
@@ -192,20 +184,32 @@ class PrefixDecoder:
         return last.view(*lengths.shape, -1)
 
 
-def keys_and_values(
+def decoder_inputs(
+    model, fused: FusedPassages, depth: int, num_slots: int, as_it_is: bool = True
+) -> tuple[torch.Tensor, list[list[torch.Tensor]], torch.Tensor]:
+    """What [`run_blocks`] needs of a model: bias (D, H) by distance, memory, and empty slots (L, 2, B, S, H * dk)."""
+    blocks, positions = model.decoder.block, model.passage_positions
+    memory = [_keys_and_values(block.layer[1].EncDecAttention, fused, positions, as_it_is) for block in blocks]
+    attention = blocks[0].layer[0].SelfAttention
+    bias = attention.compute_bias(depth, depth, device=fused.states.device)[0, :, -1]
+    slots = fused.states.new_zeros(len(memory), 2, len(fused.index), num_slots, attention.inner_dim)
+    return bias.flip(-1).T, memory, slots
+
+
+def _keys_and_values(
     attention, fused: FusedPassages, positions: torch.Tensor, as_it_is: bool = True
 ) -> list[torch.Tensor]:
     """Keys and values (H, B, M, dk) of cross-attention: linear, `W(h + p) = W h + W p`, so projected once per passage.
 
     `positions` (P, d) of passages; `as_it_is`: what one user attends to need not be laid out anew.
     """
-    projected = [heads(attention, p[None])[:, 0] for p in (attention.k(fused.states), attention.v(fused.states))]
+    projected = [_heads(attention, p[None])[:, 0] for p in (attention.k(fused.states), attention.v(fused.states))]
     if as_it_is and fused.is_placed and fused.index.shape == (1, len(fused.states)):  # (H, T, dk), all of one user's
         return [values[:, None].contiguous() for values in projected]
     laid_out = [values.index_select(1, fused.index.flatten()) for values in projected]
     if not fused.is_placed:
         for values, linear in zip(laid_out, (attention.k, attention.v), strict=True):
-            values += heads(attention, linear(positions)[None])[:, 0].index_select(1, fused.place.flatten())
+            values += _heads(attention, linear(positions)[None])[:, 0].index_select(1, fused.place.flatten())
     return [values.unflatten(1, fused.index.shape) for values in laid_out]
 
 
@@ -260,7 +264,7 @@ def _compiled(config: str):
     return torch.compile(run_blocks, **json.loads(config))
 
 
-def run_blocks(decoder, states, slots, rows, bias, memory, padding) -> torch.Tensor:
+def run_blocks(decoder, states, slots, rows, bias, memory, padding, watch=None) -> torch.Tensor:
     """T5's decoder on tokens that each attend to themselves, to their ancestors and to the passages.
 
     Args:
@@ -271,6 +275,7 @@ def run_blocks(decoder, states, slots, rows, bias, memory, padding) -> torch.Ten
         bias (B, W, D, H): of the self-attention's scores.
         memory: keys and values (H, B, M, dk) of every layer.
         padding (B, 1, M): True where there is no passage; None where there is everywhere.
+        watch: called with what each layer's tokens attend to, (H, B, W, M).
 
     Returns:
         States (B, W, d) after the final norm.
@@ -287,21 +292,19 @@ def run_blocks(decoder, states, slots, rows, bias, memory, padding) -> torch.Ten
         states = clamped(states + attention.o(mixed.flatten(2)))
 
         attention = block.layer[1].EncDecAttention
-        query = heads(attention, attention.q(norm(block.layer[1].layer_norm, states)))
+        query = _heads(attention, attention.q(norm(block.layer[1].layer_norm, states)))
         scores = query @ keys.transpose(2, 3)  # (H, B, W, M)
         if padding is not None:
             scores = scores.masked_fill_(padding, -torch.inf)
-        states = clamped(states + joined(attention, scores.softmax(dim=-1) @ values))
+        weights = scores.softmax(dim=-1)
+        if watch is not None:
+            watch(weights)
+        states = clamped(states + attention.o((weights @ values).permute(1, 2, 0, 3).flatten(2)))  # (B, W, d)
 
         states = add_feed_forward(block.layer[-1], states)
     return norm(decoder.final_layer_norm, states)
 
 
-def heads(attention, projected: torch.Tensor) -> torch.Tensor:
+def _heads(attention, projected: torch.Tensor) -> torch.Tensor:
     """(B, W, H * dk) as (H, B, W, dk): with the heads first, a user's keys and values are laid out once."""
     return projected.unflatten(-1, (attention.n_heads, attention.key_value_proj_dim)).permute(2, 0, 1, 3)
-
-
-def joined(attention, mixed: torch.Tensor) -> torch.Tensor:
-    """(H, B, W, dk) through the output layer, (B, W, d)."""
-    return attention.o(mixed.permute(1, 2, 0, 3).flatten(2))

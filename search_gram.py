@@ -21,11 +21,10 @@ from .arguments_gram import (
     search_options,
 )
 from .configuration_gram import SCORE_MODES
-from .decoding_gram import SCORES, FusedPassages, PrefixDecoder, heads, joined, keys_and_values
-from .encoding_gram import add_feed_forward, encode_packed
+from .decoding_gram import SCORES, FusedPassages, PrefixDecoder, decoder_inputs, run_blocks
+from .encoding_gram import encode_packed
 from .generation_gram import beam_search, exact_search
 from .item_cache_gram import ItemCache
-from .layers_gram import clamped, norm
 from .trie_gram import ItemTrie
 
 _EXACT_SLOTS = 1024  # prefixes that exact search has room for at first
@@ -332,40 +331,30 @@ def explain_items(
 
 
 def _decode(model, fused: FusedPassages, num_passages: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """T5's decoder on prefixes (B, K, T) that are known in full, the start token first.
+    """The decoder on prefixes (B, K, T) that are known in full, the start token first, in one pass.
 
-    A user's passages have keys and values once: their K prefixes of T tokens are folded into the query length. Of
-    forward hooks those of modules with weights run, and no others.
+    Of forward hooks those of modules with weights run, and no others.
 
     Returns:
         States (B, K, T, d) after the final norm, and shares of attention (B, K, T, P), mean over layers and heads.
     """
-    decoder, (num_items, length) = model.decoder, given.shape[1:]
+    decoder, depth, shares = model.decoder, given.shape[2], []
     of_passage = (F.one_hot(fused.place, num_passages) * fused.mask[..., None]).float()  # (B, M, P)
-    bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length, device=given.device)[0]  # (H, T, T)
-    bias = bias.masked_fill(torch.ones_like(bias, dtype=torch.bool).triu(1), -torch.inf)
-    states, shares = decoder.embed_tokens(given.flatten(1)), 0  # (B, K * T, d)
-    positions = model.passage_positions
-    for block in decoder.block:
-        attention, normed = block.layer[0].SelfAttention, norm(block.layer[0].layer_norm, states)
-        query, key, value = (
-            heads(attention, linear(normed)).unflatten(2, (num_items, length))  # (H, B, K, T, dk)
-            for linear in (attention.q, attention.k, attention.v)
-        )
-        weights = (query @ key.transpose(3, 4) + bias[:, None, None]).softmax(dim=-1)  # T5 does not scale
-        states = clamped(states + joined(attention, (weights @ value).flatten(2, 3)))
-
-        attention = block.layer[1].EncDecAttention
-        keys, values = keys_and_values(attention, fused, positions)  # (H, B, M, dk)
-        query = heads(attention, attention.q(norm(block.layer[1].layer_norm, states)))
-        scores = (query @ keys.transpose(2, 3)).masked_fill_(~fused.mask[:, None], -torch.inf)  # (H, B, K * T, M)
-        weights = scores.softmax(dim=-1)
-        shares = shares + weights.float().mean(0) @ of_passage / len(decoder.block)  # (B, K * T, P)
-        states = clamped(states + joined(attention, weights @ values))
-
-        states = add_feed_forward(block.layer[-1], states)
-    states = norm(decoder.final_layer_norm, states)
-    return states.view(*given.shape, -1), shares.view(*given.shape, -1)
+    bias, memory, slots = decoder_inputs(model, fused, depth, given[0].numel())
+    rows = torch.arange(given.numel(), device=given.device).view(len(given), -1, 1)
+    back = torch.arange(depth, device=given.device)  # a token's parent is one back, as far as its prefix goes
+    bias = bias.masked_fill((rows % depth < back)[..., None], -torch.inf)  # (B, K * T, T, H)
+    states = run_blocks(
+        decoder,
+        decoder.embed_tokens(given.flatten(1)),
+        slots.flatten(2, 3),
+        (rows - back).clamp(min=0),
+        bias,
+        memory,
+        ~fused.mask[:, None],
+        lambda weights: shares.append(weights.float().mean(0) @ of_passage),
+    )
+    return states.view(*given.shape, -1), torch.stack(shares).mean(0).view(*given.shape, -1)
 
 
 __all__ = ["GramExplanation", "GramGenerateOutput", "GramSearchMixin"]
