@@ -33,12 +33,12 @@ Grid = Mapping[str, Sequence[Any]]
 SASREC_GRID: Grid = {
     "texts": (False, True),
     "learning_rate": (3e-3, 1e-3),
-    "dropout": (0.5, 0.3, 0.7),
     "num_layers": (2, 1, 3),
-    "weight_decay": (0.0, 0.1, 0.5),
     "max_length": (50, 20, 10, 5),
-    "dim": (64, 128),  # what makes a trial slower comes last
-    "epochs": (20, 40),
+    "dim": (64, 128),
+    "dropout": (0.5, 0.3, 0.7),  # how much a shape bears is asked once it is chosen
+    "weight_decay": (0.0, 0.1, 0.5),
+    "epochs": (20, 40),  # what makes a trial slower comes last
     "negatives": (1024, 16_384),
 }
 ITEM_KNN_GRID: Grid = {

@@ -115,7 +115,7 @@ def translate(
 
 def sasrec_settings_of(settings: TranslationSettings) -> SASRecSettings:
     """Those of its collaborative filter that a translation has settings for."""
-    names = ("dim", "epochs", "max_length", "dropout", "texts")
+    names = ("dim", "num_layers", "epochs", "max_length", "dropout", "negatives", "texts")
     return SASRecSettings(**{name: getattr(settings, f"sasrec_{name}") for name in names})
 
 

@@ -41,9 +41,11 @@ class TranslationSettings(Settings):
         similar_items: where similar items come from: `"sasrec"`, `"item-knn"`, or a file: `.parquet` with the columns
             `item_id` and `similar_items` (a list, nearest first), or the authors' text form.
         sasrec_dim: width of the SASRec.
+        sasrec_num_layers: its transformer blocks.
         sasrec_epochs: how often it sees the training part.
         sasrec_max_length: how many of a user's latest items it reads.
         sasrec_dropout: its dropout; less of it suits users with long histories.
+        sasrec_negatives: items that it learns to tell each batch's targets from.
         sasrec_texts: let it know the item vectors, which tell most of items with few interactions.
         sasrec_in_clusters: its share in what items are clustered by, beside their vectors; the fewer interactions an
             item has in training, the smaller.
@@ -71,9 +73,11 @@ class TranslationSettings(Settings):
     lexical_ids: str | None = None
     similar_items: str = SASREC
     sasrec_dim: int = within(64, least=2, most=1 << 12)
+    sasrec_num_layers: int = within(2, least=1, most=256)
     sasrec_epochs: int = within(20, least=1)
     sasrec_max_length: int = within(50, least=1)
     sasrec_dropout: float = within(0.5, least=0, below=1)
+    sasrec_negatives: int = within(1024, least=1)
     sasrec_texts: bool = False
     sasrec_in_clusters: float = within(0.0, least=0, most=1)
     num_workers: int = within(1, least=1, most=1024)
