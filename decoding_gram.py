@@ -203,13 +203,13 @@ def _keys_and_values(
 
     `positions` (P, d) of passages; `as_it_is`: what one user attends to need not be laid out anew.
     """
-    projected = [_heads(attention, p[None])[:, 0] for p in (attention.k(fused.states), attention.v(fused.states))]
+    projected = [heads(attention, p[None])[:, 0] for p in (attention.k(fused.states), attention.v(fused.states))]
     if as_it_is and fused.is_placed and fused.index.shape == (1, len(fused.states)):  # (H, T, dk), all of one user's
         return [values[:, None].contiguous() for values in projected]
     laid_out = [values.index_select(1, fused.index.flatten()) for values in projected]
     if not fused.is_placed:
         for values, linear in zip(laid_out, (attention.k, attention.v), strict=True):
-            values += _heads(attention, linear(positions)[None])[:, 0].index_select(1, fused.place.flatten())
+            values += heads(attention, linear(positions)[None])[:, 0].index_select(1, fused.place.flatten())
     return [values.unflatten(1, fused.index.shape) for values in laid_out]
 
 
@@ -292,7 +292,7 @@ def run_blocks(decoder, states, slots, rows, bias, memory, padding, watch=None) 
         states = clamped(states + attention.o(mixed.flatten(2)))
 
         attention = block.layer[1].EncDecAttention
-        query = _heads(attention, attention.q(norm(block.layer[1].layer_norm, states)))
+        query = heads(attention, attention.q(norm(block.layer[1].layer_norm, states)))
         scores = query @ keys.transpose(2, 3)  # (H, B, W, M)
         if padding is not None:
             scores = scores.masked_fill_(padding, -torch.inf)
@@ -305,6 +305,6 @@ def run_blocks(decoder, states, slots, rows, bias, memory, padding, watch=None) 
     return norm(decoder.final_layer_norm, states)
 
 
-def _heads(attention, projected: torch.Tensor) -> torch.Tensor:
+def heads(attention, projected: torch.Tensor) -> torch.Tensor:
     """(B, W, H * dk) as (H, B, W, dk): with the heads first, a user's keys and values are laid out once."""
     return projected.unflatten(-1, (attention.n_heads, attention.key_value_proj_dim)).permute(2, 0, 1, 3)
