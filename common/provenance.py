@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,10 +49,11 @@ class Provenance:
     artefact: str  # its name
     inputs: Mapping[str, str]  # name to SHA-256: of raw inputs, or the keys of the artefacts that it was made from
     settings: Mapping[str, Any]  # all that decides the outcome besides, the seed among it; JSON values
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of settings: what was made before these were, had them
 
     @property
     def key(self) -> str:
-        """SHA-256 of everything above; artefacts of one key are the same."""
+        """SHA-256 of name, inputs and settings; artefacts of one key are the same."""
         facts = [FORMAT, self.artefact, dict(self.inputs), dict(self.settings)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -75,23 +76,26 @@ class Provenance:
     def differences(self, written: Mapping[str, Any]) -> list[str]:
         """What of this is otherwise in the facts that something was made with; empty where nothing is.
 
-        Inputs that only the facts have, and settings that only one of the two has, are left out.
+        Inputs that only the facts have are left out, and settings as [`changes`] does.
         """
         inputs, settings = written.get("inputs", {}), written.get("settings", {})
         others = [f"other {name}" for name, content in self.inputs.items() if inputs.get(name) != content]
-        return others + changes(settings, self.settings)
+        return others + changes(settings, self.settings, self.defaults)
 
 
-def changes(written: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def changes(
+    written: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> list[str]:
     """What differs between two trees of settings, for an error.
 
-    Entries that only one of them has are left out, so that a new setting does not make old results stale.
+    What is not in `written` was made as if it had been the default there, so that a new setting makes old results stale
+    only where it is used. Entries without a default, and those that are not in `wanted`, are left out.
 
     Example:
-        >>> changes({"training": {"epochs": 2}}, {"training": {"epochs": 3, "patience": 1}})
-        ['training.epochs=2, now 3']
+        >>> changes({"epochs": 2}, {"epochs": 3, "patience": 1}), changes({}, {"patience": 1}, {"patience": 0})
+        (['epochs=2, now 3'], ['patience=0, now 1'])
     """
-    before, now = flat(written), flat(wanted)
+    before, now = {**flat(defaults or {}), **flat(written)}, flat(wanted)
     return [f"{name}={before[name]}, now {now[name]}" for name in before if name in now and before[name] != now[name]]
 
 

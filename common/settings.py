@@ -60,6 +60,11 @@ class Settings:
             must = ", ".join(filter(None, [_KINDS.get(kind), " and ".join(said), "or none" if optional else ""]))
             raise ValueError(f"{entry.name} is {value!r}; it must be {must}")
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The default of every setting that has one."""
+        return {entry.name: entry.default for entry in fields(cls) if entry.default is not MISSING}
+
 
 def add_flags(parser: argparse.ArgumentParser, *settings_classes: type, config: bool = False) -> None:
     """One flag per field, `--field-name`, that the parser does not have yet, and with `config` also `--config FILE`."""

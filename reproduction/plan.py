@@ -208,7 +208,8 @@ class Plan:
         identity = {**self.facts, **training, "translation": asdict(self.translation), "data": hash_of_data(data)}
         with locked(self.output_dir, inside=True, wait=True):
             if path.is_file():
-                if changed := changes(json.loads(path.read_text(encoding="utf-8")), identity):
+                before = {**TrainingSettings.defaults(), "translation": TranslationSettings.defaults()}
+                if changed := changes(json.loads(path.read_text(encoding="utf-8")), identity, before):
                     remedy = "take the same settings to go on, or another --output-dir"
                     raise ValueError(f"{self.output_dir}: holds a reproduction with {changed[0]}; {remedy}")
             elif any(other.name != LOCK_FILE for other in self.output_dir.iterdir()):

@@ -81,7 +81,7 @@ def make_translation(run: Run, work: Workspace) -> Facts:
             facts = {"hashes": hashes, "seconds": _since(start), "statistics": str(statistics)}
             write_json(record, {"settings": wanted, **facts})
         written = json.loads(record.read_text(encoding="utf-8"))
-    if changed := changes(written["settings"], wanted):
+    if changed := changes(written["settings"], wanted, TranslationSettings.defaults()):
         raise ValueError(f"{record}: made with {changed[0]}; remove it and {folder}, or give another --output-dir")
     return written
 

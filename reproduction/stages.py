@@ -165,7 +165,8 @@ def is_done(folder: Path, run: Run, data_hash: str) -> bool:
     if not (path.is_file() and path.with_suffix(".parquet").is_file()):
         return False
     wanted = {"settings": run.settings, "seed": run.seed, "hashes": {"data": data_hash}}
-    if changed := changes(_read(path), wanted):
+    before = {"training": TrainingSettings.defaults(), "translation": TranslationSettings.defaults()}
+    if changed := changes(_read(path), wanted, {"settings": before}):
         remedy = f"remove it and {folder / 'runs' / run.name}, or give another --output-dir"
         raise ValueError(f"{path}: made with {changed[0]}; {remedy}")
     return True

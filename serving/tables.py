@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ class FileRecommender(TableRecommender):
         users, output = Path(users), Path(output)
         if self._provenance is None:
             allowed = self.recommender.allowed_rows(*(self.search[name] for name in _CHOICE))
-            self._provenance = provenance_of(self.recommender, allowed, {name: self.search[name] for name in _SEARCH})
+            made = provenance_of(self.recommender, allowed, {name: self.search[name] for name in _SEARCH})
+            self._provenance = replace(made, defaults=_SEARCH)
         provenance = with_users(self._provenance, existing(users))
         if output.exists():
             differences = (

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +281,24 @@ def test_another_setting_is_noticed(reproduced, recipe, data_folder, change, say
     options = {"rows": CHOSEN, "size": "recipe", **change}
     with pytest.raises(ValueError, match=says):
         reproduce(Plan(str(recipe), data_folder, reproduced[0], **options), progress=False)
+
+
+def test_a_setting_that_is_newer_than_a_result_is_noticed_where_it_is_used(copied, recipe, data_folder):
+    def reproduce_with(**settings):
+        plan = Plan(str(recipe), data_folder, copied, rows=CHOSEN, size="recipe", settings=settings)
+        reproduce(plan, lambda line: None, progress=False)
+
+    for name, place in (("results/gram-seed0.json", ("settings", "training")), ("reproduction.json", ())):
+        content = read(copied / name)
+        settings = reduce(getitem, place, content)
+        del settings["interaction_dropout"]
+        (copied / name).write_text(json.dumps(content))
+    reproduce_with()
+    with pytest.raises(ValueError, match=r"reproduction with interaction_dropout=0\.0, now 0\.2"):
+        reproduce_with(interaction_dropout=0.2)
+    (copied / "reproduction.json").write_text(json.dumps({**content, "interaction_dropout": 0.2}))
+    with pytest.raises(ValueError, match=r"made with settings\.training\.interaction_dropout=0\.0, now 0\.2"):
+        reproduce_with(interaction_dropout=0.2)
 
 
 def test_a_result_of_other_settings_is_noticed(copied, recipe, data_folder):

@@ -295,6 +295,19 @@ def test_a_finished_run_is_left_alone_and_another_setting_is_refused(trained, da
         train(small(data_folder, trained, learning_rate=0.5), data, tokenizer)
 
 
+def test_a_setting_that_is_newer_than_a_finished_run_makes_another_run_where_it_is_used(
+    trained, data, data_folder, tokenizer, tmp_path
+):
+    folder = shutil.copytree(trained, tmp_path / "model")
+    facts = json.loads((folder / "training.json").read_text())
+    del facts["provenance"]["settings"]["interaction_dropout"]
+    (folder / "training.json").write_text(json.dumps(facts))
+    train(small(data_folder, folder), data, tokenizer)
+    assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"interaction_dropout=0\.0, now 0\.2"):
+        train(small(data_folder, folder, interaction_dropout=0.2), data, tokenizer)
+
+
 def newer(data):
     """The next day's data: every user has had one more item."""
     more = [np.append(sequence, (sequence[-1] + 3) % 29) for sequence in data.interactions]

@@ -106,7 +106,8 @@ def provenance_of(
     if tokenizer is not None or settings.distillation != SASREC:  # a file of one's own is there before
         teacher = teacher_of(settings, data)
         inputs |= {"teacher": hash_of_weights(teacher)} if teacher is not None else {}
-    return Provenance("training", inputs, {name: of for name, of in asdict(settings).items() if name not in PLACES})
+    own = {name: of for name, of in asdict(settings).items() if name not in PLACES}
+    return Provenance("training", inputs, own, TrainingSettings.defaults())
 
 
 def is_trained(settings: TrainingSettings, provenance: Provenance) -> bool:
