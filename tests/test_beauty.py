@@ -29,7 +29,7 @@ def catalogue(data, text_tokenizer, **choices):
     return translate(data, text_tokenizer, TranslationSettings(**choices), progress=False)
 
 
-def test_50_beams_return_50_items_for_every_user(data, text_tokenizer):
+def test_50_beams_return_50_items(data, text_tokenizer):
     from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie
     from gram.data import evaluation_histories
 
@@ -45,7 +45,7 @@ def test_50_beams_return_50_items_for_every_user(data, text_tokenizer):
     model = GramForConditionalGeneration(GramConfig()).eval()  # T5-small's shape
     model.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences))
     histories, _ = evaluation_histories(data, "test")
-    for start in range(0, 64, 8):
+    for start in range(0, 16, 8):
         users = [[tokenizer.item_ids[row] for row in histories[user]] for user in range(start, start + 8)]
         inputs = tokenizer(histories=users, return_tensors="pt")
         output = model.generate(**inputs, num_beams=50, num_return_sequences=50, return_dict_in_generate=True)

@@ -53,11 +53,9 @@ def test_wrong_arguments(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("command", [["{space}/app.py"], ["-m", "gram.cli", "space", "someone/films", "--run"]])
-def test_a_space_whose_model_cannot_be_had_says_so(tmp_path, command):
+def test_a_space_whose_model_cannot_be_had_says_so():
     pytest.importorskip("gradio", reason="gradio is not installed")
-    write_space(tmp_path / "space", "someone/films")
-    command = [sys.executable, *(word.format(space=tmp_path / "space") for word in command)]
+    command = [sys.executable, "-m", "gram.cli", "space", "someone/films", "--run"]
     environment = {name: value for name, value in os.environ.items() if name != "MODEL_ID"}
     options = {"env": environment | {"HF_HUB_OFFLINE": "1"}, "capture_output": True, "text": True, "check": False}
     done = subprocess.run(command, **options)
