@@ -4,8 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -288,15 +286,15 @@ def test_a_setting_that_is_newer_than_a_result_is_noticed_where_it_is_used(copie
         plan = Plan(str(recipe), data_folder, copied, rows=CHOSEN, size="recipe", settings=settings)
         reproduce(plan, lambda line: None, progress=False)
 
-    for name, place in (("results/gram-seed0.json", ("settings", "training")), ("reproduction.json", ())):
-        content = read(copied / name)
-        settings = reduce(getitem, place, content)
-        del settings["interaction_dropout"]
-        (copied / name).write_text(json.dumps(content))
+    paths = copied / "reproduction.json", copied / "results" / "gram-seed0.json"
+    identity, result = map(read, paths)
+    del identity["interaction_dropout"], result["settings"]["training"]["interaction_dropout"]
+    for path, content in zip(paths, (identity, result), strict=True):
+        path.write_text(json.dumps(content))
     reproduce_with()
     with pytest.raises(ValueError, match=r"reproduction with interaction_dropout=0\.0, now 0\.2"):
         reproduce_with(interaction_dropout=0.2)
-    (copied / "reproduction.json").write_text(json.dumps({**content, "interaction_dropout": 0.2}))
+    paths[0].write_text(json.dumps({**identity, "interaction_dropout": 0.2}))
     with pytest.raises(ValueError, match=r"made with settings\.training\.interaction_dropout=0\.0, now 0\.2"):
         reproduce_with(interaction_dropout=0.2)
 

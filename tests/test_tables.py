@@ -11,6 +11,7 @@ import pytest
 
 from gram import cli
 from gram.benchmarks import many_users
+from gram.common.provenance import METADATA_KEY
 from gram.item_cache_gram import ItemCache
 from gram.serving.engines import ItemEncoder, by_ray
 from gram.serving.loading import load_model
@@ -134,6 +135,19 @@ def test_files_are_done_once(encoded_folder, users_folder, users, tmp_path, caps
     assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == 1
     assert cli.main([*command, "--top-k", "3"]) == 2
     assert "part-4.parquet: was made with top_k=10, now 3; give another --output" in capsys.readouterr().err
+
+
+def test_a_table_that_is_older_than_an_argument_is_refused_where_it_is_used(encoded_folder, users, tmp_path):
+    pq.write_table(users, tmp_path / "users.parquet")
+    files = tmp_path / "users.parquet", tmp_path / "ranked.parquet"
+    FileRecommender(encoded_folder).recommend_file(*files)
+    written = pq.read_table(files[1])
+    facts = json.loads(written.schema.metadata[METADATA_KEY.encode()])
+    del facts["settings"]["cold_share"]
+    pq.write_table(written.replace_schema_metadata({METADATA_KEY: json.dumps(facts)}), files[1])
+    assert FileRecommender(encoded_folder).recommend_file(*files) == len(users)
+    with pytest.raises(ValueError, match=r"made with cold_share=0\.0, now 0\.5"):
+        FileRecommender(encoded_folder, cold_share=0.5).recommend_file(*files)
 
 
 @pytest.fixture(scope="module")
