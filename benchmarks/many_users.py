@@ -23,14 +23,14 @@ from gram.commands.command import quiet
 from gram.common.command_line import exit_code_of
 from gram.data import evaluation_histories, read_folder
 from gram.serving.engines import LOCAL, RAY
-from gram.serving.tables import FileRecommender, recommend_tables
+from gram.serving.tables import TableRecommender, recommend_tables
 
 from .measuring import markdown, write_json
 
 USERS_PER_FILE = 500
 
 
-class Dying(FileRecommender):
+class Dying(TableRecommender):
     """The first worker that comes to the middle of the tables is killed there."""
 
     def __init__(self, model: str, mark: Path, file: str):
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     mark.unlink(missing_ok=True)
     names = write_users(given.data, given.users, users)
     dying = Dying(given.model, mark.absolute(), names[len(names) // 2])
-    ways = {"one": (FileRecommender(given.model), LOCAL), "ray": (FileRecommender(given.model), RAY)}
+    ways = {"one": (TableRecommender(given.model), LOCAL), "ray": (TableRecommender(given.model), RAY)}
     seconds = {}
     for name, (recommender, engine) in {**ways, "ray-killed": (dying, RAY)}.items():
         start, output = time.perf_counter(), given.output_dir / name

@@ -17,14 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--history", action="append", metavar="ID", help=what)
     what = "the title of one that is in no catalogue; likewise, in its place among the others"
     parser.add_argument("--history-title", dest="history", action="append", type=_fields, metavar="TEXT", help=what)
-    what = (
-        "many users: a line 'USER ITEM ITEM ...' each, oldest item first; or a .parquet of user_id and items, a list, "
-    )
-    what += "or a folder of such"
+    what = "many users: a file, 'USER ITEM ITEM ...' on each line, oldest item first; a .parquet of user_id and items, "
+    what += "a list; or a folder of such"
     parser.add_argument("--users", type=Path, metavar="PATH", help=what)
-    what = "where those to --users go, a .parquet or .csv, or for tables a folder; resumable"
+    what = "where those to --users go: a .parquet or .csv, or for a folder another folder; resumable"
     parser.add_argument("--output", type=Path, metavar="PATH", help=what)
-    add_engine(parser, "what works through tables")
+    add_engine(parser, "what works through a folder of users")
     parser.add_argument("--top-k", type=at_least_one, default=10, metavar="K", help="items per user (10)")
     what = "items of the history may be recommended too"
     parser.add_argument("--include-seen", dest="exclude_seen", action="store_false", help=what)
@@ -38,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cold-share", type=share, default=0.0, metavar="S", help=what)
     what = "these have fewer than N in the training part (1: new items alone)"
     parser.add_argument("--cold-below", type=at_least_one, default=1, metavar="N", help=what)
-    what = "skip items of a history that the catalogue does not have; a user of no other gets what is popular"
+    what = "as with --users: skip items that the catalogue does not have; if there is no other, give what is popular"
     parser.add_argument("--skip-unknown", action="store_true", help=what)
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub (main)")
     add_search(parser)
@@ -58,27 +56,20 @@ def run(arguments: argparse.Namespace) -> None:
     names = ("top_k", "exclude_seen", "num_beams", "where", "cold_share", "cold_below")
     search = {name: getattr(arguments, name) for name in names}
     search |= {"exclude": item_ids(arguments.exclude), "only": arguments.only and item_ids(arguments.only)}
-    if arguments.users is not None and (arguments.users.suffix == ".parquet" or arguments.users.is_dir()):
-        from ..serving.tables import FileRecommender, recommend_tables
+    if arguments.users is not None:
+        from ..serving.tables import TableRecommender, recommend_tables
 
         loading = (arguments.model, arguments.item_cache, arguments.revision, arguments.batch_size, arguments.device)
         workers = (arguments.engine, arguments.num_workers, arguments.gpus_per_worker)
-        recommender = FileRecommender(*loading, **search)
+        recommender = TableRecommender(*loading, **search)
         count = recommend_tables(recommender, arguments.users, arguments.output, *workers)
         print(f"recommendations to {count:,} users saved to {arguments.output}")
         return
-    if arguments.engine != "local":
-        raise ValueError(f"--engine {arguments.engine} is for tables; give --users a .parquet, or a folder of such")
-    from ..serving.recommendation import Recommender, recommend_users
+    from ..serving.recommendation import Recommender
 
     loading = (arguments.batch_size, arguments.item_cache, arguments.revision, arguments.device)
     recommender = Recommender.from_pretrained(arguments.model, *loading)
-    search["skip_unknown"] = arguments.skip_unknown
-    if arguments.users is not None:
-        count = recommend_users(recommender, arguments.users, arguments.output, **search)
-        print(f"recommendations to {count:,} users saved to {arguments.output}")
-        return
-    (found,) = recommender.recommend([arguments.history], **search)
+    (found,) = recommender.recommend([arguments.history], skip_unknown=arguments.skip_unknown, **search)
     if found.skipped:
         print(f"skipped, as the catalogue does not have them: {', '.join(found.skipped)}")
     if found.is_fallback:

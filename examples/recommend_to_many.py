@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from gram.data import read_folder
-from gram.serving.recommendation import Recommender, recommend_users
+from gram.serving.tables import TableRecommender
 
 
 def main():
@@ -28,12 +28,11 @@ def main():
             for user, rows in list(zip(sequences.user_ids, sequences, strict=True))[: arguments.max_users]:
                 file.write(" ".join([user, *(item_ids[row] for row in rows)]) + "\n")
 
-    recommender = Recommender.from_pretrained(arguments.model)
-    count = recommend_users(recommender, users, arguments.output, top_k=10, exclude_seen=True)
-    table = pq.read_table(arguments.output)  # user_id, rank, item_id, title, score
-    print(f"{count} users, {table.num_rows} recommendations in {arguments.output}; the first:")
-    for row in table.slice(0, 3).to_pylist():
-        print(f"  user {row['user_id']}, rank {row['rank']}: {row['title']} ({row['score']:.3f})")
+    count = TableRecommender(arguments.model, top_k=10).recommend_file(users, arguments.output, progress=True)
+    print(f"recommendations to {count} users in {arguments.output}; to the first of them:")
+    first = pq.read_table(arguments.output).slice(0, 1).to_pylist()[0]  # user_id, items, scores, skipped, fallback
+    for item, score in zip(first["items"], first["scores"], strict=True):
+        print(f"  {item} ({score:.3f})")
 
 
 if __name__ == "__main__":

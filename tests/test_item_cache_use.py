@@ -15,7 +15,8 @@ from gram.evaluation.candidates import gram_candidates
 from gram.hub.space.engine import Engine
 from gram.item_cache_gram import ItemCache
 from gram.serving.loading import load_model
-from gram.serving.recommendation import Recommender, recommend_users
+from gram.serving.recommendation import Recommender
+from gram.serving.tables import TableRecommender
 from gram.serving.user_batches import batches_of_users
 
 from .forks import GRAM
@@ -80,20 +81,23 @@ def test_groups_of_users_whose_items_fit_in_memory(model, tokenizer, data, monke
     assert np.array_equal(search(item_cache=model.encode_items(tokenizer, progress=False)), at_once)
 
 
-def test_a_file_of_users_gets_the_same_with_any_cache(model, tokenizer, with_cache, tmp_path, monkeypatch):
+def test_a_file_of_users_gets_the_same_with_any_cache(
+    model, tokenizer, model_folder, with_cache, tmp_path, monkeypatch
+):
     lines = [f"u{user} {' '.join(tokenizer.item_ids[user : user + 2 + user % 9])}" for user in range(15)]
     (tmp_path / "users.txt").write_text("\n".join(lines), encoding="utf-8")
     tables = []
-    for number, cache in enumerate((None, None, ItemCache.open(with_cache / "item_encodings", model, tokenizer))):
+    for number, folder in enumerate((model_folder, model_folder, with_cache)):
         monkeypatch.setattr("gram.serving.user_batches.MOST_BYTES", (1 << 30, 50_000, 0)[number])
-        recommender = Recommender(model, tokenizer, 4, cache)
-        output = tmp_path / f"{number}.parquet"
-        recommend_users(recommender, tmp_path / "users.txt", output, users_per_part=7, progress=False)
+        recommender, output = TableRecommender(folder, batch_size=4), tmp_path / f"{number}.parquet"
+        recommender.users_per_part = 7
+        recommender.recommend_file(tmp_path / "users.txt", output)
         tables.append(pq.read_table(output))
     alone = Recommender(model, tokenizer).recommend([line.split()[1:] for line in lines])
     for table in tables:
-        assert table["item_id"].to_pylist() == [item.item_id for found in alone for item in found]
-        np.testing.assert_allclose(table["score"], [item.score for found in alone for item in found], atol=1e-5)
+        assert table["items"].to_pylist() == [[item.item_id for item in found] for found in alone]
+        scores = [score for scores in table["scores"].to_pylist() for score in scores]
+        np.testing.assert_allclose(scores, [item.score for found in alone for item in found], atol=1e-5)
 
 
 def test_a_saved_folder_uses_its_cache_anywhere(model, tokenizer, with_cache, run_elsewhere, tmp_path):

@@ -1,4 +1,4 @@
-"""Recommending to a few users, and to a file of them with interruptions."""
+"""Recommending to a few users."""
 
 import copy
 import re
@@ -6,9 +6,7 @@ import shutil
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +15,7 @@ from gram.data import training_part
 from gram.item_cache_gram import ItemCache
 from gram.pipeline_gram import GenerativeRecommendationPipeline
 from gram.serving.loading import load_model
-from gram.serving.recommendation import RECOMMENDATIONS_SCHEMA, Recommender, recommend_users
+from gram.serving.recommendation import Recommender
 from gram.tokenization_gram import COUNTS
 
 
@@ -35,12 +33,6 @@ def histories(data):
 @pytest.fixture(scope="module")
 def training_counts(data):
     return np.bincount(training_part(data).items, minlength=len(data.items))
-
-
-def write_users(path, histories):
-    lines = [" ".join([f"user{number}", *history]) for number, history in enumerate(histories)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
 
 
 def items_of(found):
@@ -248,146 +240,6 @@ def test_damaged_weights_and_missing_trie_are_named(model_folder, model, tmp_pat
         model.config.update(shape)
     with pytest.raises(ValueError, match="item trie has 0 items"):
         load_model(folder)
-
-
-def test_an_interrupted_file_of_users_is_not_gone_on_with_for_other_items(recommender, histories, tmp_path, caplog):
-    users, output = write_users(tmp_path / "users.txt", histories), tmp_path / "recs.parquet"
-    only = recommender.tokenizer.item_ids[:20]
-    options = {"top_k": 3, "users_per_part": 4, "progress": False}
-
-    class Stopping(Recommender):
-        def recommend_rows(self, histories, *args, **kwargs):
-            if len(list((tmp_path / "recs.parquet.parts").glob("*.parquet"))) == 1:
-                raise KeyboardInterrupt
-            return super().recommend_rows(histories, *args, **kwargs)
-
-    stopping = Stopping(recommender.model, recommender.tokenizer, batch_size=4)
-    with pytest.raises(KeyboardInterrupt):
-        recommend_users(stopping, users, output, **options)
-    recommend_users(recommender, users, output, only=only, exclude=only[:5], **options)
-    assert "parts of other allowed items are of no use" in caplog.text
-    expected = recommender.recommend(histories, top_k=3, only=only[5:])
-    assert pq.read_table(output)["item_id"].to_pylist() == [item.item_id for found in expected for item in found]
-
-
-def test_users_of_a_file_get_what_they_get_alone(recommender, histories, tmp_path):
-    users = write_users(tmp_path / "users.txt", histories)
-    output = tmp_path / "new" / "recs.parquet"
-    assert recommend_users(recommender, users, output, top_k=3, users_per_part=4, progress=False) == len(histories)
-    table = pq.read_table(output)
-    assert table.schema == RECOMMENDATIONS_SCHEMA
-    assert table["user_id"].to_pylist() == [f"user{number}" for number in range(len(histories)) for _ in range(3)]
-    assert table["rank"].to_pylist() == [1, 2, 3] * len(histories)
-    expected = [item for found in recommender.recommend(histories, top_k=3) for item in found]
-    assert table["item_id"].to_pylist() == [item.item_id for item in expected]
-    assert table["title"].to_pylist() == [item.title for item in expected]
-    np.testing.assert_allclose(table["score"].to_numpy(), [item.score for item in expected], atol=1e-5)
-    assert [path.name for path in output.parent.iterdir()] == ["recs.parquet"]
-
-
-class Interrupting(Recommender):
-    """Is interrupted at the user that it is told."""
-
-    def __init__(self, model, tokenizer, at=None):
-        super().__init__(model, tokenizer, batch_size=2)
-        self.left, self.asked = at, 0
-
-    def recommend_rows(self, histories, item_cache, **settings):
-        self.asked += len(histories)
-        if self.left is not None and self.asked > self.left:
-            raise KeyboardInterrupt
-        return super().recommend_rows(histories, item_cache, **settings)
-
-
-def test_interrupted_run_goes_on_where_it_was(model, tokenizer, histories, tmp_path):
-    users, output = write_users(tmp_path / "users.txt", histories), tmp_path / "recs.parquet"
-    settings = {"top_k": 3, "users_per_part": 4, "progress": False}
-    with pytest.raises(KeyboardInterrupt):
-        recommend_users(Interrupting(model, tokenizer, at=8), users, output, **settings)
-    assert not output.exists()
-    resumed = Interrupting(model, tokenizer)
-    recommend_users(resumed, users, output, **settings)
-    assert resumed.asked == len(histories) - 8
-    whole = tmp_path / "whole.parquet"
-    recommend_users(Interrupting(model, tokenizer), users, whole, **settings)
-    assert output.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["recs.parquet", "users.txt", "whole.parquet"]
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ("settings", "top_k=3, now 4"),
-        ("users", "other users"),
-        ("weights", "other weights or configuration"),
-        ("prompts", "other catalogue or prompts"),
-    ],
-)
-def test_parts_of_another_run_are_done_anew_by_name_of_what_differs(
-    model, tokenizer, histories, tmp_path, change, named, caplog
-):
-    users, output = write_users(tmp_path / "users.txt", histories), tmp_path / "recs.parquet"
-    settings = {"top_k": 3, "users_per_part": 4, "progress": False}
-    with pytest.raises(KeyboardInterrupt):
-        recommend_users(Interrupting(model, tokenizer, at=8), users, output, **settings)
-    resumed = Interrupting(model, tokenizer)
-    weight = model.position_embedding.weight
-    before = weight.detach().clone()
-    if change == "settings":
-        settings["top_k"] = 4
-    elif change == "users":
-        write_users(users, [["B0001"], *histories[1:]])
-    elif change == "prompts":
-        tokenizer = copy.copy(tokenizer)
-        tokenizer.with_id_in_item_prompt = False
-        resumed = Interrupting(model, tokenizer)
-    else:
-        weight.data += 0.01
-    try:
-        recommend_users(resumed, users, output, **settings)
-    finally:
-        weight.data = before
-    assert resumed.asked == len(histories)
-    assert f"parts of {named} are of no use" in caplog.text
-    assert torch.equal(model.position_embedding.weight, before)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"u1 B0001\nu2\n", r"users\.txt:2: user u2: a history is empty"),
-        (b"u1 B0001\nu2 B0002 XXX\n", r"users\.txt:2: user u2: item 'XXX' is not in the catalogue"),
-        (b"u1 B0001\n\nu1 B0002\n", r"users\.txt:3: user u1 stands on line 1 already"),
-        (b"u1 B0001\nu\xff B0002\n", r"users\.txt:2: not UTF-8"),
-        (b"\n", r"users\.txt: no users"),
-        (None, r"users\.txt: no such file"),
-    ],
-)
-def test_wrong_users_file_is_named_and_nothing_written(recommender, tmp_path, content, message):
-    users = tmp_path / "users.txt"
-    if content is not None:
-        users.write_bytes(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        recommend_users(recommender, users, tmp_path / "out" / "recs.parquet", skip_unknown=False, progress=False)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("lines", ["u1 B0001 gone\nu2\nu3 gone\n", "u1\nu2 gone\n"])
-def test_a_file_of_users_some_of_whom_are_strangers(recommender, tmp_path, caplog, lines):
-    users = tmp_path / "users.txt"
-    users.write_text(lines)
-    recommend_users(recommender, users, tmp_path / "recs.parquet", top_k=3, progress=False)
-    expected = recommender.recommend([line.split()[1:] for line in lines.splitlines()], top_k=3)
-    assert pq.read_table(tmp_path / "recs.parquet")["item_id"].to_pylist() == [
-        item for items in items_of(expected) for item in items
-    ]
-    assert "items are not in the catalogue and skipped; 2 users have no other and get what is popular" in caplog.text
-
-
-def test_users_who_have_seen_everything_get_nothing(recommender, tokenizer, tmp_path):
-    users = write_users(tmp_path / "users.txt", [tokenizer.item_ids])
-    assert recommend_users(recommender, users, tmp_path / "recs.parquet", progress=False) == 1
-    assert pq.read_table(tmp_path / "recs.parquet").num_rows == 0
 
 
 STRANGER = {"title": "Silk night  balm", "brand": "", "categories": ["Skin Care", "New"]}

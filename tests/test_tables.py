@@ -1,22 +1,24 @@
-"""Tables of users in, ranked items out: by this process, and by the workers of Ray and Spark."""
+"""Tables and files of users in, ranked items out: by this process, and by the workers of Ray and Spark."""
 
 import copy
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from gram import cli
 from gram.benchmarks import many_users
-from gram.common.provenance import METADATA_KEY
 from gram.item_cache_gram import ItemCache
 from gram.serving.engines import ItemEncoder, by_ray
 from gram.serving.loading import load_model
 from gram.serving.recommendation import Recommender
-from gram.serving.tables import RANKED_SCHEMA, FileRecommender, TableRecommender, recommend_tables
+from gram.serving.tables import CSV_SCHEMA, RANKED_SCHEMA, TableRecommender, recommend_tables
+from gram.tokenization_gram import GramTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +95,11 @@ def test_nobody_and_nothing(encoded_folder, users):
 )
 def test_what_is_no_table_of_users_is_told_with_its_file(encoded_folder, tmp_path, capsys, columns, message):
     pq.write_table(pa.table(columns), tmp_path / "users.parquet")
-    flags = ["--users", str(tmp_path / "users.parquet"), "--output", str(tmp_path / "out")]
+    flags = ["--users", str(tmp_path / "users.parquet"), "--output", str(tmp_path / "out" / "recs.parquet")]
     assert cli.main(["recommend", str(encoded_folder), *flags]) == 2
     said = capsys.readouterr().err
     assert f"users.parquet: {message}" in said
-    assert not list((tmp_path / "out").rglob("*.parquet"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_faults_are_told(encoded_folder, users_folder, tmp_path, capsys):
@@ -108,16 +110,15 @@ def test_other_faults_are_told(encoded_folder, users_folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "no.parquet").write_text("no")
     (tmp_path / "users.txt").write_text("anna B0001\n")
-    out = ("--output", tmp_path / "out")
+    out = ("--output", tmp_path / "out.parquet")
     assert "empty: no .parquet file in it" in said("--users", tmp_path / "empty", *out)
     assert "none.parquet: no such file" in said("--users", tmp_path / "none.parquet", *out)
     assert "no.parquet: Parquet file size is 2 bytes" in said("--users", tmp_path / "no.parquet", *out)
-    assert "--engine ray is for tables" in said("--users", tmp_path / "users.txt", "--engine", "ray", *out)
     assert "users.txt: is a file; give a folder" in said("--users", users_folder, "--output", tmp_path / "users.txt")
     with pytest.raises(ValueError, match="'beams' is no argument of a search"):
         TableRecommender(encoded_folder, beams=3)
     with pytest.raises(ValueError, match="engine is 'dask'"):
-        recommend_tables(FileRecommender(encoded_folder), users_folder, tmp_path / "out", "dask")
+        recommend_tables(TableRecommender(encoded_folder), users_folder, tmp_path / "out", "dask")
 
 
 def test_files_are_done_once(encoded_folder, users_folder, users, tmp_path, capsys):
@@ -133,21 +134,148 @@ def test_files_are_done_once(encoded_folder, users_folder, users, tmp_path, caps
     assert cli.main(command) == 0
     assert tables_of(tmp_path / "out") == done
     assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == 1
-    assert cli.main([*command, "--top-k", "3"]) == 2
-    assert "part-4.parquet: was made with top_k=10, now 3; give another --output" in capsys.readouterr().err
+    assert cli.main([*command, "--top-k", "3"]) == 0
+    assert {len(items) for table in tables_of(tmp_path / "out").values() for items in table["items"].to_pylist()} == {3}
 
 
-def test_a_table_that_is_older_than_an_argument_is_refused_where_it_is_used(encoded_folder, users, tmp_path):
-    pq.write_table(users, tmp_path / "users.parquet")
-    files = tmp_path / "users.parquet", tmp_path / "ranked.parquet"
-    FileRecommender(encoded_folder).recommend_file(*files)
-    written = pq.read_table(files[1])
-    facts = json.loads(written.schema.metadata[METADATA_KEY.encode()])
-    del facts["settings"]["cold_share"]
-    pq.write_table(written.replace_schema_metadata({METADATA_KEY: json.dumps(facts)}), files[1])
-    assert FileRecommender(encoded_folder).recommend_file(*files) == len(users)
-    with pytest.raises(ValueError, match=r"made with cold_share=0\.0, now 0\.5"):
-        FileRecommender(encoded_folder, cold_share=0.5).recommend_file(*files)
+@pytest.fixture(scope="module")
+def histories(users):
+    return users["items"].to_pylist()[:10]
+
+
+def write_lines(path, histories):
+    path.write_text("".join(" ".join([f"user{number}", *history]) + "\n" for number, history in enumerate(histories)))
+    return path
+
+
+def test_a_file_of_lines_is_a_table(encoded_folder, histories, tmp_path):
+    lines, output = write_lines(tmp_path / "users.txt", histories), tmp_path / "new" / "recs.parquet"
+    assert TableRecommender(encoded_folder, top_k=3).recommend_file(lines, output) == len(histories)
+    names = [f"user{number}" for number in range(len(histories))]
+    expected = TableRecommender(encoded_folder, top_k=3)(pa.table({"user_id": names, "items": histories}))
+    assert pq.read_table(output).equals(expected)
+    assert [path.name for path in output.parent.iterdir()] == ["recs.parquet"]
+
+
+def test_a_csv_has_a_row_for_each_item(encoded_folder, tokenizer, histories, tmp_path):
+    few = [tokenizer.item_ids, *histories]  # who has had all gets nothing
+    write_lines(tmp_path / "users.txt", few)
+    recommender = TableRecommender(encoded_folder, top_k=3)
+    recommender.users_per_part = 4
+    assert recommender.recommend_file(tmp_path / "users.txt", tmp_path / "recs.csv") == len(few)
+    options = csv.ConvertOptions(column_types=CSV_SCHEMA)
+    table = csv.read_csv(tmp_path / "recs.csv", convert_options=options)
+    expected = Recommender.from_pretrained(encoded_folder).recommend(few, top_k=3)
+    rows = [(f"user{user}", rank, item) for user, of in enumerate(expected) for rank, item in enumerate(of, start=1)]
+    columns = [table[name].to_pylist() for name in ("user_id", "rank", "item_id", "title")]
+    assert list(zip(*columns, strict=True)) == [(user, rank, item.item_id, item.title) for user, rank, item in rows]
+    assert table["score"].to_pylist() == pytest.approx([item.score for *_, item in rows], abs=1e-5)
+    assert table["rank"].to_pylist()[:3] == [1, 2, 3]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Counts the users that are searched for, and interrupts the search of those after `asked.most`."""
+    search, asked = Recommender.recommend_rows, SimpleNamespace(users=0, most=None)
+
+    def counting(self, histories, *args, **settings):
+        asked.users += len(histories)
+        if asked.most is not None and asked.users > asked.most:
+            raise KeyboardInterrupt
+        return search(self, histories, *args, **settings)
+
+    monkeypatch.setattr(Recommender, "recommend_rows", counting)
+    return asked
+
+
+def in_parts(folder, **search):
+    recommender = TableRecommender(folder, batch_size=2, top_k=3, **search)
+    recommender.users_per_part = 4
+    return recommender
+
+
+@pytest.mark.parametrize("kind", ["txt", "parquet"])
+@pytest.mark.parametrize("output", ["recs.parquet", "recs.csv"])
+def test_an_interrupted_file_goes_on_where_it_was(model_folder, histories, tmp_path, asked, kind, output):
+    users, output = write_lines(tmp_path / "users.txt", histories), tmp_path / output
+    if kind == "parquet":
+        names = [f"user{number}" for number in range(len(histories))]
+        pq.write_table(pa.table({"user_id": names, "items": histories}), users := tmp_path / "users.parquet")
+    asked.most = 8
+    with pytest.raises(KeyboardInterrupt):
+        in_parts(model_folder).recommend_file(users, output)
+    assert not output.exists()
+    asked.users, asked.most = 0, None
+    in_parts(model_folder).recommend_file(users, output)
+    assert asked.users == len(histories) - 8
+    in_parts(model_folder).recommend_file(users, whole := tmp_path / f"whole{output.suffix}")
+    assert output.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def change_weights(folder):
+    model, _ = load_model(folder)
+    model.position_embedding.weight.data += 0.01
+    model.save_pretrained(folder)
+
+
+def change_prompts(folder):
+    GramTokenizer.from_pretrained(folder, max_history=2).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"cold_share": 0.5}, "cold_share=0.0, now 0.5"),
+        ({"only": ["B0001", "B0002", "B0003"]}, "other allowed items"),
+        ([["B0001"]], "other users"),
+        (change_weights, "other weights or configuration"),
+        (change_prompts, "other catalogue or prompts"),
+    ],
+)
+def test_parts_of_another_run_are_done_anew_by_name_of_what_differs(
+    model_folder, histories, tmp_path, asked, caplog, change, named
+):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    users, output = write_lines(tmp_path / "users.txt", histories), tmp_path / "recs.parquet"
+    asked.most = 8
+    with pytest.raises(KeyboardInterrupt):
+        in_parts(folder).recommend_file(users, output)
+    asked.users, asked.most = 0, None
+    if callable(change):
+        change(folder)
+    elif isinstance(change, list):
+        write_lines(users, [*change, *histories[1:]])
+    in_parts(folder, **(change if isinstance(change, dict) else {})).recommend_file(users, output)
+    assert asked.users == len(histories)
+    assert f"parts of {named} are of no use" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"u1 B0001\n\nu1 B0002\n", r"users\.txt:3: user u1 stands on line 1 already"),
+        (b"u1 B0001\nu\xff B0002\n", r"users\.txt:2: not UTF-8"),
+        (b"\n", r"users\.txt: no users"),
+        (None, r"users\.txt: no such file"),
+    ],
+)
+def test_wrong_lines_are_named_and_nothing_is_written(model_folder, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "users.txt").write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        TableRecommender(model_folder).recommend_file(tmp_path / "users.txt", tmp_path / "out" / "recs.parquet")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lines", ["u1 B0001 gone\nu2\nu3 gone\n", "u1\nu2 gone\n"])
+def test_a_file_of_users_some_of_whom_are_strangers(model_folder, tmp_path, caplog, lines):
+    (tmp_path / "users.txt").write_text(lines)
+    TableRecommender(model_folder, top_k=3).recommend_file(tmp_path / "users.txt", tmp_path / "recs.parquet")
+    expected = Recommender.from_pretrained(model_folder).recommend([line.split()[1:] for line in lines.splitlines()], 3)
+    table = pq.read_table(tmp_path / "recs.parquet")
+    assert table["items"].to_pylist() == [[item.item_id for item in of] for of in expected]
+    assert "items are not in the catalogue and skipped; 2 users have no other and get what is popular" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +318,7 @@ def test_two_workers_of_ray_say_what_one_process_says_though_one_is_killed(
 def test_what_fails_at_a_worker_is_told_as_here(cluster, encoded_folder, users_folder, tmp_path):
     pq.write_table(pa.table({"user_id": ["a"]}), users_folder / "part-9.parquet")
     with pytest.raises(ValueError, match=r"part-9.parquet: there is no column items"):
-        recommend_tables(FileRecommender(encoded_folder), users_folder, tmp_path / "two", "ray", progress=False)
+        recommend_tables(TableRecommender(encoded_folder), users_folder, tmp_path / "two", "ray", progress=False)
 
 
 def test_ray_data_maps_tables(cluster, encoded_folder, users_folder, users):
