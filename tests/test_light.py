@@ -103,7 +103,7 @@ def test_what_serves_a_model_works_with_the_core_alone(light, model_folder, tmp_
     for command, said in (
         (["similar", model_folder, "--item", "B0003"], "B00"),
         (["encode", model_folder, "--output", tmp_path / "encodings"], "30 items encoded"),
-        (["recommend", model_folder, "--users", tmp_path / "users.parquet", "--output", tmp_path / "r.csv"], "to 1 users"),
+        (["recommend", model_folder, "--users", tmp_path / "users.parquet", "--output", tmp_path / "r.csv"], "1 users"),
         (["export-vectors", model_folder, "--output", tmp_path / "vectors.npy"], "30 vectors"),
         (["remove-items", model_folder, "--ids", "B0001", "--output", tmp_path / "less"], "29 items left"),
         (["space", "someone/films", "--output", tmp_path / "space"], "Space of someone/films saved"),
