@@ -304,19 +304,19 @@ def _table(users: Path) -> pa.Table:
 
 def _histories(users: pa.Table, place: str = "") -> Iterator[tuple[list[str], str]]:
     """Every user's items, and what an error is to be led in by, with `place`."""
+    columns = []
     for name, kind in zip(USERS_SCHEMA.names, USERS_SCHEMA.types, strict=True):
         if name not in users.column_names:
             raise ValueError(
                 f"{place}there is no column {name}; a table of users has {' and '.join(USERS_SCHEMA.names)}"
             )
         try:
-            column = users[name].cast(kind)
+            columns.append(users[name].cast(kind))
         except pa.ArrowException:
             raise ValueError(f"{place}column {name} is {users[name].type}; it must be {kind}") from None
-        if name == "user_id" and column.null_count:
+        if name == "user_id" and columns[0].null_count:
             raise ValueError(f"{place}column user_id has an empty value; name every user")
-    names, items = (users[name].cast(kind) for name, kind in zip(USERS_SCHEMA.names, USERS_SCHEMA.types, strict=True))
-    for name, history in zip(names.to_pylist(), items.to_pylist(), strict=True):
+    for name, history in zip(*(column.to_pylist() for column in columns), strict=True):
         yield history or [], f"{place}user {name}: "
 
 
