@@ -7,7 +7,7 @@ gram add-items runs/books --items new.parquet --output runs/books-2 --encoder nv
 import argparse
 from pathlib import Path
 
-from .command import quiet, refresh_card
+from .command import quiet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     quiet()
+    from ..hub.model_card import refresh_model_card
     from ..serving.catalogue_changes import add_items
 
     embedding = {"encoder": arguments.encoder, "vectors": arguments.vectors}
     options = {**embedding, "blocked_tokens": arguments.blocked_tokens}
     count = add_items(arguments.model, arguments.items, arguments.output, **options)
-    refresh_card(arguments.output)
+    refresh_model_card(arguments.output)
     print(f"{count:,} items added, the model saved to {arguments.output}")

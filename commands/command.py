@@ -95,12 +95,3 @@ def print_items(found: list) -> None:
     print(f"{'rank':>4}  {'score':>8}  {'item':<{width}}  title")
     for rank, item in enumerate(found, start=1):
         print(f"{rank:>4}  {item.score:>8.4f}  {item.item_id:<{width}}  {item.title}")
-
-
-def refresh_card(folder: Path) -> None:
-    """Write the card of a model folder that was made of another, if that one told of its training."""
-    from ..hub.card_data import TRAINING_FILE
-    from ..hub.model_card import refresh_model_card
-
-    if (folder / TRAINING_FILE).is_file():
-        refresh_model_card(folder)

@@ -6,7 +6,7 @@ gram remove-items runs/quickstart --ids @gone.txt --output runs/today
 import argparse
 from pathlib import Path
 
-from .command import item_ids, quiet, refresh_card
+from .command import item_ids, quiet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     quiet()
+    from ..hub.model_card import refresh_model_card
     from ..serving.catalogue_changes import remove_items
 
     left = remove_items(arguments.model, item_ids(arguments.ids), arguments.output)
-    refresh_card(arguments.output)
+    refresh_model_card(arguments.output)
     print(f"{left:,} items left, the model saved to {arguments.output}")

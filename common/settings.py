@@ -120,18 +120,19 @@ def settings_of_file(name: str | Path, *settings_classes: type, given: Mapping[s
     readers = {entry.name: _reader(kind, optional) for entry, kind, optional in entries}
     needed = {entry.name for entry, _, optional in entries if not optional}
     values = {}
-    for name, value in _yaml_mapping(path).items():
+    for name, text in _yaml_mapping(path).items():
         if name not in readers:
             raise ValueError(f"{path}: unknown key {name!r}; the keys are {', '.join(sorted(readers))}")
-        if isinstance(value, dict | list | set | bytes):
+        if isinstance(text, dict | list):
             raise ValueError(f"{path}: {name} must be a single value")
-        if value is None and name in needed:
+        has_none = text in ("", "~", "null")
+        if has_none and name in needed:
             raise ValueError(f"{path}: {name} has no value; give one, or leave the line out")
         try:
             if given.get(_ALTERNATIVES.get(name)) is None:
-                values[name] = readers[name]("none" if value is None else str(value))
+                values[name] = readers[name]("none" if has_none else text)
         except ValueError:
-            raise ValueError(f"{path}: {name}: invalid {readers[name].__name__} value: {str(value)!r}") from None
+            raise ValueError(f"{path}: {name}: invalid {readers[name].__name__} value: {text!r}") from None
     return values
 
 
@@ -152,13 +153,13 @@ def config_file(name: str | Path) -> Path:
     raise FileNotFoundError(f"{name}: no such file, and no recipe of this name; the recipes are {', '.join(recipes)}")
 
 
-def _yaml_mapping(path: Path) -> dict[Any, Any]:
+def _yaml_mapping(path: Path) -> dict[str, Any]:
     """What a file says in `name: value` lines, without the anchors of YAML: a few lines of them can make gigabytes."""
     text = path.read_bytes()
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ValueError(f"{path}: must not use the anchors of YAML; write the values out")
-        content = yaml.safe_load(text) or {}
+        content = yaml.load(text, Loader=yaml.BaseLoader) or {}  # which leaves `no` and `010` as they are written
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):

@@ -11,7 +11,6 @@ from huggingface_hub.utils import validate_repo_id, yaml_dump
 
 from ..common.files import new_file
 from ..common.settings import settings_from
-from ..evaluation.rankings import METRICS, PROTOCOLS
 from .licences import check_licence
 
 CARD_FILE = "card.yaml"
@@ -29,16 +28,11 @@ class CardSettings:
         licence_link: URL of an other licence, or LICENSE for a file of the folder.
         language: of the items' texts, ISO 639 codes by commas, such as en.
         datasets: on the Hub that the model was trained on, by commas; those that `gram prepare` read there by default.
-        benchmark: data set on the Hub, NAMESPACE/NAME, that is a Benchmark there and is told the results, in
-            `.eval_results/gram.yaml`; without one there is no such file, and the results stand in the card alone.
-        benchmark_tasks: of its `eval.yaml`, each with its metric, by commas: `next-item=ndcg@10`, or
-            `next-item=unseen_items/ndcg@10` where items of the history were left out.
         notes: Markdown for a section of its own.
 
     Raises:
-        ValueError: `repo_id`, one of `datasets` or `benchmark` cannot be a name on the Hub; the Hub does not know the
-            licence, or it is other and has no name; `benchmark_tasks` is not of its form, or one of it and `benchmark`
-            is missing.
+        ValueError: `repo_id` or one of `datasets` cannot be a name on the Hub; the Hub does not know the licence, or it
+            is other and has no name.
     """
 
     repo_id: str | None = None
@@ -48,38 +42,16 @@ class CardSettings:
     licence_link: str | None = None
     language: str | None = None
     datasets: str | None = None
-    benchmark: str | None = None
-    benchmark_tasks: str | None = None
     notes: str | None = None
 
     def __post_init__(self):
-        for argument in ("repo_id", "datasets", "benchmark"):
+        for argument in ("repo_id", "datasets"):
             for name in words(getattr(self, argument)):
                 _check_name(f"--{argument.replace('_', '-')}", name)
         if self.licence is not None:
             check_licence(self.licence)
         if self.licence == "other" and not self.licence_name:
             raise ValueError("the licence is 'other'; --licence-name must say which")
-        if (self.benchmark is None) != (self.benchmark_tasks is None):
-            raise ValueError("--benchmark and --benchmark-tasks belong together: a result is that of a task")
-        if self.benchmark is not None and "/" not in self.benchmark:
-            raise ValueError(f"--benchmark {self.benchmark!r} is not of the form NAMESPACE/NAME")
-        self.tasks  # noqa: B018  (refuses what is not of its form)
-
-    @property
-    def tasks(self) -> dict[str, tuple[str, str]]:
-        """Protocol and metric of each of the benchmark's tasks."""
-        tasks = {}
-        for word in words(self.benchmark_tasks):
-            task, _, metric = word.partition("=")
-            protocol, _, metric = metric.rpartition("/")
-            tasks[task] = protocol or "all_items", metric
-            if not task or tasks[task][0] not in PROTOCOLS or metric not in METRICS:
-                raise ValueError(
-                    f"--benchmark-tasks: {word!r} is not of the form TASK=METRIC or TASK=PROTOCOL/METRIC; a metric is "
-                    f"one of {', '.join(METRICS)}, a protocol one of {', '.join(PROTOCOLS)}"
-                )
-        return tasks
 
     @classmethod
     def of(cls, folder: str | Path, **given: Any) -> CardSettings:

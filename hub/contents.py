@@ -18,7 +18,7 @@ from ..serving.loading import MODEL_FILES, check_folder, load_model
 from .card_data import CARD, EVALUATION_FILE, PLOT_FILE, TRAINING_FILE
 
 CODE = "*_gram.py"
-RESULTS = ".eval_results/*.yaml"  # for benchmarks, `gram card`'s and others
+RESULTS = ".eval_results/*.yaml"  # for the Hub's benchmarks, written by hand
 SHARDS = f"{ITEM_CACHE_FOLDER}/item_encodings-*.safetensors"
 OPTIONAL_FILES = (
     *("generation_config.json", "special_tokens_map.json", "added_tokens.json"),

@@ -17,8 +17,7 @@ from ..common.text import _in_one_line, duration, markdown_table, plain
 from ..evaluation.rankings import METRICS, PROTOCOLS, estimate_text, served_table
 from ..pipeline_gram import TASK
 from ..training.settings import PLACES
-from .benchmark_results import RESULTS_FILE, results_of
-from .card_data import CARD, GramCardData
+from .card_data import CARD, TRAINING_FILE, GramCardData
 from .card_settings import CardSettings
 
 TEMPLATE = "model_card_template.md"
@@ -44,7 +43,7 @@ _SIGNATURE = re.compile(r"<!-- written by gram card, ([0-9a-f]{16}) -->\s*$")
 
 
 def write_model_card(folder: str | Path, settings: CardSettings | None = None, overwrite: bool = False) -> Path:
-    """Write `README.md` into a model folder, anew from its files, and results for a benchmark; gives the card's path.
+    """Write `README.md` into a model folder, anew from its files; gives the card's path.
 
     Args:
         folder: as of [`GramCardData`].
@@ -66,19 +65,13 @@ def write_model_card(folder: str | Path, settings: CardSettings | None = None, o
     card.settings.save(folder)
     with new_file(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
-    results, place = results_of(card), folder / RESULTS_FILE
-    if results is None:
-        place.unlink(missing_ok=True)
-        return path
-    place.parent.mkdir(exist_ok=True)
-    with new_file(place) as part:
-        part.write_text(results, encoding="utf-8", newline="\n")
     return path
 
 
 def refresh_model_card(folder: str | Path, settings: CardSettings | None = None) -> None:
-    """Write the card of a model folder as [`write_model_card`] does, unless there is one that was written by hand."""
-    if not is_handmade(Path(folder) / CARD):
+    """Write the card as [`write_model_card`] does, where the folder tells of its training and none is by hand."""
+    folder = Path(folder)
+    if (folder / TRAINING_FILE).is_file() and not is_handmade(folder / CARD):
         write_model_card(folder, settings)
 
 

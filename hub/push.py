@@ -18,7 +18,6 @@ from huggingface_hub.utils.sha import git_hash
 from yaml import YAMLError
 
 from ..serving.loading import MODEL_FILES
-from .benchmark_results import RESULTS_FILE, check_benchmark, results_of
 from .card_data import CARD, EVALUATION_FILE, PLOT_FILE, TRAINING_FILE, GramCardData
 from .card_settings import CardSettings
 from .contents import CODE, SHARDS, contents
@@ -26,7 +25,7 @@ from .model_card import is_handmade, render
 
 WEIGHTS = "model*.safetensors*"  # the index ends with .json
 # What is removed from the Hub where the folder has it no more: it would be of another training.
-OUTDATED = (WEIGHTS, CODE, EVALUATION_FILE, TRAINING_FILE, PLOT_FILE, RESULTS_FILE)
+OUTDATED = (WEIGHTS, CODE, EVALUATION_FILE, TRAINING_FILE, PLOT_FILE)
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def push(
 
     Raises:
         FileNotFoundError, ValueError: see `gram.hub.contents.contents`; or a name that cannot be one of a repository;
-            or the Hub refuses the card's metadata, or has no such benchmark as there are results for.
+            or the Hub refuses the card's metadata.
         PermissionError: there is no token, it is not valid, or it may not write to this repository.
         ConnectionError: the Hub cannot be reached.
         OSError: it has refused something else.
@@ -90,15 +89,10 @@ def push(
     with plain_errors(repo_id):
         repo_id = full_name(api, repo_id, dry_run)
         if CARD in found:
-            if not is_handmade(Path(folder) / CARD):
-                found.pop(RESULTS_FILE, None)  # made anew with the card
-            found |= _card_of(Path(folder), repo_id)
+            found[CARD] = _card_of(Path(folder), repo_id)
         if not dry_run:
             if CARD in found:
                 _validate(found[CARD].decode())
-            if RESULTS_FILE in found:
-                results = found[RESULTS_FILE]
-                check_benchmark(results if isinstance(results, bytes) else results.read_bytes())
             _make(api, repo_id, private, revision)
         parent, there = _survey(api, repo_id, revision)
         additions = {path: CommitOperationAdd(path, content) for path, content in found.items()}
@@ -129,13 +123,11 @@ def full_name(api: HfApi, repo_id: str, dry_run: bool = False) -> str:
     return repo_id if "/" in repo_id else f"{user}/{repo_id}"
 
 
-def _card_of(folder: Path, repo_id: str) -> dict[str, bytes]:
-    """The card, and results; what `gram card` wrote is made anew, so that it names the repository."""
+def _card_of(folder: Path, repo_id: str) -> bytes:
+    """The card; one that `gram card` wrote is made anew, so that it names the repository."""
     if is_handmade(folder / CARD):
-        return {CARD: (folder / CARD).read_bytes()}
-    card = GramCardData(folder, replace(CardSettings.of(folder), repo_id=repo_id))
-    results = results_of(card)
-    return {CARD: render(card).encode(), **({RESULTS_FILE: results.encode()} if results else {})}
+        return (folder / CARD).read_bytes()
+    return render(GramCardData(folder, replace(CardSettings.of(folder), repo_id=repo_id))).encode()
 
 
 def _validate(card: str) -> None:

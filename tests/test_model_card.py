@@ -3,15 +3,13 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
-from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
+from huggingface_hub import ModelCard, metadata_load
 from transformers import T5Tokenizer
 
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer, ItemTrie, cli
@@ -332,34 +330,14 @@ def test_command_keeps_what_was_said_for_the_next_card(folder, capsys):
         "type": "shop/kitchen",
         "split": "test",
     }
+    with (folder / "card.yaml").open("a") as written_by_hand:
+        written_by_hand.write("language: no\n")  # Norwegian, and no word of YAML
+    metadata = said()
+    assert metadata["language"] == ["no"]
     before = (folder / "README.md").read_bytes(), (folder / "card.yaml").read_bytes()
     assert said() == metadata
     assert before == ((folder / "README.md").read_bytes(), (folder / "card.yaml").read_bytes())
     assert capsys.readouterr().out.splitlines()[-1] == f"saved to {folder / 'README.md'}"
-
-
-def test_a_benchmark_is_told_results_where_it_and_its_tasks_are_named(folder):
-    write_model_card(folder, SETTINGS)
-    assert not (folder / ".eval_results").exists()
-    tasks = "next-item=ndcg@10, new-item=unseen_items/recall@5"
-    write_model_card(folder, replace(SETTINGS, benchmark="shop/kitchen", benchmark_tasks=tasks))
-    first, second = yaml.safe_load((folder / ".eval_results" / "gram.yaml").read_text(encoding="utf-8"))
-    assert first == {
-        "dataset": {"id": "shop/kitchen", "task_id": "next-item"},
-        "value": 0.23,
-        "notes": "ndcg@10, full ranking, all items may be recommended; 1200 test users, 50 beams; "
-        "95 % interval 0.2250 to 0.2350",
-        "source": {
-            "url": "https://huggingface.co/somebody/kitchen/blob/main/evaluation.json",
-            "name": "evaluation.json",
-        },
-    }
-    assert (second["dataset"]["task_id"], second["value"]) == ("new-item", 0.3)
-    parsed = parse_eval_result_entries([first, second])  # as huggingface_hub reads them
-    assert [entry.task_id for entry in parsed] == ["next-item", "new-item"]
-    (folder / "evaluation.json").unlink()
-    write_model_card(folder)
-    assert not (folder / ".eval_results" / "gram.yaml").exists()
 
 
 @pytest.mark.parametrize("licence", sorted(LICENSES))
@@ -381,11 +359,6 @@ def test_a_licence_that_the_hub_does_not_know_can_be_mended(tmp_path):
         (["--licence", "Apache 2.0"], "--licence 'Apache 2.0' is none that the Hub knows (is it apache-2.0?)"),
         (["--licence", "my own"], "or other with --licence-name"),
         (["--datasets", "a/b, c d"], "--datasets 'c d': "),
-        (["--benchmark", "shop/kitchen"], "--benchmark and --benchmark-tasks belong together"),
-        (["--benchmark", "kitchen", "--benchmark-tasks", "a=ndcg@10"], "--benchmark 'kitchen' is not of the form"),
-        (["--benchmark", "a/b", "--benchmark-tasks", "ndcg@10"], "--benchmark-tasks: 'ndcg@10' is not of the form"),
-        (["--benchmark", "a/b", "--benchmark-tasks", "a=ndcg@20"], "a metric is one of recall@5"),
-        (["--benchmark", "a/b", "--benchmark-tasks", "a=some/ndcg@10"], "a protocol one of all_items, unseen_items"),
     ],
 )
 def test_what_the_hub_would_refuse_is_refused_by_the_argument(folder, capsys, flags, message):

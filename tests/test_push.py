@@ -9,14 +9,12 @@ import sys
 import threading
 
 import pytest
-import yaml
 from safetensors import safe_open
 
 from gram.serving.loading import load_model
 from gram.serving.recommendation import Recommender
 
 from .forks import BLOCK, GRAM
-from .hub_endpoints import Blob
 
 HISTORIES = [["1", "2"], ["5", "9", "3"], ["20"]]
 
@@ -354,28 +352,6 @@ def test_any_licence_that_the_hub_takes(hub, gram, folder):
     spoil(folder, "README.md", "license: other", "license: gemma")
     push(gram, folder, "tester/gemma")
     assert b"license: gemma" in hub.files("tester/gemma")["README.md"]
-
-
-def test_results_go_to_benchmarks_of_the_hub_alone(hub, gram, folder):
-    say = ["card", folder, "--benchmark", "tester/next-film", "--benchmark-tasks", "next-item=ndcg@10"]
-    assert gram(*say)[0] == 0
-    pushed = ["push", folder, "--repo-id", "tester/benchmarked"]
-    assert "tester/next-film: no benchmark of the Hub" in refused(gram, hub, *pushed, token=hub.token)
-    repo = hub.create("tester/next-film", "dataset")
-    for tasks, problem in ((b"name: films", "no benchmark of the Hub"), (b"tasks: [{id: last-item}]", "has no task")):
-        repo.add("main", "tasks", {"eval.yaml": Blob(tasks, False)})
-        assert problem in refused(gram, hub, *pushed, token=hub.token)
-    assert hub.changes() == []
-    repo.add("main", "tasks", {"eval.yaml": Blob(b"tasks: [{id: next-item}]", False)})
-    push(gram, folder, "tester/benchmarked")
-    (result,) = yaml.safe_load(hub.files("tester/benchmarked")[".eval_results/gram.yaml"])
-    measured = json.loads((folder / "evaluation.json").read_text())["models"]["GRAM"]["all_items"]["ndcg@10"]["mean"]
-    assert result["dataset"] == {"id": "tester/next-film", "task_id": "next-item"}
-    assert result["value"] == round(measured, 4)
-    assert result["source"]["url"] == "https://huggingface.co/tester/benchmarked/blob/main/evaluation.json"
-    assert gram("card", folder, "--benchmark", "none", "--benchmark-tasks", "none")[0] == 0
-    push(gram, folder, "tester/benchmarked")
-    assert ".eval_results/gram.yaml" not in hub.files("tester/benchmarked")
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "films!", "-films", "films.git"])
