@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.profiler import profile
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -24,15 +23,9 @@ from gram.data import evaluation_histories, read_folder
 from gram.item_cache_gram import ItemCache
 
 from .catalogues import prefix_table
-from .measuring import GB, Machine, forget_peak, in_fresh_process, markdown, medians, peak_gb, pyplot, write_json
+from .measuring import GB, Machine, forget_peak, in_fresh_process, markdown, medians, peak_gb, write_json
 
 BEAMS, NUM_ITEMS = 50, 10
-CURVES = {"beams": [10, 20, 50, 100, 200, 500], "history": [1, 2, 5, 10, 20], "batch": [1, 2, 4, 8, 16, 32]}
-KINDS = {  # of the operations that the profiler names
-    "weights": ("aten::mm", "aten::addmm"),
-    "attention": ("aten::bmm", "aten::_softmax", "aten::baddbmm"),
-    "vocabulary's softmax": ("aten::exp_", "aten::amax", "aten::sub_", "aten::_log_softmax"),
-}
 
 
 class Bench:
@@ -72,7 +65,7 @@ class Bench:
 
         return run
 
-    def stock(self, histories: Sequence[Sequence[str]], beams: int = BEAMS) -> Callable:
+    def stock(self, histories: Sequence[Sequence[str]]) -> Callable:
         """Stock beam search of a T5 with the same weights, from item ids to items."""
         fields = {name: getattr(self.model.config, name) for name in T5Config().to_dict() if name in _SHAPE}
         t5 = T5ForConditionalGeneration(T5Config(**fields, decoder_start_token_id=0)).eval()
@@ -91,8 +84,8 @@ class Bench:
                 encoder_outputs=BaseModelOutput(states),
                 attention_mask=mask.flatten(1),
                 prefix_allowed_tokens_fn=lambda _, prefix: choices.get(tuple(prefix[1:].tolist()), [end]),
-                num_beams=beams,
-                num_return_sequences=min(beams, NUM_ITEMS),
+                num_beams=BEAMS,
+                num_return_sequences=NUM_ITEMS,
                 max_new_tokens=self.model.item_trie.depth,
                 return_dict_in_generate=True,
                 output_scores=True,
@@ -156,27 +149,6 @@ def agreement(stock, ours) -> dict:
     }
 
 
-def agree_on_users(bench: Bench, count: int, with_stock: int | None = None) -> dict:
-    """Compare ours with the plain forms, on random users one by one, whatever their histories.
-
-    The scores of the items that ours returns are compared with those of the plain `forward` for all users, and items
-    and scores with stock search's for the first `with_stock`, by default all.
-    """
-    same, furthest, from_forward, users = 0, 0.0, 0.0, bench.users(count)
-    with_stock = count if with_stock is None else min(with_stock, count)
-    bench.encode_items(users)
-    for number, history in enumerate(users):
-        output = bench.ours([history])()
-        difference = (plain_scores(bench, history, output.item_indices[0]) - output.sequences_scores).abs().max()
-        from_forward = max(from_forward, difference.item())
-        if number < with_stock:
-            found = agreement(bench.stock([history])(), output)
-            same += found["same_items"]
-            furthest = max(furthest, found["score_difference"])
-    compared = {"users": count, "plain_forward_difference": from_forward}
-    return {**compared, "with_stock": with_stock, "same_items": same, "score_difference": furthest}
-
-
 @torch.no_grad()
 def plain_scores(bench: Bench, history: Sequence[str], rows: torch.Tensor) -> torch.Tensor:
     """Scores (K,) of catalogue rows (K,) for one user, by the plain `forward` on padded passages."""
@@ -189,30 +161,6 @@ def plain_scores(bench: Bench, history: Sequence[str], rows: torch.Tensor) -> to
     logits = bench.model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
     picked = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0].masked_fill(labels < 0, 0)
     return picked.sum(dim=1) / (labels >= 0).sum(dim=1)
-
-
-def where_time_goes(run: Callable) -> dict[str, float]:
-    """Share of the time by kind of operation."""
-    with profile() as profiler:
-        run()
-    taken = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
-    total = sum(taken.values())
-    shares = {
-        kind: sum(time for name, time in taken.items() if name.startswith(names)) / total
-        for kind, names in KINDS.items()
-    }
-    return {**shares, "other": 1 - sum(shares.values())}
-
-
-def curve(bench: Bench, machine: Machine, axis: str, repeats: int) -> Iterator[dict]:
-    """Seconds per user along one axis, the others at 50 beams, 8 items and one user."""
-    for value in CURVES[axis]:
-        setting = {"beams": BEAMS, "history": 8, "batch": 1, axis: value}
-        histories = bench.users(setting["batch"], setting["history"])
-        bench.encode_items(histories)
-        (taken,) = medians({"ours": bench.ours(histories, setting["beams"])}, repeats).values()
-        floor = machine.floor(*bench.work(histories, setting["beams"]))
-        yield {"axis": axis, "value": value, "seconds": taken / len(histories), "floor": floor / len(histories)}
 
 
 def measure_memory(data: Path, tokenizer: Path, form: str, batch: int, length: int, output: Path) -> None:
@@ -235,22 +183,6 @@ def memory(data: Path, tokenizer: Path, batch: int, length: int) -> dict[str, fl
             in_fresh_process(measure_memory, data, tokenizer, form, batch, length, file)
             found[form] = json.loads(file.read_text(encoding="utf-8")) / batch
     return found
-
-
-def plot(curves: Sequence[dict], path: Path) -> None:
-    """Seconds per user and their floor along every axis."""
-    plt = pyplot()
-    figure, panels = plt.subplots(1, len(CURVES), figsize=(12, 4), layout="constrained")
-    for panel, axis in zip(panels, CURVES, strict=True):
-        points = [point for point in curves if point["axis"] == axis]
-        values = [point["value"] for point in points]
-        panel.plot(values, [point["seconds"] for point in points], "o-", label="generate")
-        panel.plot(values, [point["floor"] for point in points], "k--", label="floor")
-        panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds per user")
-        panel.grid(alpha=0.3)
-    panels[0].legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def as_table(rows: Sequence[dict]) -> str:
@@ -277,17 +209,14 @@ def as_table(rows: Sequence[dict]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print the tables, and leave JSON and plot in the output folder."""
+    """Measure, print the table, and leave JSON in the output folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="data folder")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder that `gram translate` made of these data")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for generation.json and .png")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for generation.json")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8], help="users in one search (1 8)")
     parser.add_argument("--history", type=int, default=8, help="items in each history (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each; the median counts (%(default)s)")
-    parser.add_argument("--agree", type=int, default=0, help="compare with the plain forward on so many users (0)")
-    parser.add_argument("--agree-with-stock", type=int, default=0, help="and with stock search on so many of them (0)")
-    parser.add_argument("--no-curves", action="store_true", help="leave out the curves over beams, history and batch")
     given = parser.parse_args(argv)
     given.output_dir.mkdir(parents=True, exist_ok=True)
 
@@ -299,24 +228,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = {"threads": torch.get_num_threads(), "machine": vars(machine), "against_stock": rows}
     print(f"{len(bench.tokenizer.item_ids):,} items, {BEAMS} beams, {torch.get_num_threads()} threads, ", end="")
     print(f"{machine.flops / GB:.0f} GFLOP/s, {machine.bytes / GB:.0f} GB/s\n\n{as_table(rows)}")
-    report["where_time_goes"] = where_time_goes(bench.ours(bench.users(1, given.history)))
-    print("\n" + ", ".join(f"{kind} {share:.0%}" for kind, share in report["where_time_goes"].items()))
-    if given.agree:
-        found = report["agreement"] = agree_on_users(bench, given.agree, given.agree_with_stock)
-        print(
-            f"\n{given.agree} users: scores within {found['plain_forward_difference']:.1e} of the plain forward's; ",
-            end="",
-        )
-        print(f"items of {found['same_items']} of {found['with_stock']} are stock search's", end="")
-        print(f", scores within {found['score_difference']:.1e}" if found["with_stock"] else "")
-    if not given.no_curves:
-        report["curves"] = [point for axis in CURVES for point in curve(bench, machine, axis, given.repeats)]
-        plot(report["curves"], given.output_dir / "generation.png")
-        lines = [
-            [f"{point['axis']} {point['value']}", f"{point['seconds']:.3f}", f"{point['floor']:.3f}"]
-            for point in report["curves"]
-        ]
-        print("\n" + markdown(["", "s/user", "floor s/user"], lines))
     write_json(report, given.output_dir / "generation.json")
 
 

@@ -1,7 +1,7 @@
 """Own lexical IDs, one set per encoder, against those that came with the data: the same measures for all.
 
 `python -m benchmarks.lexical_ids --data DIR --tokenizer NAME`; the data folder holds `lexical_ids.txt`, and its
-`item_text.tsv` a column `categories`. Levels of a category path are parted by ` > `, several paths of an item by ` | `;
+items have a column `categories`. Levels of a category path are parted by ` > `, several paths of an item by ` | `;
 the first path is the item's category. The texts that own IDs are made of hold the categories too, so that agreement
 with them tells how well an ID keeps what its text says, not what it finds out by itself.
 """
@@ -22,34 +22,25 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from gram.data import RecommendationData, read_folder
 from gram.translation import TranslationSettings, TreeStatistics, translate
 
+from .measuring import markdown
+
 GIVEN = "lexical_ids.txt"
 PREFIXES = (1, 2)  # leading tokens that make a cluster
 
 
-def read_categories(path: str | Path, item_ids: Sequence[str]) -> list[str]:
-    """The leaf category of every item: the whole of its first category path.
-
-    Args:
-        path: an `item_text.tsv` that `read_folder` has accepted.
-        item_ids: (N,) the catalogue.
-
-    Returns:
-        (N,) paths such as `"Beauty > Makeup > Lips"`, empty where an item has none.
+def categories_of(data: RecommendationData) -> list[str]:
+    """(N,) the first category path of each item, such as `"Beauty > Makeup > Lips"`, empty where it has none.
 
     Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it has no column `categories`, or nothing in it.
+        ValueError: the items have no field `categories`, or nothing in it.
     """
-    with Path(path).open(encoding="utf-8-sig", newline="\n") as file:
-        header, *rows = [line.rstrip("\r\n").split("\t") for line in file if line.strip()]
-    names = [name.strip() for name in header]
-    if "categories" not in names:
-        raise ValueError(f"{path}: no column 'categories'; add one")
-    column = names.index("categories")
-    cells = {row[0].strip(): " ".join(row[column].split()) for row in rows}
-    if not any(cells.values()):
-        raise ValueError(f"{path}: no item has a category; fill the column 'categories'")
-    return [cells[item].split(" | ")[0] for item in item_ids]
+    fields = data.items.fields
+    if fields is None or "categories" not in fields.column_names:
+        raise ValueError(f"{data.folder}: the items have no column 'categories'; add one")
+    cells = [" ".join((cell or "").split()) for cell in fields["categories"].to_pylist()]
+    if not any(cells):
+        raise ValueError(f"{data.folder}: no item has a category; fill the column 'categories'")
+    return [cell.split(" | ")[0] for cell in cells]
 
 
 def leading_tokens(lexical_ids: Sequence[Sequence[str]], length: int) -> list[tuple[str, ...]]:
@@ -89,12 +80,6 @@ def mean_over_pairs(shared: np.ndarray, pairs: np.ndarray) -> float | None:
     return float(shared.sum() / pairs.sum()) if pairs.any() else None
 
 
-def mean_over_groups(shared: np.ndarray, pairs: np.ndarray) -> float | None:
-    """Mean over the groups that have pairs of each one's own mean; `shared` and `pairs` (G,). None without pairs."""
-    some = pairs > 0
-    return float((shared[some] / pairs[some]).mean()) if some.any() else None
-
-
 def purity(clusters: Sequence[Hashable], classes: Sequence[Hashable]) -> float:
     """Share of items whose class, (N,), is the commonest of their cluster, (N,). It is 1 if each has its own."""
     commonest: dict[Hashable, int] = {}
@@ -124,7 +109,6 @@ def measure(lexical_ids: Sequence[Sequence[str]], categories: Sequence[str]) -> 
     statistics = TreeStatistics.of(lexical_ids)
     having = [row for row, category in enumerate(categories) if category]
     ids, classes = [lexical_ids[row] for row in having], [categories[row] for row in having]
-    within = shared_tokens(ids, classes)
     agreement = {}
     for length in PREFIXES:
         clusters = leading_tokens(ids, length)
@@ -144,10 +128,7 @@ def measure(lexical_ids: Sequence[Sequence[str]], categories: Sequence[str]) -> 
         ],
         "items_without_category": len(categories) - len(having),
         "categories": len(set(classes)),
-        "categories_with_pairs": int((within[1] > 0).sum()),
-        "shared_tokens_over_pairs": mean_over_pairs(*within),
-        "shared_tokens_over_categories": mean_over_groups(*within),
-        "shared_tokens_of_any_two_items": mean_over_pairs(*shared_tokens(ids, [None] * len(ids))),
+        "shared_tokens": mean_over_pairs(*shared_tokens(ids, classes)),
         "agreement": agreement,
     }
 
@@ -160,9 +141,9 @@ def as_table(results: dict[str, dict]) -> str:
         levels = [found["levels"][level] if level < len(found["levels"]) else None for found in sets]
         cells = ["{nodes:,}; {mean_fan_out:.2f}; {max_fan_out:,}".format(**one) if one else "-" for one in levels]
         rows.append([f"level {level + 1}: nodes; mean fan-out; maximum fan-out", *cells])
-    rows += [
-        [name, *("-" if found[key] is None else f"{found[key]:.3f}" for found in sets)] for name, key in _SHARED.items()
-    ]
+    shared = [found["shared_tokens"] for found in sets]
+    cells = ["-" if mean is None else f"{mean:.3f}" for mean in shared]
+    rows.append(["shared leading tokens of two items of one leaf category, mean over pairs", *cells])
     for length in PREFIXES:
         prefix = "first token" if length == 1 else f"first {length} tokens"
         agreements = [found["agreement"][length] for found in sets]
@@ -170,8 +151,7 @@ def as_table(results: dict[str, dict]) -> str:
         for name, key in _AGREEMENT.items():
             rows.append([f"{prefix}: {name}", *(f"{found[key]:.3f}" for found in agreements)])
     head = ["", *("/".join(Path(name).parts[-2:]) for name in results)]  # a folder's whole path is too wide
-    lines = [head, ["---"] + ["---:"] * len(sets), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(head, rows)
 
 
 _COUNTS = {
@@ -180,12 +160,6 @@ _COUNTS = {
     "items with a suffix": "suffixed",
     "items without category, left out below the levels": "items_without_category",
     "leaf categories (classes)": "categories",
-    "leaf categories of two items or more": "categories_with_pairs",
-}
-_SHARED = {
-    "shared leading tokens of two items of one leaf category, mean over pairs": "shared_tokens_over_pairs",
-    "the same, mean over categories": "shared_tokens_over_categories",
-    "shared leading tokens of any two items": "shared_tokens_of_any_two_items",
 }
 _AGREEMENT = {
     "purity": "purity",
@@ -205,10 +179,10 @@ def compare(
     """The measures of the given IDs, then of own ones by each encoder, with the seconds that these took.
 
     Raises:
-        FileNotFoundError: the data folder lacks `lexical_ids.txt` or `item_text.tsv`.
+        FileNotFoundError: the data folder lacks `lexical_ids.txt`.
         ValueError: the given IDs do not fit the tokenizer, there are no categories, or an encoder cannot be loaded.
     """
-    categories = read_categories(data.folder / "item_text.tsv", data.items.item_ids)
+    categories = categories_of(data)
     shape = {"num_clusters": num_clusters, "depth": depth, "seed": seed, "num_similar": 0}
     results = {}
     for name in dict.fromkeys([GIVEN, *encoders]):
@@ -225,7 +199,7 @@ def compare(
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare, print the table, and write the JSON file if one is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="data folder with item_text.tsv and lexical_ids.txt")
+    parser.add_argument("--data", required=True, help="data folder with lexical_ids.txt")
     parser.add_argument("--tokenizer", required=True, help="name or folder of the tokenizer of the given IDs")
     parser.add_argument("--encoders", default="tfidf-svd", help="names or paths, parted by commas (%(default)s)")
     parser.add_argument("--num-clusters", type=int, default=128, help="children of a node, at most (%(default)s)")

@@ -134,20 +134,3 @@ def write_json(report: dict, path: Path) -> None:
     """The report and the environment that it was made in."""
     text = json.dumps({"environment": environment(), **report}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def pyplot():
-    """Matplotlib's, without a display.
-
-    Raises:
-        MissingPackageError: matplotlib is not installed.
-    """
-    from gram.common.extras import needs
-
-    with needs("plots", "the plot"):
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-    return pyplot

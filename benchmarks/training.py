@@ -15,7 +15,6 @@ samples in a micro-batch of either form. Both forms keep freed memory, as traini
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +26,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from gram import GramConfig, GramForConditionalGeneration, GramTokenizer
 from gram.common.processes import keep_freed_memory
 from gram.data import Interactions, read_folder, training_part
-from gram.encoding_gram import encode_packed
 from gram.training.steps import TrainingSteps
-from gram.training_gram import decode_grouped
 
-from .measuring import Machine, in_fresh_process, markdown, medians, peak_gb, pyplot, write_json
+from .measuring import Machine, in_fresh_process, markdown, medians, peak_gb, write_json
 
 PREFIXES_PER_GROUP = 16
 PEAK_SAMPLES = 8  # of a micro-batch, where peak memory is compared
@@ -67,7 +64,8 @@ class Step:
             micro_batch_tokens=micro_batch_tokens,
         )
         ((self.micro_batches, self.num_tokens),) = [steps[index] for index in range(len(steps))]
-        sequences = [interactions[user] for user in range(len(interactions))]
+        self.num_users = len(interactions)
+        sequences = [interactions[user] for user in range(self.num_users)]
         self.samples = [
             (sequence[:place], sequence[place]) for sequence in sequences for place in range(1, len(sequence))
         ]
@@ -134,26 +132,6 @@ def new_model(dropout: float) -> GramForConditionalGeneration:
     return GramForConditionalGeneration(GramConfig(dropout_rate=dropout)).train()
 
 
-def stages(model: GramForConditionalGeneration, step: Step) -> dict[str, Callable]:
-    """Parts of the fast form's forward pass, each holding the one before."""
-
-    def encoder():
-        for batch in step.micro_batches:
-            for passages in (batch, batch["history"]):
-                encode_packed(model.encoder, passages["input_ids"], passages["attention_mask"])
-
-    def decoder():
-        for batch in step.micro_batches:
-            tokens = model._shift_right(batch["labels"])
-            decode_grouped(model, batch["input_ids"], batch["attention_mask"], tokens, batch["history"])
-
-    def forward():
-        for batch in step.micro_batches:
-            model(**batch, num_items_in_batch=step.num_tokens)
-
-    return {"encoder": torch.no_grad()(encoder), "decoder": torch.no_grad()(decoder), "head": torch.no_grad()(forward)}
-
-
 def work(model: GramForConditionalGeneration, micro_batches: list[dict], num_tokens: int) -> tuple[float, float]:
     """Operations of the fast form's products with weights, and bytes of the optimizer's reads and writes."""
     prompts = sum(int(b["attention_mask"].sum() + b["history"]["attention_mask"].sum()) for b in micro_batches)
@@ -198,60 +176,22 @@ def measure(given: argparse.Namespace) -> dict:
         runs["padded, bf16"] = partial(padded, model, few, step.num_tokens, bf16=True)
     seconds = medians(runs, given.repeats)
     seconds = {name: taken * scale if name.startswith("padded") else taken for name, taken in seconds.items()}
-    parts = medians(stages(model, step), min(given.repeats, 3))
     optimizing = seconds.pop("optimizer")
-    where = {
-        "encoder, forward": parts["encoder"],
-        "decoder with cross-attention, forward": parts["decoder"] - parts["encoder"],
-        "head and loss, forward": parts["head"] - parts["decoder"],
-        "backward": seconds["fast"] - parts["head"],
-        "optimizer": optimizing,
-    }
     return {
         "samples": len(step.samples),
-        "users": len({tuple(past[:1]) for past, _ in step.samples}),
+        "users": step.num_users,
         "slots": few[0]["input_ids"].shape[1],
         "seconds": {name: taken + optimizing for name, taken in seconds.items()},
-        "where": where,
         "floor": Machine.measured().floor(*work(model, step.micro_batches, step.num_tokens)),
     }
 
 
-def curves(given: argparse.Namespace) -> dict:
-    """Seconds a sample of the fast form, by items in the history and by the size of a micro-batch."""
-    tokenizer, model = GramTokenizer.from_pretrained(given.tokenizer), new_model(given.dropout)
-    draw, by_history, by_tokens = np.random.default_rng(given.seed), {}, {}
-    for history in given.histories:
-        count = max(16 // history, 1)
-        sequences = draw.integers(len(tokenizer.item_ids), size=(count, history + 1)).tolist()
-        step = Step(tokenizer, Interactions.from_sequences(list(map(str, range(count))), sequences), 1 << 30)
-        taken = medians({"fast": partial(fast, model, step.micro_batches, step.num_tokens)}, given.repeats)["fast"]
-        by_history[history] = taken / len(step.samples)
-    for tokens in given.micro_batches:
-        step = draw_step(given.data, tokenizer, given.samples // 4, tokens, given.seed)
-        taken = medians({"fast": partial(fast, model, step.micro_batches, step.num_tokens)}, given.repeats)["fast"]
-        by_tokens[tokens] = taken / len(step.samples)
-    return {"seconds a sample by history": by_history, "seconds a sample by micro-batch tokens": by_tokens}
-
-
-def plot(report: dict, path: Path) -> None:
-    figure, axes = pyplot().subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    rates = {name: report["samples"] / taken for name, taken in report["seconds"].items()}
-    axes[0].bar(list(rates), list(rates.values()))
-    axes[0].set(ylabel="samples a second")
-    for axis, name in zip(axes[1:], ("history", "micro-batch tokens"), strict=True):
-        points = report[f"seconds a sample by {name}"]
-        axis.plot(list(points), list(points.values()), marker="o")
-        axis.set(xlabel=name, ylabel="seconds a sample", ylim=0)
-    figure.savefig(path, dpi=120)
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print tables, leave JSON and a plot."""
+    """Measure, print the table, leave JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="data folder")
     parser.add_argument("--tokenizer", required=True, help="folder that `gram translate` made of it")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for training.json and training.png")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for training.json")
     parser.add_argument("--samples", type=int, default=128, help="samples of an optimizer step (%(default)s)")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="of the fast form (%(default)s)")
     parser.add_argument("--padded-size", type=int, default=2, help="samples of a padded micro-batch (%(default)s)")
@@ -259,10 +199,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dropout", type=float, default=0.1, help="dropout (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each; the median counts (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (%(default)s)")
-    parser.add_argument("--histories", type=int, nargs="*", default=[1, 2, 5, 10, 20], help="of the cost curve")
-    parser.add_argument(
-        "--micro-batches", type=int, nargs="*", default=[1024, 4096, 8192], help="tokens, of the cost curve"
-    )
     parser.add_argument("--bf16", action="store_true", help="both forms under bf16 autocast too")
     parser.add_argument("--seed", type=int, default=0, help="of the users and the weights (%(default)s)")
     given = parser.parse_args(argv)
@@ -282,9 +218,7 @@ def main(argv: list[str] | None = None) -> None:
         **measure(given),
     }
     del report["settings"]["output_dir"], report["settings"]["tokenizer"]
-    report |= curves(given)
     write_json(report, given.output_dir / "training.json")
-    plot(report, given.output_dir / "training.png")
 
     print(f"{report['samples']} samples of {report['users']} users; padded: {report['slots']} passages a sample\n")
     rows = []
@@ -293,14 +227,7 @@ def main(argv: list[str] | None = None) -> None:
         against = report["seconds"][name.replace("fast", "padded")] / taken
         rows.append([name, f"{report['samples'] / taken:.2f}", f"{against:.1f}", peak])
     rows.append(["floor", f"{report['samples'] / report['floor']:.2f}", "", ""])
-    print(markdown(["form", "samples a second", "times padded", "peak GB"], rows), "\n")
-    print(
-        markdown(["part of the fast form", "seconds"], [[name, f"{s:.2f}"] for name, s in report["where"].items()]),
-        "\n",
-    )
-    for name in ("history", "micro-batch tokens"):
-        points = report[f"seconds a sample by {name}"].items()
-        print(markdown([name, "seconds a sample"], [[str(place), f"{taken:.3f}"] for place, taken in points]), "\n")
+    print(markdown(["form", "samples a second", "times padded", "peak GB"], rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time and peak memory of the translation at several catalogue sizes, on made-up items: table, JSON and plot.
+"""Time and peak memory of the translation at several catalogue sizes, on made-up items.
 
 `python -m benchmarks.translation --items 10000 100000 1000000 --output-dir DIR`. Every size runs in a fresh process,
 so that its peak memory is its own. The vectors are a mixture of nested Gaussians; the texts draw their words from a
@@ -16,12 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from .measuring import GB, forget_peak, in_fresh_process, markdown, peak_gb, pyplot, write_json
+from .measuring import GB, forget_peak, in_fresh_process, markdown, peak_gb, write_json
 
 # What is heavy is imported where it is used: on Linux a process starts with the peak memory of the one that started it.
 
@@ -224,11 +224,6 @@ def measure(num_items: int, tokenizer_name: str, num_workers: int | None, folder
     (folder / f"items-{num_items}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def growth(seconds: tuple[float, float], sizes: tuple[int, int]) -> float:
-    """The exponent e in time ~ items ** e between two sizes: 1 is linear, 2 is quadratic."""
-    return math.log(seconds[1] / seconds[0]) / math.log(sizes[1] / sizes[0])
-
-
 def with_total(stages: Sequence[dict]) -> dict[str, dict]:
     """The stages by name, and the whole translation, which making the data is not part of."""
     counted = [stage for stage in stages if stage["stage"] in COUNTED]
@@ -238,13 +233,13 @@ def with_total(stages: Sequence[dict]) -> dict[str, dict]:
 
 
 def as_table(results: Sequence[dict]) -> str:
-    """A Markdown table: a row per stage; seconds and peak memory of every size, then the growth between sizes."""
+    """A Markdown table: a row per stage; seconds and peak memory of every size."""
     sizes = [result["items"] for result in results]
     workers = any(stage["worker_peak_gb"] for result in results for stage in result["stages"])
     stages = [with_total(result["stages"]) for result in results]
     units = ["s", "peak GB", *(["worker's peak GB"] if workers else [])]
     heads = [f"{size:,} items: {unit}" for size in sizes for unit in units]
-    head = ["stage", *heads, *(f"growth {small:,} to {large:,}" for small, large in pairwise(sizes))]
+    head = ["stage", *heads]
     lines = []
     for stage in stages[0]:
         took = [of_size[stage] for of_size in stages]
@@ -252,43 +247,18 @@ def as_table(results: Sequence[dict]) -> str:
             [f"{one['seconds']:.2f}", f"{one['peak_gb']:.2f}", *([f"{one['worker_peak_gb']:.2f}"] if workers else [])]
             for one in took
         )
-        seconds = [one["seconds"] for one in took]
-        exponents = map(growth, pairwise(seconds), pairwise(sizes))
-        lines.append([stage, *cells, *(f"{exponent:.2f}" for exponent in exponents)])
+        lines.append([stage, *cells])
     return markdown(head, lines)
 
 
-def plot(results: Sequence[dict], path: Path) -> None:
-    """Seconds and peak memory over the number of items, both axes logarithmic, with a line of linear growth."""
-    plt = pyplot()
-    sizes = [result["items"] for result in results]
-    stages = [with_total(result["stages"]) for result in results]
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for panel, key, label in zip(panels, ("seconds", "peak_gb"), ("seconds", "peak memory, GB"), strict=True):
-        for stage in stages[0]:
-            style = {"color": "black", "linewidth": 2.5} if stage == "translation" else {"marker": "o"}
-            panel.plot(sizes, [of_size[stage][key] for of_size in stages], label=stage, **style)
-        first = stages[0]["translation"][key]
-        panel.plot(sizes, [first * size / sizes[0] for size in sizes], "k--", linewidth=1, label="linear")
-        panel.set(xscale="log", yscale="log", xlabel="items", ylabel=label)
-        panel.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every size, then print the table and leave JSON and plot in the output folder."""
+    """Measure every size, then print the table and leave JSON in the output folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="catalogue sizes")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for translation.json and .png")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for translation.json")
     parser.add_argument("--tokenizer", help="name or folder; without it a vocabulary is trained on the texts")
     parser.add_argument("--num-workers", type=int, help="worker processes of the clustering")
     given = parser.parse_args(argv)
-    try:
-        pyplot()
-    except ValueError as error:
-        parser.error(str(error))
     if min(given.items) < 2:
         parser.error("--items: a catalogue has at least 2 items")
     folder = given.output_dir.resolve()
@@ -307,7 +277,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             failure = str(error)  # what smaller sizes took is still worth showing
     if results:
         write_json({"num_workers": given.num_workers, "results": results}, folder / "translation.json")
-        plot(results, folder / "translation.png")
         print(as_table(results))
         for result in results:
             counts = f"{result['duplicates']:,} duplicate IDs, {result['suffixed']:,} with a suffix"

@@ -3,8 +3,7 @@
 `python -m benchmarks.trie --items 10000 100000 1000000 10000000 --output-dir DIR`. Each size is built in a fresh
 process. A step is beam search's own: look up the children of every beam, add their log-probabilities, and prune; the
 decoder is replaced by random numbers that are there beforehand. It stands against the plain form, a dictionary of
-prefixes behind transformers' `prefix_allowed_tokens_fn`, and against a floor: the time in which this machine reads the
-bytes that a step cannot do without.
+prefixes behind transformers' `prefix_allowed_tokens_fn`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +25,16 @@ from gram.generation_gram import beam_search
 from .catalogues import LENGTH, prefix_table, random_ids
 from .measuring import (
     GB,
-    Machine,
     forget_peak,
     in_fresh_process,
     markdown,
     medians,
     peak_gb,
-    pyplot,
     write_json,
 )
 
 VOCABULARY = 32_128  # T5's
 BEAMS = 50
-BYTES_PER_BEAM = 2 * 4  # where its children begin and end
-BYTES_PER_CHILD = 4 * 4  # token, item and log-probability read, sum written
-
-Shape = tuple[int, int]  # users, and beams of each
 
 
 def measure_build(num_items: int, plain: bool, folder: Path) -> None:
@@ -109,47 +102,15 @@ def plain_search(table: dict[tuple[int, ...], list[int]], ids: np.ndarray, num_b
     return run
 
 
-def floor(trie: ItemTrie, batch_size: int, num_beams: int, machine: Machine) -> float:
-    """Seconds of a search's smallest traffic: every child of every beam once."""
-    beams, total = 1, 0
-    for fan_out in trie.fan_out.tolist():
-        total += beams * (BYTES_PER_BEAM + fan_out * BYTES_PER_CHILD)
-        beams = min(num_beams, beams * fan_out)
-    return machine.floor(0, batch_size * total)
-
-
-def measure_steps(tries: dict[int, ItemTrie], shapes: Iterable[Shape], repeats: int, machine: Machine) -> list[dict]:
-    """Seconds of a mean step, median of many searches, for every size and shape.
-
-    The sizes take turns, so that their ratio is not another program's doing.
-    """
-    found = []
-    for batch_size, beams in shapes:
-        runs = {size: search(trie, batch_size, beams) for size, trie in tries.items()}
-        for size, seconds in medians(runs, repeats).items():
-            depth = tries[size].depth
-            shape = {"items": size, "batch_size": batch_size, "beams": beams}
-            least = floor(tries[size], batch_size, beams, machine)
-            found.append({**shape, "seconds": seconds / depth, "floor": least / depth})
-    return found
-
-
-def of_shape(steps: Sequence[dict], batch_size: int, beams: int) -> dict[int, dict]:
-    """The steps of one shape by number of items."""
-    return {one["items"]: one for one in steps if (one["batch_size"], one["beams"]) == (batch_size, beams)}
-
-
-def build_table(builds: Sequence[dict], steps: Sequence[dict]) -> str:
+def build_table(builds: Sequence[dict]) -> str:
     """A row per size: build and step, ours and the plain form's."""
-    head = ["items", "nodes", "build s", "peak GB", "trie GB", "step ms", "against fewest items", "floor ms"]
+    head = ["items", "nodes", "build s", "peak GB", "trie GB", "step ms", "against fewest items"]
     head += ["dictionary: build s", "peak GB", "step ms", "trie is faster by"]
-    middle, rows = of_shape(steps, 1, BEAMS), []
-    smallest = middle[min(middle)]["seconds"]
+    rows = []
     for build in builds:
-        step = middle[build["items"]]
         row = [f"{build['items']:,}", f"{build['nodes']:,}", f"{build['build_seconds']:.2f}"]
-        row += [f"{build['build_peak_gb']:.2f}", f"{build['trie_gb']:.3f}", f"{step['seconds'] * 1e3:.3f}"]
-        row += [f"{step['seconds'] / smallest:.2f}", f"{step['floor'] * 1e3:.4f}"]
+        row += [f"{build['build_peak_gb']:.2f}", f"{build['trie_gb']:.3f}", f"{build['step_seconds'] * 1e3:.3f}"]
+        row += [f"{build['step_seconds'] / builds[0]['step_seconds']:.2f}"]
         if "plain_build_seconds" in build:
             faster = build["plain_step_beside"] / build["trie_step_beside"]
             row += [f"{build['plain_build_seconds']:.2f}", f"{build['plain_build_peak_gb']:.2f}"]
@@ -160,67 +121,18 @@ def build_table(builds: Sequence[dict], steps: Sequence[dict]) -> str:
     return markdown(head, rows)
 
 
-def curve_table(steps: Sequence[dict], sizes: Sequence[int]) -> str:
-    """A row per batch size and number of beams: milliseconds of a step per catalogue size, and the floor's."""
-    head = ["batch size x beams", *(f"{size:,} items: ms" for size in sizes), "floor of the last, ms", "last / first"]
-    rows = []
-    for batch_size, beams in dict.fromkeys((one["batch_size"], one["beams"]) for one in steps):
-        found = of_shape(steps, batch_size, beams)
-        cells = [f"{found[size]['seconds'] * 1e3:.3f}" for size in sizes]
-        last = found[sizes[-1]]
-        ratio = last["seconds"] / found[sizes[0]]["seconds"]
-        rows.append([f"{batch_size} x {beams}", *cells, f"{last['floor'] * 1e3:.4f}", f"{ratio:.2f}"])
-    return markdown(head, rows)
-
-
-def plot(builds: Sequence[dict], steps: Sequence[dict], path: Path) -> None:
-    """A step over items, beams and batch size, each with its floor, dashed."""
-    plt = pyplot()
-    figure, panels = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    middle = of_shape(steps, 1, BEAMS)
-    _curve(panels[0], [*middle.values()], "items", "trie")
-    plain = [build for build in builds if "plain_step_beside" in build]
-    seconds = [build["plain_step_beside"] * 1e3 for build in plain]
-    panels[0].plot([build["items"] for build in plain], seconds, "s-", label="dictionary of prefixes")
-    for size in middle:
-        of_size = [one for one in steps if one["items"] == size]
-        _curve(panels[1], [one for one in of_size if one["batch_size"] == 1], "beams", f"{size:,} items")
-        _curve(panels[2], [one for one in of_size if one["beams"] == BEAMS], "batch_size", f"{size:,} items")
-    labels = f"items (1 user, {BEAMS} beams)", "beams (1 user)", f"users ({BEAMS} beams)"
-    for panel, label in zip(panels, labels, strict=True):
-        panel.set(xscale="log", yscale="log", xlabel=label, ylabel="milliseconds a step")
-        panel.grid(alpha=0.3)
-        panel.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def _curve(panel, steps: Sequence[dict], key: str, label: str) -> None:
-    steps = sorted(steps, key=lambda one: one[key])
-    (line,) = panel.plot([one[key] for one in steps], [one["seconds"] * 1e3 for one in steps], "o-", label=label)
-    panel.plot([one[key] for one in steps], [one["floor"] * 1e3 for one in steps], "--", color=line.get_color())
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Build and measure every size, then print the tables and leave JSON and plot in the output folder."""
+    """Build and measure every size, then print the table and leave JSON in the output folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     sizes = [10_000, 100_000, 1_000_000, 10_000_000]
     parser.add_argument("--items", type=int, nargs="+", default=sizes, help="catalogue sizes")
     parser.add_argument("--plain-items", type=int, default=1_000_000, help="largest dictionary (%(default)s items)")
-    parser.add_argument("--beams", type=int, nargs="+", default=[10, 20, 50, 100, 200, 500], help="for one user")
-    parser.add_argument(
-        "--batch-sizes", type=int, nargs="+", default=[1, 4, 16, 64, 256], help=f"of {BEAMS} beams each"
-    )
     parser.add_argument("--repeats", type=int, default=30, help="searches of each; the median counts (%(default)s)")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for trie.json and trie.png")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for trie.json")
     given = parser.parse_args(argv)
-    try:
-        pyplot()
-    except ValueError as error:
-        parser.error(str(error))
-    for name in ("items", "beams", "batch_sizes", "repeats"):
+    for name in ("items", "repeats"):
         if np.min(getattr(given, name)) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+            parser.error(f"--{name} must be at least 1")
     folder = given.output_dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     builds, tries = [], {}
@@ -230,14 +142,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             in_fresh_process(measure_build, size, size <= given.plain_items, scratch)
             builds.append(json.loads((scratch / f"items-{size}.json").read_text(encoding="utf-8")))
             tries[size] = load(size, scratch)
-    machine = Machine.measured()
-    shapes = {(1, BEAMS), *((1, beams) for beams in given.beams), *((size, BEAMS) for size in given.batch_sizes)}
-    steps = measure_steps(tries, sorted(shapes), given.repeats, machine)
-    report = {"machine": {"bytes_per_second": machine.bytes}, "builds": builds, "steps": steps}
-    write_json(report, folder / "trie.json")
-    plot(builds, steps, folder / "trie.png")
-    print(f"{torch.get_num_threads()} threads; {machine.bytes / GB:.1f} GB/s read\n")
-    print(build_table(builds, steps), curve_table(steps, list(tries)), sep="\n\n")
+    runs = {size: search(trie, 1, BEAMS) for size, trie in tries.items()}  # in turns, so that noise meets all alike
+    for build, seconds in zip(builds, medians(runs, given.repeats).values(), strict=True):
+        build["step_seconds"] = seconds / tries[build["items"]].depth
+    write_json({"builds": builds}, folder / "trie.json")
+    print(f"{torch.get_num_threads()} threads\n\n{build_table(builds)}")
 
 
 if __name__ == "__main__":
