@@ -299,12 +299,10 @@ def explain_items(
     unknown = (items >= trie.num_items) | (trie.leaves[items.clamp(0, trie.num_items - 1)] < 0) & (items >= 0)
     if unknown.any():
         raise ValueError(f"`item_indices`: item {int(items[unknown][0])} is not in the trie of lexical IDs")
-    leaves = trie.leaves[items.clamp(min=0)].long().clamp(min=0)  # any, where there is no item
-    path = trie.paths(leaves)  # (B, K, D), from the leaf up
-    place = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(trie.depth, device=path.device)
-    place = place[..., : max(int(place.amax()), 0) + 1]  # (B, K, T)
-    spelled = (place >= 0) & (items >= 0)[..., None]
-    after = path.gather(-1, place.clamp(min=0)).masked_fill(~spelled, 0)  # the node that each token leads to
+    leaves = trie.leaves[items.clamp(min=0)].long().masked_fill(items < 0, 0)  # the root, where there is no item
+    after = trie.paths(leaves)  # (B, K, D), the node that each token leads to
+    after = after[..., : max(int((after > 0).sum(-1).amax()), 1)]  # (B, K, T)
+    spelled = after > 0
     before = F.pad(after, (1, -1))
     token_ids = trie.tokens[after].long().masked_fill(~spelled, model.config.pad_token_id)
 

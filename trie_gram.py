@@ -144,19 +144,18 @@ class ItemTrie(nn.Module):
         return distance
 
     def paths(self, leaves: torch.Tensor) -> torch.Tensor:
-        """Nodes (..., D) from each leaf (...) up to the root's child, then the root, 0, again and again."""
+        """Nodes (..., D) from the root's child down to each leaf (...), then the root, 0, again and again."""
         path = [leaves]
         for _ in range(self.depth - 1):
             parent = torch.searchsorted(self.offsets, path[-1].to(self.offsets.dtype), right=True) - 1
             path.append(parent.clamp(min=0))
-        return torch.stack(path, dim=-1)
+        path = torch.stack(path[::-1], dim=-1)
+        return path.gather(-1, (path == 0).to(torch.int8).argsort(dim=-1, stable=True))
 
     def sequences(self, leaves: torch.Tensor, pad_token_id: int) -> torch.Tensor:
         """Lexical IDs (..., D) of the items that end at `leaves` (...), padded at the end; all padding for -1."""
         path = self.paths(leaves.clamp(min=0))
-        position = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(self.depth, device=path.device)
-        tokens = self.tokens[path.gather(-1, position.clamp(min=0))].long()
-        return tokens.masked_fill(position < 0, pad_token_id)
+        return self.tokens[path].long().masked_fill(path == 0, pad_token_id)
 
     def legal_tokens(self, sequences: torch.Tensor) -> torch.Tensor:
         """Tokens (N, T, F) that the trie allows at each place of lexical IDs (N, T), -1 where there are no more.

@@ -180,9 +180,7 @@ class Distillation:
         sums = expected.cumsum(-1, dtype=torch.float64)  # (n, I or best), in the trie's order
         own = torch.from_numpy(self.interactions.items[samples.numpy()].astype(np.int64)).to(self.device)
         targets = torch.cat([own[:, None], self._drawn(samples, sums, places, epoch)], dim=1)  # (n, K)
-        path = trie.paths(trie.leaves[targets.flatten()].long())  # (n * K, D), from the leaf up
-        step = (path > 0).sum(-1, keepdim=True) - 1 - torch.arange(path.shape[1], device=self.device)
-        entered = path.gather(-1, step.clamp(min=0)).masked_fill(step < 0, 0)  # from the root down
+        entered = trie.paths(trie.leaves[targets.flatten()].long())  # (n * K, D)
         children, exists = trie.expand(F.pad(entered[:, :-1], (1, 0)))  # (n * K, D, F)
 
         def before(counts: torch.Tensor) -> torch.Tensor:
@@ -199,7 +197,7 @@ class Distillation:
         weight = weight.view(-1, 1, 1) * (total > LEAST_MASS)
         shares = weight * masses / total.clamp(min=LEAST_MASS) + (1 - weight) * (children == entered[..., None])
         tokens = trie.tokens.long()
-        labels = tokens[entered].masked_fill(step < 0, -100)
+        labels = tokens[entered].masked_fill(entered == 0, -100)
         return labels, tokens[children].masked_fill(~exists, -1), shares.float()
 
     def _drawn(
