@@ -176,7 +176,7 @@ def check_catalogue(model, tokenizer, name: str) -> None:
     again = "call `set_item_trie` and save model and tokenizer again"
     trie = [] if model.item_trie is None else [buffer.cpu() for buffer in model.item_trie.buffers()]
     rows = (model.item_trie.leaves >= 0).nonzero().flatten().tolist() if trie else []
-    if not rows or model.item_trie.num_items > len(tokenizer.item_ids):
+    if not rows or model.item_trie.num_items != len(tokenizer.item_ids):
         num_rows = model.item_trie.num_items if rows else 0
         raise ValueError(
             f"{name}: the model's item trie has {num_rows} items, the catalogue {len(tokenizer.item_ids)}; {again}"

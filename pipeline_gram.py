@@ -371,11 +371,4 @@ def items_of_rows(tokenizer, rows: np.ndarray, scores: np.ndarray) -> list[list[
     ]
 
 
-__all__ = [
-    "GenerativeRecommendationPipeline",
-    "UserItems",
-    "check_search",
-    "item_cache_folder",
-    "items_of_rows",
-    "recommend_rows",
-]
+__all__ = ["GenerativeRecommendationPipeline"]

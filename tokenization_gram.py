@@ -481,7 +481,7 @@ def _checked(catalogue: pa.Table) -> pa.Table:
         if name not in CATALOGUE_SCHEMA.names:
             known = known.append_column(catalogue.schema.field(name), catalogue[name])
     catalogue = known.replace_schema_metadata(metadata)
-    for name in ("item_id", "text", "lexical_id", "similar_items"):
+    for name in ("item_id", "title", "text", "lexical_id", "similar_items"):
         column = catalogue[name]
         if column.null_count or (pa.types.is_list(column.type) and pc.list_flatten(column).null_count):
             raise ValueError(f"the catalogue has an item without a value in column {name!r}; fill it, or drop the item")

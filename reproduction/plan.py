@@ -118,7 +118,6 @@ class Plan:
         seeds: how many; rows that have none are run with the first.
         fraction: of the users, above 0 and at most 1, for a rehearsal.
         size: a key of [`SIZES`], or `recipe` for the shape or backbone that the recipe says.
-        translations: folder of the translations, which several reproductions may share; by default in `output_dir`.
         settings: fields of `TrainingSettings` and `TranslationSettings`, over those of the size, over those of the
             recipe; `seed` is the first seed.
         training, translation: settings of the row GRAM, of all that.
@@ -135,7 +134,6 @@ class Plan:
     seeds: int = 1
     fraction: float = 1.0
     size: str = "small"
-    translations: str | Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     training: TrainingSettings = field(init=False)
     translation: TranslationSettings = field(init=False)
@@ -158,7 +156,6 @@ class Plan:
         if self.training.budget is not None:
             raise ValueError("budget: rows take the same number of steps on any machine; give epochs in its place")
         self.output_dir = Path(self.output_dir)
-        self.translations = Path(self.translations or self.output_dir / "translations")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -184,7 +181,7 @@ class Plan:
             "translation": {**translation, **retranslated},
         }
         folder = "-".join(f"{name}={value}" for name, value in retranslated.items()) or GRAM
-        return Run(row, seed, settings, self.translations / folder)
+        return Run(row, seed, settings, self.output_dir / "translations" / folder)
 
     def read_data(self) -> RecommendationData:
         """The data, or the fraction of them, for which the output folder is this reproduction's from now on.

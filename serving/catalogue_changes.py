@@ -70,7 +70,7 @@ def add_items(
         items, rows_of, leaves = read_items(items_file), tokenizer.item_rows, model.item_trie.leaves
         for item, text in zip(items.item_ids, items.texts, strict=True):
             row = rows_of.get(item)
-            if row is not None and row < len(leaves) and leaves[row] >= 0:
+            if row is not None and leaves[row] >= 0:
                 raise ValueError(f"{items_file}: item {item} is in the catalogue already; leave it out")
             if row is not None and text != tokenizer.catalogue["text"][row].as_py():
                 raise ValueError(f"{items_file}: item {item} had another text until it was removed; give it a new id")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,24 +71,13 @@ class _Worker:
         return pa.table({"found": [found], "error": pa.array([error], pa.string())})
 
 
-class ItemEncoder:
-    """Encodes items of a model, some rows of its catalogue at once. Can be pickled: it loads the model where it works.
+_loaded = cache(load_model)  # once in a worker
 
-    `folder`: that of the encodings, which all workers see at the same place.
-    """
 
-    def __init__(self, name_or_path: str | Path, folder: str | Path, dtype: str, device: str | None = None):
-        self.name_or_path, self.folder, self.dtype, self.device = str(name_or_path), str(folder), dtype, device
-        self._loaded = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None}
-
-    def __call__(self, first: int, after: int) -> int:
-        """Write the shard of these rows; gives how many they are."""
-        self._loaded = self._loaded or load_model(self.name_or_path, device=self.device)
-        ItemCache.encode_rows(self.folder, *self._loaded, self.dtype, first, after)
-        return after - first
+def encode_part(name_or_path: str, folder: str, dtype: str, device: str | None, first: int, after: int) -> int:
+    """Write the shard of some rows of a model's catalogue into a folder; gives how many they are."""
+    ItemCache.encode_rows(folder, *_loaded(name_or_path, device=device), dtype, first, after)
+    return after - first
 
 
 def encode_by_ray(
@@ -108,10 +98,11 @@ def encode_by_ray(
     """
     dtype, gaps = ItemCache.gaps(folder, model, tokenizer, dtype, overwrite=overwrite)
     name = Path(model.name_or_path)
-    encoder = ItemEncoder(name.resolve() if name.exists() else name, Path(folder).resolve(), dtype, device)
+    known = str(name.resolve() if name.exists() else name)
+    encode = partial(encode_part, known, str(Path(folder).resolve()), dtype, device)
     parts = [{"first": first, "after": after} for first, after in gaps]
     rows = sum(after - first for first, after in gaps)
     with tqdm(total=rows, desc="item encodings", unit="item", disable=not (progress and parts)) as bar:
-        for number in by_ray(encoder, parts, num_workers, gpus_per_worker) if parts else ():
+        for number in by_ray(encode, parts, num_workers, gpus_per_worker) if parts else ():
             bar.update(number)
     return ItemCache.open(folder, model, tokenizer)

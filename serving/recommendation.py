@@ -191,7 +191,7 @@ class Recommender:
 def search_users(
     recommender: Recommender, histories: Sequence[Sequence[int | str]], search: Mapping[str, Any], item_cache, bar: tqdm
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and scores (U, K) for users in their order, -1 and 0 for none; those of like history length together."""
+    """Rows and scores (U, K) for users in their order, -1 and -inf for none; those of like history length together."""
     model, tokenizer = recommender.model, recommender.tokenizer
     rows = np.full((len(histories), min(search["top_k"], model.item_trie.num_items)), -1)
     scores = np.zeros(rows.shape, dtype=np.float32)

@@ -85,9 +85,7 @@ class SimilarItems:
 
     def _may_be_shown(self, own: int | str, allowed: np.ndarray | None) -> torch.Tensor:
         """(N,) bool: what may be recommended, and is not the item itself."""
-        leaves = self.recommender.model.item_trie.leaves
-        may = torch.zeros(len(self.vectors), dtype=torch.bool, device=self.vectors.device)
-        may[: len(leaves)] = (leaves >= 0).to(may.device)
+        may = (self.recommender.model.item_trie.leaves >= 0).to(self.vectors.device)
         if allowed is not None:
             is_allowed = torch.zeros_like(may)
             is_allowed[torch.from_numpy(allowed)] = True
@@ -120,7 +118,7 @@ def export_vectors(recommender: Recommender, output: str | Path) -> tuple[int, i
     output = Path(output)
     if output.suffix not in (".parquet", ".npy") or output.is_dir():
         raise ValueError(f"{output}: give the name of a file that ends in .parquet or .npy")
-    check_outputs({output: lambda path: path.suffix == ".npy" or holds_table(path, "item_id", "vector")})
+    check_outputs({output: lambda path: path.suffix == ".parquet" and holds_table(path, "item_id", "vector")})
     vectors = SimilarItems(recommender).vectors.numpy(force=True)
     rows = np.flatnonzero((recommender.model.item_trie.leaves >= 0).numpy(force=True))
     with new_file(output) as part:

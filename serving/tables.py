@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -59,7 +58,7 @@ CSV_SCHEMA = pa.schema(
         "score": pa.float32(),
     }
 )
-_PART_NAME = re.compile(r"\d{10}\.parquet")
+_PARTS = "[0-9]" * 10 + ".parquet"
 _SEARCH = {"top_k": 10, "exclude_seen": True, "num_beams": 50, "cold_share": 0.0, "cold_below": 1}
 _CHOICE = {"exclude": (), "only": None, "where": ()}
 _Histories = list[tuple[list[int], list[str]]]  # rows of the catalogue, and the items that are not in it
@@ -175,7 +174,7 @@ class TableRecommender:
                 folder / f"{start:010d}.parquet": slice(start, start + size) for start in range(0, len(read), size)
             }
             left = [part for part in parts if read_provenance(part).get("key") != provenance.key]
-            for facts in map(read_provenance, _parts(folder)):
+            for facts in map(read_provenance, sorted(folder.glob(_PARTS))):
                 if facts and (what := provenance.differences(facts)):
                     logger.warning("%s: parts of %s are of no use; all is done anew", folder, ", ".join(what))
                     break
@@ -191,7 +190,7 @@ class TableRecommender:
                     names, chunk = table["user_id"][parts[part]], read[parts[part]]
                     write_artefact(part, self._ranked(names, chunk, cache, bar), provenance)
             _join(parts, output, provenance, recommender.tokenizer)
-            for path in _parts(folder):
+            for path in folder.glob(_PARTS):
                 path.unlink()
             with suppress(OSError):  # somebody else may have put something there
                 folder.rmdir()
@@ -265,7 +264,7 @@ def recommend_tables(
     Raises:
         FileNotFoundError: there is no such file or folder, or none in it.
         MissingPackageError: Ray is not installed.
-        ValueError: as of [`TableRecommender.recommend_file`]; or the users are a folder and the output is a file.
+        ValueError: as of [`TableRecommender.recommend_file`]; or the users are a folder, the output a file or in it.
     """
     users, output = Path(users), Path(output)
     if engine not in ENGINES:
@@ -274,6 +273,8 @@ def recommend_tables(
         found = {existing(users): output}
     elif output.exists() and not output.is_dir():
         raise ValueError(f"{output}: is a file; give a folder for the tables")
+    elif output.resolve().is_relative_to(users.resolve()):
+        raise ValueError(f"{output}: lies in {users}, whose tables are read; give another folder")
     else:
         found = {path: output / path.relative_to(users) for path in sorted(users.rglob("*.parquet"))}
     if not found:
@@ -337,10 +338,6 @@ def _tell_of_strangers(users: Path, read: _Histories) -> None:
     if num_skipped or num_cold:
         what = "%s: %d items are not in the catalogue and skipped; %d users have no other and get what is popular"
         logger.warning(what, users, num_skipped, num_cold)
-
-
-def _parts(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if _PART_NAME.fullmatch(path.name))
 
 
 def _holds_recommendations(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """The pipeline: from the package, and from a trained model's folder where there is no package."""
 
+import copy
 import json
 import shutil
 
@@ -13,6 +14,7 @@ from gram import GenerativeRecommendationPipeline, cli
 from gram.data import read_folder
 from gram.serving.loading import load_model
 from gram.serving.recommendation import Recommender
+from gram.trie_gram import ItemTrie
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -274,6 +276,10 @@ def test_model_and_tokenizer_must_belong_together(recommend, tokenizer, model):
         GenerativeRecommendationPipeline(model)
     with pytest.raises(ValueError, match="item trie has 30 items, the catalogue 20"):
         GenerativeRecommendationPipeline(model, recommend.tokenizer)
+    short = copy.deepcopy(model)
+    short.set_item_trie(ItemTrie.from_sequences(tokenizer.sequences[:20]))
+    with pytest.raises(ValueError, match="item trie has 20 items, the catalogue 30"):
+        GenerativeRecommendationPipeline(short, tokenizer)
 
 
 def test_a_folder_carries_its_pipeline(recommend, folder, histories, run_elsewhere, forks, tmp_path):

@@ -115,10 +115,10 @@ def test_a_reload_keeps_what_is_unavailable_and_a_failed_one_the_model(recommend
     models = [Recommender(recommender.model, recommender.tokenizer) for _ in range(2)]
     served = Served(list(reversed(models)).pop)
     served.recommender.set_available(["3", "5"], False)
-    asyncio.run(served.reload())
+    served.reload()
     assert served.recommender is models[1]
     assert served.recommender.unavailable == ["3", "5"]
-    asyncio.run(served.reload())  # there is no third
+    served.reload()  # there is no third
     assert served.recommender is models[1]
     assert "the old one is served on" in caplog.text
 

@@ -109,6 +109,8 @@ def test_commands(similar, model_folder, tokenizer, vectors, tmp_path, capsys):
     np.testing.assert_allclose(np.stack(table["vector"].to_numpy()), vectors, atol=1e-5)
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), vectors, atol=1e-5)
     assert cli.main(["export-vectors", str(model_folder), "--output", str(tmp_path / "vectors.txt")]) == 2
+    # Nothing tells whose vectors an .npy holds.
+    assert cli.main(["export-vectors", str(model_folder), "--output", str(tmp_path / "vectors.npy")]) == 2
     (tmp_path / "mine.parquet").write_text("mine")
     with pytest.raises(ValueError, match="holds nothing that this command wrote"):
         export_vectors(similar.recommender, tmp_path / "mine.parquet")

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from pyarrow import csv
 from gram import cli
 from gram.benchmarks import many_users
 from gram.item_cache_gram import ItemCache
-from gram.serving.engines import ItemEncoder, by_ray
+from gram.serving.engines import by_ray, encode_part
 from gram.serving.loading import load_model
 from gram.serving.recommendation import Recommender
 from gram.serving.tables import CSV_SCHEMA, RANKED_SCHEMA, TableRecommender, recommend_tables
@@ -115,6 +116,7 @@ def test_other_faults_are_told(encoded_folder, users_folder, tmp_path, capsys):
     assert "none.parquet: no such file" in said("--users", tmp_path / "none.parquet", *out)
     assert "no.parquet: Parquet file size is 2 bytes" in said("--users", tmp_path / "no.parquet", *out)
     assert "users.txt: is a file; give a folder" in said("--users", users_folder, "--output", tmp_path / "users.txt")
+    assert "out: lies in" in said("--users", users_folder, "--output", users_folder / "out")
     with pytest.raises(ValueError, match="'beams' is no argument of a search"):
         TableRecommender(encoded_folder, beams=3)
     with pytest.raises(ValueError, match="engine is 'dask'"):
@@ -290,9 +292,9 @@ def cluster():
 def test_two_workers_of_ray_encode_what_one_process_encodes(cluster, encoded_folder, tmp_path, capsys):
     model, tokenizer = load_model(encoded_folder)
     dtype, gaps = ItemCache.gaps(tmp_path / "two", model, tokenizer, "int8", rows_per_shard=7)
-    encoder = ItemEncoder(encoded_folder, tmp_path / "two", dtype)
+    encode = partial(encode_part, str(encoded_folder), str(tmp_path / "two"), dtype, None)
     parts = [{"first": first, "after": after} for first, after in gaps[1:]]
-    assert sum(by_ray(encoder, parts, num_workers=2)) == len(tokenizer.item_ids) - 7
+    assert sum(by_ray(encode, parts, num_workers=2)) == len(tokenizer.item_ids) - 7
     left = ["encode", str(encoded_folder), "--output", str(tmp_path / "two"), "--engine", "ray"]
     assert cli.main(left) == 0
     assert "30 items encoded in int8" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.files import put, working_folder, write_errors
+from ..common.files import json_in, put, working_folder, write_errors
 from ..common.processes import Accelerator
 from ..common.provenance import (
     COMPUTING,
@@ -121,7 +121,7 @@ def is_trained(settings: TrainingSettings, provenance: Provenance) -> bool:
     finished, checkpoints = folder / FINISHED_FILE, checkpoints_in(folder / CHECKPOINTS_FOLDER)
     differences = []
     if finished.is_file():
-        written = json.loads(finished.read_text(encoding="utf-8"))
+        written = json_in(finished)
         differences = provenance.differences(written.get("provenance", {}))
         if not differences:
             return True
@@ -138,7 +138,7 @@ def is_trained(settings: TrainingSettings, provenance: Provenance) -> bool:
 def differences_from(checkpoint: Path, provenance: Provenance) -> list[str]:
     """What a run cannot go on with from a checkpoint; empty where it goes on as if it had never stopped."""
     path = checkpoint / PROVENANCE_FILE
-    written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    written = json_in(path)
     both = [(name, written.get("versions", {}).get(name), versions().get(name)) for name in COMPUTING]
     others = [f"{name} {before}, now {now}" for name, before, now in both if before != now]
     return provenance.differences(written) + others

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from .. import __version__
+from ..common.files import json_in
 from ..common.provenance import versions
 from ..data import RecommendationData
 from ..data.folder import REPORT_FILE
@@ -67,10 +67,9 @@ def data_facts(data: RecommendationData) -> dict[str, Any]:
     These are `users`, `items`, `interactions`, `leave_one_out`, `split` (interactions of each part), `prepared`
     (settings, stages, input files with their SHA-256, and the origin on the Hub; None without `prepare.json`).
     """
-    counts, prepared = np.bincount(data.splits, minlength=len(SPLIT_NAMES)).tolist(), None
-    if data.folder is not None and (data.folder / REPORT_FILE).is_file():
-        report = json.loads((data.folder / REPORT_FILE).read_text(encoding="utf-8"))
-        prepared = {name: report[name] for name in ("settings", "inputs", "origin", "stages") if name in report}
+    counts = np.bincount(data.splits, minlength=len(SPLIT_NAMES)).tolist()
+    report = {} if data.folder is None else json_in(data.folder / REPORT_FILE)
+    prepared = {name: report[name] for name in ("settings", "inputs", "origin", "stages") if name in report} or None
     return {
         "users": len(data.interactions),
         "items": len(data.items),

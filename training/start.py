@@ -173,7 +173,7 @@ def start_from_items(
     means = _unit(means - means.mean(axis=0))
     turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((max(means.shape[1], weight.shape[1]),) * 2))[0]
     start = torch.from_numpy(means @ turn[: means.shape[1], : weight.shape[1]]).to(weight)
-    weight[rows] = (weight[rows] + weight.std() / start.std() * start) / 2**0.5
+    weight[rows] = (weight[rows] + weight.std() / start.std().clamp(min=1e-9) * start) / 2**0.5
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ class CatalogueSearch:
     """
 
     def __init__(self, tokenizer: GramTokenizer, trie: ItemTrie):
-        table, self._rows = tokenizer.catalogue.slice(0, trie.num_items), tokenizer.item_rows
+        table, self._rows = tokenizer.catalogue, tokenizer.item_rows
         self._is_in = (trie.leaves >= 0).numpy(force=True)
         self._titles = _spelled(table["title"])
         self._all = pc.binary_join_element_wise(_spelled(table["item_id"]), self._titles, _spelled(table["text"]), "")

@@ -88,7 +88,7 @@ class Error(BaseModel):
 
     detail: str = Field(
         description="What is wrong, and where.",
-        examples=["histories[0][1]: item 'XXX' is not in the catalogue of 1349 items"],
+        examples=["exclude[0]: item 'XXX' is not in the catalogue of 1349 items"],
     )
 
 

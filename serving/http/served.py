@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -43,7 +42,7 @@ class Served:
     """
 
     def __init__(self, load: Callable[[], Recommender]):
-        self._load, self._reloading = load, False
+        self._load, self._reloading = load, Lock()
         self._exchange = Lock()  # so that what becomes unavailable meanwhile is not forgotten
         self.now = Generation(load(), time.time())
 
@@ -57,17 +56,16 @@ class Served:
         with self._exchange:
             self.recommender.set_available([item], available)
 
-    async def reload(self) -> None:
-        """Load the model again in a thread, and serve it from then on; where that fails, the old one goes on.
+    def reload(self) -> None:
+        """Load the model again, and serve it from then on; where that fails, the old one goes on.
 
         What is unavailable stays so, as far as the new catalogue has it. While one reload is on its way, others do
         nothing.
         """
-        if self._reloading:
+        if not self._reloading.acquire(blocking=False):
             return
-        self._reloading = True
         try:
-            new = await asyncio.to_thread(self._load)
+            new = self._load()
             with self._exchange:
                 gone = [item for item in self.recommender.unavailable if item in new.tokenizer.item_rows]
                 new.set_available(gone, False)
@@ -76,4 +74,4 @@ class Served:
         except Exception as error:
             logger.exception("the model was not reloaded, the old one is served on: %s", error)
         finally:
-            self._reloading = False
+            self._reloading.release()

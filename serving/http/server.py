@@ -105,13 +105,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if hasattr(signal, "SIGHUP"):
-            loop, reloading = asyncio.get_running_loop(), set()  # a task that nobody holds may vanish
-
-            def reload() -> None:
-                reloading.add(task := loop.create_task(self.batcher.served.reload()))
-                task.add_done_callback(reloading.discard)
-
-            loop.add_signal_handler(signal.SIGHUP, reload)
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, self.batcher.served.reload)
         host, port = sockets[0].getsockname()[:2]
         print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
