@@ -126,6 +126,12 @@ def test_tokens_start_near_those_of_like_items_and_others_as_they_are(data, data
     assert weight.std().item() == pytest.approx(random.std().item(), rel=0.05)
 
 
+def test_items_that_are_all_alike_leave_tokens_finite(data_folder, tokenizer, tmp_path):
+    model = build_model(small(data_folder, tmp_path, embedding_start="items"), tokenizer)
+    start_from_items(model, tokenizer, [np.ones((NUM_ITEMS, 2))], seed=0)
+    assert model.get_input_embeddings().weight.isfinite().all()
+
+
 @pytest.mark.parametrize("num_heads", [4, 2])  # together as wide as the model, or half
 def test_attentions_that_start_from_the_identity_hand_on_what_they_read(data_folder, tokenizer, tmp_path, num_heads):
     model = build_model(small(data_folder, tmp_path, num_heads=num_heads), tokenizer)
@@ -329,6 +335,9 @@ def test_new_interactions_are_refused_by_name_or_trained_anew(
     with pytest.raises(ValueError, match=r"trained with other interactions; .*--overwrite"):
         train(small(data_folder, folder), newer(data), tokenizer)
     assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    (folder / "training.json").write_text("[]")  # damaged, as by a full disk
+    with pytest.raises(ValueError, match=r"trained with .*--overwrite"):
+        train(small(data_folder, folder), newer(data), tokenizer)
     train(small(data_folder, folder, epochs=1, overwrite=True), newer(data), tokenizer)
     assert (folder / "model.safetensors").read_bytes() == (trained_on_newer / "model.safetensors").read_bytes()
     assert {path.name for path in folder.iterdir()} == {path.name for path in trained_on_newer.iterdir()}
