@@ -253,6 +253,10 @@ FAULTS = {
     "half a catalogue": (content("catalogue.parquet", b"PAR1"), "catalogue.parquet: not a readable Parquet file"),
     "an item without ID": (column_changed("lexical_id", lambda ids: [None, *ids[1:]]), "without a value in column 'le"),
     "an item without text": (column_changed("text", lambda texts: [None, *texts[1:]]), "without a value in column 'te"),
+    "an item without title": (
+        column_changed("title", lambda titles: [None, *titles[1:]]),
+        "without a value in column 'ti",
+    ),
     "fewer items": (
         catalogue_changed(lambda table: table.slice(0, 0)),
         "catalogue.parquet: the catalogue has no items",

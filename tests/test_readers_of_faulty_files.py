@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gram.data import read_folder
 from gram.data.prepare import PrepareSettings, prepare
+from gram.training.facts import data_facts
 from gram.translation.given import read_lexical_ids, read_similar_items
 
 from .raw_data import json_lines
@@ -68,6 +69,13 @@ def refused(prepared):
         return said
 
     return of
+
+
+def test_data_with_a_damaged_report_are_those_of_no_report(prepared):
+    data, _ = prepared()
+    assert data_facts(data)["prepared"]
+    (data.folder / "prepare.json").write_text("{")
+    assert data_facts(read_folder(data.folder))["prepared"] is None
 
 
 def log_with(**columns):
